@@ -1,0 +1,9 @@
+//! A virtual Ethernet switch in userspace: VXLAN between hosts without kernel modules or root.
+//!
+//! The program `vswitchd` is this library behind a command line. The data plane is [`switch`].
+
+#![deny(unsafe_code)]
+
+pub mod cli;
+
+pub use vswitchd_switch as switch;

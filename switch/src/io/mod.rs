@@ -1,0 +1,145 @@
+//! Drivers: the only place of the data plane that meets the system.
+//!
+//! [`FrameIo`] is a port, [`DatagramIo`] the underlay; both move batches and never block. A TAP is [`tap`], UDP is
+//! [`udp`], a program in this process is at a [`channel`], and [`mem`] is a link whose faults are chosen.
+
+pub mod channel;
+pub mod mem;
+pub mod netns;
+pub mod tap;
+#[cfg(feature = "compat-tun-tap")]
+pub mod tun_tap;
+pub mod udp;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+
+use crate::outbox::Outbox;
+use crate::packet::{PacketBuf, Pool};
+use crate::wire::virtio::Offload;
+
+/// A frame that a port has given.
+#[derive(Debug)]
+pub struct Frame {
+    /// Its bytes: `buf.data()` from the destination MAC on.
+    pub buf: PacketBuf,
+    /// State of its checksum, and whether it is a super-frame.
+    pub offload: Offload,
+}
+
+/// What a port takes of [`Offload`]; what it doesn't take is done for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Takes frames whose checksum is partial.
+    pub checksum: bool,
+    /// Takes TCP super-frames, both IP versions.
+    pub tso: bool,
+    /// Takes UDP super-frames.
+    pub uso: bool,
+}
+
+/// A port's device.
+pub trait FrameIo: Send + std::fmt::Debug {
+    /// Appends frames to `into`: at most `max`, and no more than there are now and than `pool` has buffers for.
+    ///
+    /// A frame that can't be made sense of is left out and counted in the answer.
+    ///
+    /// # Errors
+    /// Only where the device as a whole fails; what was appended before stays.
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError>;
+
+    /// Hands one frame over; [`Self::flush`] ends a batch.
+    ///
+    /// # Errors
+    /// The frame is lost in every case; only [`WriteError::Gone`] says something of the next.
+    fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError>;
+
+    /// Ends a batch of writes.
+    fn flush(&mut self) {}
+
+    /// Readable while [`Self::read`] has something to give.
+    fn pollable(&self) -> BorrowedFd<'_>;
+
+    /// Fixed for the device's life.
+    fn capabilities(&self) -> Capabilities;
+}
+
+/// How a read ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadReport {
+    /// Frames left out because their offload header makes no sense.
+    pub malformed: u64,
+    /// Whether `max` or the pool ended the read, so that more may be waiting.
+    pub more: bool,
+}
+
+/// Why a device gives no more.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The device is no more, with its namespace (EBADFD) or its other end. It never comes back.
+    #[error("the device has vanished")]
+    Gone,
+    /// Anything else; reading may be tried again.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Why a frame was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The device is no more. It never comes back.
+    #[error("the device has vanished")]
+    Gone,
+    /// Its queue is full.
+    #[error("the queue is full")]
+    Full,
+    /// It is down (EIO of a TAP).
+    #[error("the device is down")]
+    Down,
+    /// It refused this frame.
+    #[error("the device refused the frame: {0}")]
+    Refused(io::Error),
+}
+
+/// Datagrams received together: one, or a run of equal ones joined by `UDP_GRO`.
+#[derive(Debug)]
+pub struct Received {
+    /// `buf.data()` holds the datagrams back to back.
+    pub buf: PacketBuf,
+    /// Who sent them.
+    pub from: SocketAddr,
+    /// Bytes of each but the last, which may be shorter; never 0.
+    pub segment: usize,
+}
+
+/// The underlay: unconnected UDP.
+pub trait DatagramIo: Send + std::fmt::Debug {
+    /// Appends datagrams to `into`: at most `max` runs, and no more than there are now and than `pool` has buffers for.
+    /// Gives whether `max` or the pool ended it, so that more may be waiting.
+    ///
+    /// # Errors
+    /// Only where the socket as a whole fails; what was appended before stays.
+    fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<bool>;
+
+    /// Sends every entry of [`Outbox::transmits`], in order for each `entropy`, and appends to `failed` the index of
+    /// those that could not be sent.
+    fn send(&mut self, out: &Outbox, failed: &mut Vec<(usize, SendError)>);
+
+    /// Readable while [`Self::receive`] has something to give. Several, for several address families.
+    fn pollable(&self) -> Vec<BorrowedFd<'_>>;
+}
+
+/// Why a datagram, or a run, was not sent. It is lost in every case.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The send buffer is full.
+    #[error("the socket's send buffer is full")]
+    Full,
+    /// The path's MTU is smaller (EMSGSIZE).
+    #[error("larger than the path's MTU")]
+    TooBig,
+    /// No route, no permission, no such family.
+    #[error(transparent)]
+    Refused(io::Error),
+}

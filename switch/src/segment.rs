@@ -1,0 +1,1 @@
+//! Cutting super-frames into segments.
