@@ -123,9 +123,15 @@ impl Header {
     /// # Errors
     /// [`Cause::Truncated`] if the frame ends within the header or a tag.
     pub fn parse(frame: &[u8]) -> Result<Self, WireError> {
-        let truncated = WireError { layer: Layer::Ethernet, cause: Cause::Truncated };
+        let truncated = WireError {
+            layer: Layer::Ethernet,
+            cause: Cause::Truncated,
+        };
         let head = frame.first_chunk::<HEADER_LEN>().ok_or(truncated)?;
-        let mut ether_type = EtherType(u16::from_be_bytes([head[field::ETHER_TYPE], head[field::ETHER_TYPE + 1]]));
+        let mut ether_type = EtherType(u16::from_be_bytes([
+            head[field::ETHER_TYPE],
+            head[field::ETHER_TYPE + 1],
+        ]));
         let mut payload = HEADER_LEN;
         for _ in 0..TAGS_MAX {
             if !ether_type.is_tag() {
@@ -140,6 +146,129 @@ impl Header {
             bytes.copy_from_slice(&head[range]);
             MacAddr(bytes)
         };
-        Ok(Self { destination: mac(field::DESTINATION), source: mac(field::SOURCE), ether_type, payload })
+        Ok(Self {
+            destination: mac(field::DESTINATION),
+            source: mac(field::SOURCE),
+            ether_type,
+            payload,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{PacketBuilder, SlicedPacket, VlanId};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const A: MacAddr = MacAddr([0x02, 0x42, 10, 0, 0, 1]);
+    const B: MacAddr = MacAddr([0x02, 0x42, 10, 0, 0, 2]);
+
+    fn frame(tags: &[u16], ether_type: u16) -> Vec<u8> {
+        let mut frame = [B.0, A.0].concat();
+        for (tag, vlan) in tags.iter().zip(1u16..) {
+            frame.extend(tag.to_be_bytes());
+            frame.extend(vlan.to_be_bytes());
+        }
+        frame.extend(ether_type.to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn a_plain_header() {
+        let header = Header {
+            destination: B,
+            source: A,
+            ether_type: EtherType::IPV4,
+            payload: HEADER_LEN,
+        };
+        assert_eq!(Header::parse(&frame(&[], 0x0800)), Ok(header));
+    }
+
+    #[test]
+    fn two_tags_are_looked_behind_and_a_third_is_the_type() {
+        for (tags, payload, ether_type) in [
+            (&[0x8100][..], 18, EtherType::IPV6),
+            (&[0x88a8, 0x8100], 22, EtherType::IPV6),
+            (&[0x88a8, 0x8100, 0x8100], 22, EtherType::VLAN),
+        ] {
+            let header = Header::parse(&frame(tags, 0x86dd)).unwrap();
+            assert_eq!((header.payload, header.ether_type), (payload, ether_type));
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for tags in [&[][..], &[0x8100], &[0x88a8, 0x8100]] {
+            let frame = frame(tags, 0x0800);
+            for len in 0..frame.len() {
+                let error = WireError {
+                    layer: Layer::Ethernet,
+                    cause: Cause::Truncated,
+                };
+                assert_eq!(
+                    Header::parse(&frame[..len]),
+                    Err(error),
+                    "{len} bytes of {tags:?}"
+                );
+            }
+            assert_eq!(
+                Header::parse(&frame).map(|header| header.payload),
+                Ok(frame.len())
+            );
+        }
+    }
+
+    #[test]
+    fn addresses_as_text() {
+        for text in ["02:42:0a:00:00:01", "02-42-0A-00-00-01"] {
+            assert_eq!(text.parse(), Ok(A));
+        }
+        assert_eq!(A.to_string(), "02:42:0a:00:00:01");
+        for text in [
+            "",
+            "02:42:0a:00:00",
+            "02:42:0a:00:00:01:02",
+            "2:42:a:0:0:1",
+            "02:42:0a:00:00:0g",
+            "+2:42:0a:00:00:01",
+        ] {
+            assert_eq!(text.parse::<MacAddr>(), Err(MacAddrError), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn kinds_of_addresses() {
+        assert!(
+            MacAddr::BROADCAST.is_multicast() && MacAddr([0x01, 0, 0x5e, 0, 0, 1]).is_multicast()
+        );
+        assert!(!A.is_multicast() && !A.is_zero() && MacAddr([0; 6]).is_zero());
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trip(bytes in any::<[u8; 6]>()) {
+            prop_assert_eq!(MacAddr(bytes).to_string().parse(), Ok(MacAddr(bytes)));
+        }
+
+        #[test]
+        fn agrees_with_etherparse(tags in 0usize..=2, payload in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let builder = PacketBuilder::ethernet2(A.0, B.0);
+            let builder = match tags {
+                0 => builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+                1 => builder.single_vlan(VlanId::ZERO).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+                _ => builder.double_vlan(VlanId::ZERO, VlanId::try_new(4094).unwrap()).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+            }
+            .udp(1, 2);
+            let mut frame = Vec::new();
+            builder.write(&mut frame, &payload).unwrap();
+            let header = Header::parse(&frame).unwrap();
+            let oracle = SlicedPacket::from_ethernet(&frame).unwrap();
+            let behind = oracle.ether_payload().unwrap();
+            prop_assert_eq!(header.ether_type.0, behind.ether_type.0);
+            prop_assert_eq!(&frame[header.payload..], behind.payload);
+            prop_assert_eq!((header.source, header.destination), (A, B));
+        }
     }
 }
