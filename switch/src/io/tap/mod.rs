@@ -1,0 +1,464 @@
+//! TAP devices by raw ioctl: offloads, another namespace, take-over of a pre-made device.
+//!
+//! A TAP is opened with a virtio-net header before each frame, so that one read or write may carry a 64 KiB
+//! super-frame and leave checksums unfinished; [`Offloads`] says what the kernel has agreed to. A device that is
+//! already there is attached to and stays when closed; one that we make goes with [`Tap`].
+//!
+//! This does not add addresses or routes, and never makes a device persistent.
+//! Sources: Linux Documentation/networking/tuntap.rst, drivers/net/tun.c; virtio 1.2 §5.1.6.
+
+mod error;
+mod ioctl;
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, retry_on_intr};
+
+pub use self::error::TapError;
+use self::ioctl::{IfName, Link};
+use super::netns::{self, NetnsRef};
+use super::{Capabilities, Frame, FrameIo, ReadError, ReadReport, WriteError};
+use crate::packet::{DATA_MAX, PacketBuf, Pool};
+use crate::wire::MacAddr;
+use crate::wire::virtio::{self, Offload};
+
+/// The smallest MTU of an Ethernet device (RFC 791 §3.2).
+pub const MTU_MIN: u32 = 68;
+/// The largest MTU that the kernel lets a TAP have: 65535 less the Ethernet header.
+pub const MTU_MAX: u32 = 65_521;
+
+// A read never meets a frame that is longer than a buffer. A plain frame is an MTU, the Ethernet header and a tag that
+// the kernel has put back; a super-frame has at most 65536 bytes, tag not counted, since tun.c leaves `tso_max_size` at
+// GSO_LEGACY_MAX_SIZE and `gso_max_size` can't be set above it.
+const _: () = assert!(DATA_MAX >= MTU_MAX as usize + 14 + 4 && DATA_MAX >= 65_536 + 4);
+
+/// Offloads of a TAP: what is asked for, and what has been agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offloads {
+    /// A virtio-net header stands before each frame; nothing below works without.
+    pub header: bool,
+    /// Unfinished checksums.
+    pub checksum: bool,
+    /// TCP super-frames, both IP versions; needs `checksum`.
+    pub tso: bool,
+    /// TCP super-frames that carry CWR; needs `tso`.
+    pub ecn: bool,
+    /// UDP super-frames, both IP versions (Linux 6.2); needs `checksum`.
+    pub uso: bool,
+}
+
+impl Offloads {
+    /// Whatever the kernel has.
+    pub const ALL: Self = Self {
+        header: true,
+        checksum: true,
+        tso: true,
+        ecn: true,
+        uso: true,
+    };
+    /// Plain frames.
+    pub const NONE: Self = Self {
+        header: false,
+        checksum: false,
+        tso: false,
+        ecn: false,
+        uso: false,
+    };
+}
+
+/// A TAP to be opened.
+#[derive(Clone, Debug)]
+pub struct TapConfig {
+    /// 1 to 15 bytes; `%` is refused, so that the name is always this one.
+    pub name: String,
+    /// Where the device is; `None` is the calling thread's namespace.
+    pub netns: Option<NetnsRef>,
+    /// Its address; `None` leaves it as it is, random for a new device.
+    pub mac: Option<MacAddr>,
+    /// Bytes from [`MTU_MIN`] to [`MTU_MAX`]; `None` leaves it as it is, 1500 for a new device.
+    pub mtu: Option<u32>,
+    /// Whether to set it up; never sets it down.
+    pub up: bool,
+    /// Offloads not to be used even if the kernel has them.
+    pub offloads: Offloads,
+}
+
+impl TapConfig {
+    /// A device in this namespace, set up, with every offload there is.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            netns: None,
+            mac: None,
+            mtu: None,
+            up: true,
+            offloads: Offloads::ALL,
+        }
+    }
+
+    fn check(&self) -> Result<IfName, TapError> {
+        let name = IfName::new(&self.name).ok_or_else(|| TapError::Name(self.name.clone()))?;
+        if let Some(mtu) = self.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
+            return Err(TapError::Mtu {
+                name: self.name.clone(),
+                mtu,
+            });
+        }
+        if let Some(mac) = self.mac.filter(|mac| mac.is_zero() || mac.is_multicast()) {
+            return Err(TapError::Mac {
+                name: self.name.clone(),
+                mac,
+            });
+        }
+        Ok(name)
+    }
+}
+
+/// Checks a name as [`Tap::open`] does.
+#[cfg(feature = "compat-tun-tap")]
+pub(super) fn check_name(name: &str) -> Result<(), TapError> {
+    IfName::new(name)
+        .map(drop)
+        .ok_or_else(|| TapError::Name(name.to_owned()))
+}
+
+/// What is the same for every queue of a device.
+#[derive(Debug)]
+struct Device {
+    name: String,
+    created: bool,
+    multi_queue: bool,
+    offloads: Offloads,
+}
+
+/// A TAP device: one queue of it.
+#[derive(Debug)]
+pub struct Tap {
+    device: Device,
+    queue: OwnedFd,
+}
+
+impl Tap {
+    /// Makes the device, or attaches to the one of that name, and applies those settings that differ.
+    ///
+    /// An unprivileged user can open a device that root has made for them (`ip tuntap add … user`), set up.
+    ///
+    /// # Errors
+    /// See [`TapError`].
+    pub fn open(config: &TapConfig) -> Result<Self, TapError> {
+        let name = config.check()?;
+        match &config.netns {
+            None => Self::open_here(config, name),
+            Some(netns) => {
+                let netns = netns.open()?;
+                netns::within(netns.as_fd(), || Self::open_here(config, name))?
+            }
+        }
+    }
+
+    fn open_here(config: &TapConfig, name: IfName) -> Result<Self, TapError> {
+        let failed = |action| {
+            move |source| TapError::Io {
+                name: config.name.clone(),
+                action,
+                source,
+            }
+        };
+        let link = Link::new(name).map_err(failed("opening a socket"))?;
+        let existed = link.exists().map_err(failed("looking for the interface"))?;
+        let queue = ioctl::open_queue().map_err(|errno| error::opening(&config.name, errno))?;
+        attach(queue.as_fd(), name, config.offloads.header)
+            .map_err(|error| error::attaching(&config.name, existed, error))?;
+        let flags = ioctl::device_flags(queue.as_fd()).map_err(failed("TUNGETIFF"))?;
+        let header = flags & libc::IFF_VNET_HDR != 0;
+        let request = Offloads {
+            header,
+            ..config.offloads
+        };
+        let offloads = negotiate(queue.as_fd(), request).map_err(failed("agreeing on offloads"))?;
+        let device = Device {
+            name: config.name.clone(),
+            // The second condition guards against one that appeared after we had looked.
+            created: !existed && flags & libc::IFF_PERSIST == 0,
+            multi_queue: flags & libc::IFF_MULTI_QUEUE != 0,
+            offloads,
+        };
+        let tap = Self { device, queue };
+        tap.apply(config, name, &link)?;
+        Ok(tap)
+    }
+
+    /// Each setting only where it differs, since asking takes no rights and changing does.
+    fn apply(&self, config: &TapConfig, name: IfName, link: &Link) -> Result<(), TapError> {
+        let queue = self.queue.as_fd();
+        if let Some(mac) = config.mac {
+            let set = || {
+                if ioctl::mac(queue, name)? == mac {
+                    Ok(())
+                } else {
+                    ioctl::set_mac(queue, name, mac)
+                }
+            };
+            set().map_err(|error| {
+                error::setting(
+                    &config.name,
+                    "MAC address",
+                    format_args!("address {mac}"),
+                    error,
+                )
+            })?;
+        }
+        if let Some(mtu) = config.mtu {
+            let wanted = i32::try_from(mtu).expect("the range was checked");
+            let set = || {
+                if link.mtu()? == wanted {
+                    Ok(())
+                } else {
+                    link.set_mtu(wanted)
+                }
+            };
+            set().map_err(|error| {
+                error::setting(&config.name, "MTU", format_args!("mtu {mtu}"), error)
+            })?;
+        }
+        if config.up {
+            let set = || if link.is_up()? { Ok(()) } else { link.set_up() };
+            set().map_err(|error| error::setting(&config.name, "state", "up", error))?;
+        }
+        Ok(())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.device.name
+    }
+
+    /// Whether this made the device, so that it goes when this is dropped; otherwise it was taken over and stays.
+    #[must_use]
+    pub fn created(&self) -> bool {
+        self.device.created
+    }
+
+    /// Whether the device can have several queues, as it was made so.
+    #[must_use]
+    pub fn multi_queue(&self) -> bool {
+        self.device.multi_queue
+    }
+
+    /// What has been agreed on.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.device.offloads
+    }
+
+    /// Reads one frame; `None` if its header makes no sense.
+    fn read_frame(&self, buf: &mut PacketBuf) -> Result<Option<Offload>, Errno> {
+        if !self.device.offloads.header {
+            let len = retry_on_intr(|| rustix::io::read(&self.queue, &mut *buf.room()))?;
+            buf.set_len(len);
+            return Ok(Some(Offload::default()));
+        }
+        let mut header = [0; virtio::HEADER_LEN];
+        let len = retry_on_intr(|| {
+            let into = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(buf.room())];
+            rustix::io::readv(&self.queue, into)
+        })?;
+        let Some(len) = len.checked_sub(virtio::HEADER_LEN) else {
+            return Ok(None);
+        };
+        buf.set_len(len);
+        Ok(Offload::parse(&header, len).ok())
+    }
+}
+
+/// Attaches with as much as the device takes: a header if wanted, and many queues only where it insists on them.
+fn attach(queue: BorrowedFd<'_>, name: IfName, header: bool) -> std::io::Result<()> {
+    let plain = libc::IFF_TAP | libc::IFF_NO_PI;
+    let with_header = plain | libc::IFF_VNET_HDR;
+    let all = [
+        with_header,
+        with_header | libc::IFF_MULTI_QUEUE,
+        plain,
+        plain | libc::IFF_MULTI_QUEUE,
+    ];
+    let (last, others) = all[if header { 0 } else { 2 }..]
+        .split_last()
+        .expect("four or two of them");
+    for flags in others {
+        match ioctl::attach(queue, name, *flags) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            outcome => return outcome,
+        }
+    }
+    ioctl::attach(queue, name, *last)
+}
+
+/// Agrees on offloads one group at a time, so that an old kernel still gives what it has.
+///
+/// The mask belongs to the device and outlives a queue, so it is first cleared.
+fn negotiate(queue: BorrowedFd<'_>, wanted: Offloads) -> std::io::Result<Offloads> {
+    ioctl::set_offload(queue, 0)?;
+    if !wanted.header {
+        return Ok(Offloads::NONE);
+    }
+    ioctl::set_header_len(
+        queue,
+        libc::c_int::try_from(virtio::HEADER_LEN).expect("ten"),
+    )?;
+    let mut mask = 0;
+    let mut add = |wanted: bool, bits| {
+        let agreed = wanted && ioctl::set_offload(queue, mask | bits).is_ok();
+        mask |= if agreed { bits } else { 0 };
+        agreed
+    };
+    let checksum = add(wanted.checksum, libc::TUN_F_CSUM);
+    let tso = add(checksum && wanted.tso, libc::TUN_F_TSO4 | libc::TUN_F_TSO6);
+    let ecn = add(tso && wanted.ecn, libc::TUN_F_TSO_ECN);
+    let uso = add(checksum && wanted.uso, libc::TUN_F_USO4 | libc::TUN_F_USO6);
+    Ok(Offloads {
+        header: true,
+        checksum,
+        tso,
+        ecn,
+        uso,
+    })
+}
+
+/// What a failed read of a TAP's queue means.
+pub(super) fn read_ended(errno: Errno, report: ReadReport) -> Result<ReadReport, ReadError> {
+    match errno {
+        Errno::AGAIN => Ok(report),
+        Errno::BADFD => Err(ReadError::Gone),
+        other => Err(ReadError::Io(other.into())),
+    }
+}
+
+/// What a failed write to a TAP's queue means.
+pub(super) fn write_refused(errno: Errno) -> WriteError {
+    match errno {
+        Errno::AGAIN | Errno::NOBUFS => WriteError::Full,
+        Errno::BADFD => WriteError::Gone,
+        Errno::IO => WriteError::Down,
+        other => WriteError::Refused(other.into()),
+    }
+}
+
+/// A queue without header has no way of saying that something is left to do.
+pub(super) fn assert_finished(offload: Offload) {
+    debug_assert!(
+        offload.gso.is_none() && !matches!(offload.checksum, virtio::Checksum::Partial { .. }),
+        "the switch finishes frames for a port without capabilities"
+    );
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if !self.device.created && self.device.offloads.header {
+            // The next program may know no super-frames. If this fails, the device is gone and there is no next one.
+            ioctl::set_offload(self.queue.as_fd(), 0).ok();
+        }
+    }
+}
+
+impl FrameIo for Tap {
+    fn read(
+        &mut self,
+        pool: &mut Pool,
+        into: &mut Vec<Frame>,
+        max: usize,
+    ) -> Result<ReadReport, ReadError> {
+        let mut report = ReadReport::default();
+        for _ in 0..max {
+            let Some(mut buf) = pool.take() else { break };
+            let failed = match self.read_frame(&mut buf) {
+                Ok(Some(offload)) => {
+                    into.push(Frame { buf, offload });
+                    continue;
+                }
+                Ok(None) => {
+                    pool.put(buf);
+                    report.malformed += 1;
+                    continue;
+                }
+                Err(errno) => errno,
+            };
+            pool.put(buf);
+            return read_ended(failed, report);
+        }
+        report.more = true;
+        Ok(report)
+    }
+
+    fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
+        let outcome = if self.device.offloads.header {
+            let header = offload.emit();
+            retry_on_intr(|| {
+                rustix::io::writev(&self.queue, &[IoSlice::new(&header), IoSlice::new(frame)])
+            })
+        } else {
+            assert_finished(offload);
+            retry_on_intr(|| rustix::io::write(&self.queue, frame))
+        };
+        outcome.map(drop).map_err(write_refused)
+    }
+
+    fn pollable(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+
+    /// The kernel takes on a write what it may give on a read, so this is what was agreed on.
+    fn capabilities(&self) -> Capabilities {
+        let Offloads {
+            checksum, tso, uso, ..
+        } = self.device.offloads;
+        Capabilities { checksum, tso, uso }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_out_of_range_is_refused_before_anything_is_touched() {
+        let config = |mtu, mac| TapConfig {
+            mtu,
+            mac,
+            ..TapConfig::new("tap0")
+        };
+        for mtu in [0, 67, 65_522] {
+            assert!(
+                matches!(
+                    Tap::open(&config(Some(mtu), None)),
+                    Err(TapError::Mtu { .. })
+                ),
+                "{mtu}"
+            );
+        }
+        for mac in [
+            MacAddr::BROADCAST,
+            MacAddr([0; 6]),
+            MacAddr([1, 0, 0, 0, 0, 1]),
+        ] {
+            assert!(
+                matches!(
+                    Tap::open(&config(None, Some(mac))),
+                    Err(TapError::Mac { .. })
+                ),
+                "{mac}"
+            );
+        }
+        assert!(matches!(
+            Tap::open(&TapConfig::new("tap%d")),
+            Err(TapError::Name(_))
+        ));
+        let lost = TapConfig {
+            netns: Some(NetnsRef::Name("vswitchd-none".into())),
+            ..TapConfig::new("tap0")
+        };
+        assert!(matches!(Tap::open(&lost), Err(TapError::Netns(_))));
+    }
+}
