@@ -39,6 +39,7 @@ pub(crate) mod field {
         pub(crate) const SOURCE: usize = 8;
         pub(crate) const DESTINATION: usize = 24;
         pub(crate) const ADDRESSES: Range<usize> = 8..40;
+        pub(crate) const HEADER_LEN: usize = 40;
         /// Segments left of a routing header, RFC 8200 §4.4.
         pub(crate) const ROUTING_LEFT: usize = 3;
     }

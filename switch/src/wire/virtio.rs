@@ -96,7 +96,7 @@ impl Offload {
     pub fn parse(header: &[u8], frame_len: usize) -> Result<Self, WireError> {
         let header = header
             .first_chunk::<HEADER_LEN>()
-            .ok_or(refuse(Cause::Truncated))?;
+            .ok_or_else(|| refuse(Cause::Truncated))?;
         let checksum = if header[field::FLAGS] & FLAG_NEEDS_CSUM != 0 {
             let start = word(header, field::CSUM_START);
             let offset = word(header, field::CSUM_OFFSET);

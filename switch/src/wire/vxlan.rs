@@ -68,7 +68,7 @@ pub fn parse(datagram: &[u8]) -> Result<Vni, WireError> {
     };
     let header = datagram
         .first_chunk::<HEADER_LEN>()
-        .ok_or(refuse(Cause::Truncated))?;
+        .ok_or_else(|| refuse(Cause::Truncated))?;
     if header[field::FLAGS] != FLAG_VNI {
         return Err(refuse(Cause::Flags));
     }
