@@ -5,5 +5,6 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod standalone;
 
 pub use vswitchd_switch as switch;

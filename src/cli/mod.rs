@@ -1,24 +1,54 @@
-//! The command line: definitions, and one module for each command's work.
+//! The command line: definitions here, the work in the modules that they name.
+
+mod switch;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 /// A virtual Ethernet switch in userspace.
+///
+/// Carries Ethernet frames between TAP devices on many hosts as VXLAN over UDP, with no kernel module but TUN/TAP.
 #[derive(Debug, Parser)]
-#[command(name = "vswitchd", version, about, propagate_version = true)]
+#[command(name = "vswitchd", version, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Switch(switch::Args),
+}
 
 impl Cli {
     /// Does what the command line says; the exit code is 0 for success, 1 for failure (2, a usage error, is clap's).
     #[must_use]
     pub fn run(self) -> ExitCode {
-        match self.command {}
+        match self.command {
+            Command::Switch(args) => args.run(),
+        }
     }
+}
+
+/// How output is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs: JSON, one document a line where there are several.
+    Json,
+}
+
+/// Prints why a command failed, and gives the exit code of failure.
+pub(crate) fn failed(error: &dyn std::error::Error) -> ExitCode {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        line = format!("{line}: {cause}");
+        source = cause.source();
+    }
+    eprintln!("vswitchd: {line}");
+    ExitCode::FAILURE
 }

@@ -1,1 +1,148 @@
-//! ingress
+//! A datagram's way in from the underlay.
+//!
+//! 1. [`ingress`] knows the peer by the outer source address and takes a run apart into datagrams.
+//! 2. [`decap`] checks the VXLAN header and that the peer belongs to that network.
+//! 3. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
+//! 4. [`hand_over`] recognises what the sender left undone and gives the frame to one port or to all.
+//!
+//! The functions stand in that order.
+
+use std::ops::Range;
+
+use crate::datapath::Context;
+use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
+use crate::drops::DropReason;
+use crate::fdb::{Forward, Place, Source};
+use crate::io::Received;
+use crate::offload;
+use crate::tables::{Network, News, PortId};
+use crate::vtep::{Vtep, VtepId};
+use crate::wire::ethernet::Header;
+use crate::wire::flow::Transport;
+use crate::wire::virtio::Offload;
+use crate::wire::{Cause, Vni, vxlan};
+
+/// Takes a run of datagrams from one sender.
+pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
+    let Received { buf, from, segment } = received;
+    let topology = &cx.tables.topology;
+    let id = topology.peers.find(from.ip());
+    let Some((id, peer)) = id.and_then(|id| Some((id, topology.peers.peer(id)?))) else {
+        let own = from.ip() == topology.local.ip();
+        let reason = if own { DropReason::OwnDatagram } else { DropReason::UnknownPeer };
+        cx.drops.add(reason, buf.data().len().div_ceil(segment.max(1)).max(1) as u64);
+        return cx.pool.put(buf);
+    };
+    if buf.data().is_empty() {
+        drop_from_peer(cx, peer, None, DropReason::VxlanTruncated);
+        return cx.pool.put(buf);
+    }
+    let (packet, run) = (cx.out.packets.len(), buf.range());
+    cx.out.packets.push(buf);
+    for start in run.clone().step_by(segment.max(1)) {
+        let datagram = start..run.end.min(start + segment);
+        let (vni, network) = match decap(cx, id, packet, datagram.clone()) {
+            Ok(decapped) => decapped,
+            Err(reason) => {
+                drop_from_peer(cx, peer, None, reason);
+                continue;
+            }
+        };
+        let inner = datagram.start + vxlan::HEADER_LEN..datagram.end;
+        peer.traffic.received(1, inner.len());
+        network.traffic.received(1, inner.len());
+        let outcome = judge(cx, vni, id, packet, inner)
+            .and_then(|(frame, forward)| hand_over(cx, network, frame, forward));
+        if let Err(reason) = outcome {
+            drop_from_peer(cx, peer, Some(network), reason);
+        }
+    }
+}
+
+fn decap<'t>(
+    cx: &Context<'t>,
+    id: VtepId,
+    packet: usize,
+    datagram: Range<usize>,
+) -> Result<(Vni, &'t Network), DropReason> {
+    let bytes = cx.out.packets[packet].slice(datagram);
+    let vni = vxlan::parse(bytes).map_err(|error| match error.cause {
+        Cause::Truncated => DropReason::VxlanTruncated,
+        _ => DropReason::VxlanFlags,
+    })?;
+    let network = cx.tables.topology.networks.get(&vni).filter(|network| !network.ports.is_empty());
+    let network = network.ok_or(DropReason::UnknownVni)?;
+    if !network.peers.contains(&id) {
+        return Err(DropReason::PeerNotInVni);
+    }
+    Ok((vni, network))
+}
+
+fn judge(
+    cx: &mut Context<'_>,
+    vni: Vni,
+    id: VtepId,
+    packet: usize,
+    range: Range<usize>,
+) -> Result<(Stowed, Forward), DropReason> {
+    let bytes = cx.out.packets[packet].slice(range.clone());
+    let header = Header::parse(bytes).map_err(|_| DropReason::FrameTruncated)?;
+    let transport = Transport::find(bytes, &header);
+    let place = Place::Vtep(id);
+    match cx.tables.fdb.source(vni, header.source, place, cx.now) {
+        Source::Known => {}
+        Source::News => cx.hear(News { vni, mac: header.source, place }),
+        Source::Refused(reason) => return Err(reason),
+    }
+    let frame = Stowed { packet, range, offload: Offload::default(), header, transport };
+    match cx.tables.fdb.lookup(vni, header.destination) {
+        Forward::Remote(_) => Err(DropReason::SplitHorizon),
+        Forward::Drop(reason) => Err(reason),
+        forward => Ok((frame, forward)),
+    }
+}
+
+fn hand_over(
+    cx: &mut Context<'_>,
+    network: &Network,
+    mut frame: Stowed,
+    forward: Forward,
+) -> Result<(), DropReason> {
+    let one;
+    let ports: &[PortId] = match forward {
+        Forward::Local(id) => {
+            one = [id];
+            &one
+        }
+        _ => &network.ports,
+    };
+    let topology = &cx.tables.topology;
+    let ports = || ports.iter().filter_map(|&id| Some((id, topology.ports.get(&id)?)));
+    let mtu = ports().map(|(_, port)| port.spec.mtu).min().ok_or(DropReason::PortGone)?;
+    recognise(cx, &mut frame, mtu);
+    if ports().any(|(_, port)| needs_checksum(port, frame.offload)) {
+        finish_checksum(cx, &mut frame)?;
+    }
+    let mut outcome = Ok(());
+    for (id, port) in ports() {
+        outcome = outcome.and(deliver(cx, network, id, port, &frame));
+    }
+    outcome
+}
+
+/// Finds out what a kernel's vxlan device over veth left undone: no header of the outer packet says it.
+fn recognise(cx: &mut Context<'_>, frame: &mut Stowed, mtu: usize) {
+    let bytes = cx.out.packets[frame.packet].slice_mut(frame.range.clone());
+    frame.offload = offload::recognise(bytes, frame.transport.as_ref(), mtu);
+    if let Some(transport) = &frame.transport {
+        frame.offload = offload::prepare_gso(bytes, transport, frame.offload);
+    }
+}
+
+fn drop_from_peer(cx: &Context<'_>, peer: &Vtep, network: Option<&Network>, reason: DropReason) {
+    cx.drops.add(reason, 1);
+    peer.traffic.dropped(1);
+    if let Some(network) = network {
+        network.traffic.dropped(1);
+    }
+}

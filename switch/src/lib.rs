@@ -3,12 +3,12 @@
 //! # The life of a frame
 //!
 //! 1. [`worker`] waits on every port and socket; a readable port gives a batch of frames.
-//! 2. [`egress`] parses each frame, checks its source, learns it, and looks its destination up.
+//! 2. `egress` parses each frame, checks its source, learns it, and looks its destination up.
 //! 3. A local destination gets the frame as it is, super-frames and unfinished checksums included.
 //! 4. A remote one gets it cut to size, checksummed and behind a VXLAN header; flooding names several.
 //! 5. [`outbox`] collects both kinds; nothing is copied for a second receiver.
 //! 6. [`io::udp`] sends the transmit list; the outer source port carries the flow's entropy.
-//! 7. At the other host a readable socket gives a batch of datagrams to [`ingress`].
+//! 7. At the other host a readable socket gives a batch of datagrams to `ingress`.
 //! 8. It knows the peer, checks the VXLAN header, and asks that the peer belongs to that VNI.
 //! 9. It learns the inner source behind that peer and looks the inner destination up, local only.
 //! 10. [`io::tap`] writes the frame, with its checksum state in the virtio-net header.
@@ -16,19 +16,22 @@
 //! # Layers
 //!
 //! [`wire`], [`packet`], [`fdb`], [`vtep`], [`storm`], [`neighbour`], [`offload`] and [`segment`] hold bytes and
-//! tables: no socket, file, thread or clock. [`egress`] and [`ingress`] join them into the two paths.
+//! tables: no socket, file, thread or clock. `egress` and `ingress` join them into the two paths, [`datapath`] is their face.
 //! [`io`] and [`worker`] drive them. What a frame can die of is in [`drops`].
 
 pub mod counters;
+pub mod datapath;
+mod deliver;
 pub mod drops;
-pub mod egress;
+mod egress;
 pub mod fdb;
-pub mod ingress;
+mod ingress;
 pub mod io;
 pub mod neighbour;
 pub mod offload;
 pub mod outbox;
 pub mod packet;
+mod runs;
 pub mod segment;
 pub mod storm;
 pub mod switch;

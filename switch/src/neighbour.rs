@@ -5,12 +5,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::icmpv6::{
-    NdpOptionSlice, NeighborAdvertisementHeader, NeighborSolicitationPayloadSlice,
-};
+use etherparse::icmpv6::{NdpOptionSlice, NeighborAdvertisementHeader, NeighborSolicitationPayloadSlice};
 use etherparse::{
-    ArpEthIpv4Packet, ArpHardwareId, ArpOperation, ArpPacketSlice, Ethernet2Header, Icmpv6Slice,
-    IpNumber, Ipv6FlowLabel, Ipv6Header,
+    ArpEthIpv4Packet, ArpHardwareId, ArpOperation, ArpPacketSlice, Ethernet2Header, Icmpv6Slice, IpNumber,
+    Ipv6FlowLabel, Ipv6Header,
 };
 
 use crate::wire::checksum::Sum;
@@ -117,11 +115,7 @@ fn arp_question(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
         return None;
     }
     let reply_to = ReplyTo::Arp { target, asker };
-    Some(Question {
-        target: target.into(),
-        asker: header.source,
-        reply_to,
-    })
+    Some(Question { target: target.into(), asker: header.source, reply_to })
 }
 
 fn solicitation(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
@@ -131,10 +125,7 @@ fn solicitation(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
     }
     let ip = &frame[found.ip_start..found.start];
     let message = Icmpv6Slice::from_slice(&frame[found.start..found.end]).ok()?;
-    if message.type_u8() != TYPE_SOLICITATION
-        || message.code_u8() != 0
-        || ip[ipv6::HOP_LIMIT] != HOP_LIMIT
-    {
+    if message.type_u8() != TYPE_SOLICITATION || message.code_u8() != 0 || ip[ipv6::HOP_LIMIT] != HOP_LIMIT {
         return None;
     }
     let [source, destination] = [ipv6::SOURCE, ipv6::DESTINATION].map(|at| address(&ip[at..]));
@@ -147,9 +138,7 @@ fn solicitation(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
     let asker = (!source.is_unspecified()).then_some(source);
     let valid = match asker {
         Some(asker) => {
-            link_layer.is_none_or(|mac| mac == header.source)
-                && !asker.is_multicast()
-                && asker != target
+            link_layer.is_none_or(|mac| mac == header.source) && !asker.is_multicast() && asker != target
         }
         None => link_layer.is_none() && is_solicited_node(destination),
     };
@@ -157,11 +146,7 @@ fn solicitation(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
         return None;
     }
     let reply_to = ReplyTo::Neighbour { target, asker };
-    Some(Question {
-        target: target.into(),
-        asker: header.source,
-        reply_to,
-    })
+    Some(Question { target: target.into(), asker: header.source, reply_to })
 }
 
 /// The source link-layer address option, if there is one; the outer `None` if the options are malformed.
@@ -231,11 +216,7 @@ impl Question {
         out: &mut [u8; ANSWER_MAX],
     ) -> usize {
         let destination = asker.unwrap_or(ALL_NODES);
-        let destination_mac = if asker.is_some() {
-            self.asker
-        } else {
-            ALL_NODES_MAC
-        };
+        let destination_mac = if asker.is_some() { self.asker } else { ALL_NODES_MAC };
         let ip = Ipv6Header {
             traffic_class: 0,
             flow_label: Ipv6FlowLabel::ZERO,
@@ -260,11 +241,7 @@ fn advertisement(
     destination: Ipv6Addr,
     solicited: bool,
 ) -> [u8; ADVERTISEMENT_LEN] {
-    let flags = NeighborAdvertisementHeader {
-        router: false,
-        solicited,
-        r#override: true,
-    };
+    let flags = NeighborAdvertisementHeader { router: false, solicited, r#override: true };
     let mut message = [0; ADVERTISEMENT_LEN];
     message[advertisement::TYPE] = TYPE_ADVERTISEMENT;
     message[advertisement::FLAGS].copy_from_slice(&flags.to_bytes());

@@ -25,10 +25,7 @@ const UDP: u8 = IpNumber::UDP.0;
 pub fn finish_checksum(frame: &mut [u8], start: u16, offset: u16) -> Result<(), WireError> {
     let (start, at) = (usize::from(start), usize::from(start) + usize::from(offset));
     if at + 2 > frame.len() {
-        return Err(WireError {
-            layer: Layer::Virtio,
-            cause: Cause::Bounds,
-        });
+        return Err(WireError { layer: Layer::Virtio, cause: Cause::Bounds });
     }
     let mut checksum = Sum::default().bytes(&frame[start..]).finish();
     if checksum == [0, 0] && usize::from(offset) == udp::CHECKSUM.start {
@@ -66,9 +63,7 @@ pub fn recognise(frame: &[u8], transport: Option<&Transport>, mtu: usize) -> Off
     if !matches && !oversize {
         return Offload::default();
     }
-    let verifies = pseudo
-        .bytes(&frame[transport.start..transport.end])
-        .verifies();
+    let verifies = pseudo.bytes(&frame[transport.start..transport.end]).verifies();
     let padded = frame[transport.end..].iter().any(|&byte| byte != 0);
     let checksum = match partial(transport, offset) {
         Some(partial) if matches && !verifies && !padded => partial,
@@ -76,9 +71,7 @@ pub fn recognise(frame: &[u8], transport: Option<&Transport>, mtu: usize) -> Off
         _ => return Offload::default(),
     };
     let alone = transport.end == frame.len();
-    let gso = (oversize && alone)
-        .then(|| fit(frame, transport, mtu))
-        .flatten();
+    let gso = (oversize && alone).then(|| fit(frame, transport, mtu)).flatten();
     // A verified checksum is worth telling only with the super-frame for which it was verified.
     if gso.is_none() && checksum == Checksum::Verified {
         return Offload::default();
@@ -104,10 +97,7 @@ pub fn prepare_gso(frame: &mut [u8], transport: &Transport, offload: Offload) ->
     let at = transport.start + offset;
     let pseudo = transport.pseudo_header(frame, transport.len());
     frame[at..at + 2].copy_from_slice(&pseudo.fold());
-    Offload {
-        checksum,
-        ..offload
-    }
+    Offload { checksum, ..offload }
 }
 
 /// Where the checksum stands in a transport header that the packet holds whole; `None` for other protocols, for a

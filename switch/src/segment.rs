@@ -41,27 +41,15 @@ pub struct Segmenter<'a> {
 /// What differs between the IP headers of segments.
 #[derive(Clone, Copy, Debug)]
 enum Ip {
-    V4 {
-        start: usize,
-        id: u16,
-        constant: Sum,
-    },
-    V6 {
-        start: usize,
-    },
+    V4 { start: usize, id: u16, constant: Sum },
+    V6 { start: usize },
 }
 
 /// What differs between the transport headers of segments.
 #[derive(Clone, Copy, Debug)]
 enum Protocol {
-    Tcp {
-        start: usize,
-        sequence: u32,
-        flags: u8,
-    },
-    Udp {
-        start: usize,
-    },
+    Tcp { start: usize, sequence: u32, flags: u8 },
+    Udp { start: usize },
 }
 
 impl<'a> Segmenter<'a> {
@@ -74,11 +62,7 @@ impl<'a> Segmenter<'a> {
     /// [`DropReason::OffloadInvalid`] for anything but an unfragmented TCP or UDP packet of the stated kind that fills
     /// the frame, has payload, and comes to at most [`SEGMENTS_MAX`] segments; also if its lengths or the place of the
     /// partial checksum contradict its headers. [`Gso::header_len`] is not looked at.
-    pub fn new(
-        frame: &'a [u8],
-        offload: Offload,
-        header: &ethernet::Header,
-    ) -> Result<Self, DropReason> {
+    pub fn new(frame: &'a [u8], offload: Offload, header: &ethernet::Header) -> Result<Self, DropReason> {
         let invalid = DropReason::OffloadInvalid;
         let gso = offload.gso.ok_or(invalid)?;
         let found = Transport::find(frame, header).ok_or(invalid)?;
@@ -94,17 +78,8 @@ impl<'a> Segmenter<'a> {
         if payload.is_empty() || size == 0 || payload.len().div_ceil(size) > SEGMENTS_MAX {
             return Err(invalid);
         }
-        let constant = transport
-            .constant(headers)
-            .plus(found.pseudo_header(frame, 0));
-        Ok(Self {
-            headers,
-            payload,
-            size,
-            ip: Ip::new(headers, &found),
-            transport,
-            constant,
-        })
+        let constant = transport.constant(headers).plus(found.pseudo_header(frame, 0));
+        Ok(Self { headers, payload, size, ip: Ip::new(headers, &found), transport, constant })
     }
 
     /// Segments that the frame comes to, from 1 to [`SEGMENTS_MAX`].
@@ -142,8 +117,7 @@ impl<'a> Segmenter<'a> {
         self.ip.patch(headers, index, len);
         let last = index + 1 == self.len();
         self.transport.patch(headers, index * self.size, len, last);
-        self.transport
-            .set_checksum(headers, self.constant.bytes(payload), len);
+        self.transport.set_checksum(headers, self.constant.bytes(payload), len);
         len
     }
 
@@ -165,11 +139,7 @@ impl Ip {
                     .bytes(&ip[..ipv4::TOTAL_LEN.start])
                     .bytes(&ip[ipv4::ID.end..ipv4::CHECKSUM.start])
                     .bytes(&ip[ipv4::CHECKSUM.end..]);
-                Self::V4 {
-                    start,
-                    id,
-                    constant,
-                }
+                Self::V4 { start, id, constant }
             }
             IpVersion::V6 => Self::V6 { start },
         }
@@ -178,11 +148,7 @@ impl Ip {
     /// Writes what differs into a segment's headers; `len` is of its whole frame.
     fn patch(self, headers: &mut [u8], index: usize, len: usize) {
         match self {
-            Self::V4 {
-                start,
-                id,
-                constant,
-            } => {
+            Self::V4 { start, id, constant } => {
                 let total = length(len - start);
                 let id = id.wrapping_add(length(index));
                 let ip = &mut headers[start..];
@@ -208,19 +174,13 @@ impl Protocol {
         }
         let header = TcpHeaderSlice::from_slice(&frame[start..found.end]).ok()?;
         let (sequence, flags) = (header.sequence_number(), header.slice()[tcp::FLAGS]);
-        Some(Self::Tcp {
-            start,
-            sequence,
-            flags,
-        })
+        Some(Self::Tcp { start, sequence, flags })
     }
 
     /// Where the payload starts.
     fn payload(self, frame: &[u8]) -> usize {
         match self {
-            Self::Tcp { start, .. } => {
-                start + usize::from(frame[start + tcp::DATA_OFFSET] >> 4) * 4
-            }
+            Self::Tcp { start, .. } => start + usize::from(frame[start + tcp::DATA_OFFSET] >> 4) * 4,
             Self::Udp { start } => start + udp::HEADER_LEN,
         }
     }
@@ -243,11 +203,7 @@ impl Protocol {
     /// Writes what differs, but the checksum, into the headers of the segment that starts at `offset` in the payload.
     fn patch(self, headers: &mut [u8], offset: usize, len: usize, last: bool) {
         match self {
-            Self::Tcp {
-                start,
-                sequence,
-                flags,
-            } => {
+            Self::Tcp { start, sequence, flags } => {
                 let sequence = sequence.wrapping_add(u32::from(length(offset)));
                 let not_last = if last { 0 } else { TCP_LAST_ONLY };
                 let not_first = if offset == 0 { 0 } else { TCP_FIRST_ONLY };

@@ -1,1 +1,199 @@
-//! switch
+//! A switch, seen by whoever controls it: ports, peers, announcements, counters.
+//!
+//! A [`Switch`] is a handle; clones are the same switch. It does nothing by itself: a [`crate::worker::Worker`] moves
+//! frames for it, or a [`crate::datapath::Datapath`] driven by hand.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::{ArcSwap, Guard};
+
+use crate::counters::TrafficCount;
+use crate::drops::{DropReason, Drops};
+use crate::fdb::{Limits, Place};
+use crate::tables::{Learning, Master, News, PortId, PortSpec, TableError, Tables};
+use crate::vtep::VtepId;
+use crate::wire::{MacAddr, Vni};
+
+/// A switch.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    tables: ArcSwap<Tables>,
+    master: Mutex<Master>,
+    drops: Drops,
+}
+
+/// Every counter at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Ports in the order of their making.
+    pub ports: Vec<PortReport>,
+    /// Peers in the order of their making.
+    pub peers: Vec<(SocketAddr, TrafficCount)>,
+    /// Networks in the order of VNIs.
+    pub networks: Vec<(Vni, TrafficCount)>,
+    /// Reasons that frames have died of, with their counts.
+    pub drops: Vec<(DropReason, u64)>,
+    /// What became of source addresses.
+    pub learning: Learning,
+    /// Entries of the forwarding table.
+    pub fdb_entries: usize,
+}
+
+/// A port's part of a [`Report`].
+#[derive(Clone, Debug)]
+pub struct PortReport {
+    /// The port.
+    pub id: PortId,
+    /// Its name.
+    pub name: String,
+    /// Its network.
+    pub vni: Vni,
+    /// Its counters.
+    pub traffic: TrafficCount,
+}
+
+impl Switch {
+    /// An empty switch whose datagrams come from `local`.
+    #[must_use]
+    pub fn new(local: SocketAddr, limits: Limits) -> Self {
+        let master = Master::new(local, limits);
+        let tables = ArcSwap::from_pointee(master.tables());
+        Self { shared: Arc::new(Shared { tables, master: Mutex::new(master), drops: Drops::default() }) }
+    }
+
+    /// Adds a port. Its device goes to [`crate::worker::Worker::attach`].
+    ///
+    /// # Errors
+    /// Too many ports or networks.
+    pub fn add_port(&self, spec: PortSpec) -> Result<PortId, TableError> {
+        self.change(|master| master.add_port(spec))
+    }
+
+    /// Removes a port and what was learnt there; gives its last counters.
+    pub fn remove_port(&self, id: PortId) -> Option<PortReport> {
+        let last = self.report().ports.into_iter().find(|port| port.id == id);
+        self.change(|master| master.remove_port(id));
+        last
+    }
+
+    /// Adds a peer to a network.
+    ///
+    /// # Errors
+    /// Too many peers or networks; an address that can't be a peer's.
+    pub fn add_peer(&self, vni: Vni, address: SocketAddr) -> Result<VtepId, TableError> {
+        self.change(|master| master.add_peer(vni, address))
+    }
+
+    /// Takes a peer out of a network.
+    pub fn remove_peer(&self, vni: Vni, id: VtepId) {
+        self.change(|master| master.remove_peer(vni, id));
+    }
+
+    /// Enters an endpoint that is known without having been heard: its address never ages, can't be taken by a frame
+    /// from elsewhere, and questions for `addresses` are answered here (ARP, IPv6 neighbour discovery).
+    ///
+    /// # Errors
+    /// A table is full, or there is no such port or peer.
+    pub fn announce(
+        &self,
+        vni: Vni,
+        mac: MacAddr,
+        addresses: &[IpAddr],
+        at: Place,
+    ) -> Result<(), TableError> {
+        self.change(|master| master.announce(vni, mac, addresses, at))
+    }
+
+    /// Takes back an announcement. Gives whether there was one.
+    pub fn withdraw(&self, vni: Vni, mac: MacAddr) -> bool {
+        self.change(|master| master.withdraw(vni, mac))
+    }
+
+    /// The tables as they are now.
+    #[must_use]
+    pub fn tables(&self) -> Guard<Arc<Tables>> {
+        self.shared.tables.load()
+    }
+
+    /// The counts of what died.
+    #[must_use]
+    pub fn drops(&self) -> &Drops {
+        &self.shared.drops
+    }
+
+    /// Takes in what a path has heard. Gives when to call again (with nothing new) so that it takes effect, if that
+    /// had to wait because a large table was published just before.
+    pub fn learn(&self, news: &[News], now: Instant) -> Option<Instant> {
+        let mut master = self.master();
+        master.learn(news, now);
+        self.publish(&mut master, now)
+    }
+
+    /// Forgets what is too old; to be called about once a second.
+    pub fn age(&self, now: Instant) {
+        let mut master = self.master();
+        master.age(now);
+        // Too early to publish means that it was published a moment ago: the next second will do.
+        let _due = self.publish(&mut master, now);
+    }
+
+    /// Every counter.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let tables = self.tables();
+        let topology = &tables.topology;
+        let mut ports: Vec<_> = topology
+            .ports
+            .iter()
+            .map(|(&id, port)| PortReport {
+                id,
+                name: port.spec.name.clone(),
+                vni: port.spec.vni,
+                traffic: port.traffic.count(),
+            })
+            .collect();
+        ports.sort_unstable_by_key(|port| port.id);
+        let peers = topology.peers.sorted().into_iter().map(|(_, peer)| (peer.address, peer.traffic.count()));
+        let mut networks: Vec<_> =
+            topology.networks.iter().map(|(&vni, network)| (vni, network.traffic.count())).collect();
+        networks.sort_unstable_by_key(|&(vni, _)| vni);
+        Report {
+            ports,
+            peers: peers.collect(),
+            networks,
+            drops: self.drops().occurred().collect(),
+            learning: self.master().learning(),
+            fdb_entries: tables.fdb.len(),
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Master) -> T) -> T {
+        let mut master = self.master();
+        let result = change(&mut master);
+        self.shared.tables.store(Arc::new(master.tables()));
+        result
+    }
+
+    fn publish(&self, master: &mut Master, now: Instant) -> Option<Instant> {
+        match master.publish(now) {
+            Ok(true) => {
+                self.shared.tables.store(Arc::new(master.tables()));
+                None
+            }
+            Ok(false) => None,
+            Err(due) => Some(due),
+        }
+    }
+
+    fn master(&self) -> MutexGuard<'_, Master> {
+        // Every change of the master is complete or not begun where it could panic.
+        self.shared.master.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -46,9 +46,7 @@ impl FromStr for NetnsRef {
         if text.is_empty() {
             Err(NetnsRefError::Empty)
         } else if text.bytes().all(|byte| byte.is_ascii_digit()) {
-            text.parse()
-                .map(Self::Pid)
-                .map_err(|_| NetnsRefError::Pid(text.to_owned()))
+            text.parse().map(Self::Pid).map_err(|_| NetnsRefError::Pid(text.to_owned()))
         } else if text.contains('/') {
             Ok(Self::Path(text.into()))
         } else {
@@ -77,9 +75,7 @@ pub enum NetnsError {
     #[error("{0} is not a network namespace")]
     NotANamespace(NetnsRef),
     /// The file may not be opened.
-    #[error(
-        "network namespace {0}: not permitted to open it: be root, or the user whose namespace it is"
-    )]
+    #[error("network namespace {0}: not permitted to open it: be root, or the user whose namespace it is")]
     OpenNotPermitted(NetnsRef),
     /// Opening failed in another way.
     #[error("network namespace {netns}: {source}")]
@@ -124,31 +120,22 @@ impl NetnsRef {
         let fd = self.open_file().map_err(|errno| match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::SRCH => NetnsError::Missing(self.clone()),
             Errno::ACCESS | Errno::PERM => NetnsError::OpenNotPermitted(self.clone()),
-            other => NetnsError::Open {
-                netns: self.clone(),
-                source: other.into(),
-            },
+            other => NetnsError::Open { netns: self.clone(), source: other.into() },
         })?;
         // SAFETY: the request takes no argument (ioctl_ns(2)); a file that is no namespace answers ENOTTY.
         let kind = unsafe { libc::ioctl(fd.as_raw_fd(), libc::NS_GET_NSTYPE) };
-        if kind == libc::CLONE_NEWNET {
-            Ok(fd)
-        } else {
-            Err(NetnsError::NotANamespace(self.clone()))
-        }
+        if kind == libc::CLONE_NEWNET { Ok(fd) } else { Err(NetnsError::NotANamespace(self.clone())) }
     }
 
     fn open_file(&self) -> rustix::io::Result<OwnedFd> {
         match self {
             Self::Name(name) => {
                 let [first, second] = NAME_FOLDERS.map(|folder| Path::new(folder).join(name));
-                open_path(&first).or_else(|errno| {
-                    if errno == Errno::NOENT {
-                        open_path(&second)
-                    } else {
-                        Err(errno)
-                    }
-                })
+                open_path(&first).or_else(
+                    |errno| {
+                        if errno == Errno::NOENT { open_path(&second) } else { Err(errno) }
+                    },
+                )
             }
             Self::Path(path) => open_path(path),
             Self::Pid(pid) => open_path(Path::new(&format!("/proc/{pid}/ns/net"))),
@@ -158,11 +145,7 @@ impl NetnsRef {
 
 /// Non-blocking, so that a FIFO which somebody names by mistake gives an error instead of a wait.
 fn open_path(path: &Path) -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open(
-        path,
-        OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK,
-        Mode::empty(),
-    )
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
 }
 
 /// Runs `work` in a network namespace, on a thread of its own, and waits for it.
@@ -174,12 +157,8 @@ fn open_path(path: &Path) -> rustix::io::Result<OwnedFd> {
 ///
 /// # Panics
 /// If `work` does.
-pub fn within<T: Send>(
-    netns: BorrowedFd<'_>,
-    work: impl FnOnce() -> T + Send,
-) -> Result<T, NetnsError> {
-    let enter_and_work = || match move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))
-    {
+pub fn within<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+    let enter_and_work = || match move_into_link_name_space(netns, Some(LinkNameSpaceType::Network)) {
         Ok(()) => Ok(work()),
         Err(Errno::PERM) => Err(NetnsError::EnterNotPermitted),
         Err(errno) => Err(NetnsError::Enter(errno.into())),
@@ -189,9 +168,7 @@ pub fn within<T: Send>(
             .name("netns".to_owned())
             .spawn_scoped(scope, enter_and_work)
             .map_err(NetnsError::Enter)?;
-        thread
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -202,17 +179,11 @@ mod tests {
     #[test]
     fn texts_are_told_apart() {
         assert_eq!("1234".parse(), Ok(NetnsRef::Pid(1234)));
-        assert_eq!(
-            "/run/netns/a".parse(),
-            Ok(NetnsRef::Path("/run/netns/a".into()))
-        );
+        assert_eq!("/run/netns/a".parse(), Ok(NetnsRef::Path("/run/netns/a".into())));
         assert_eq!("red".parse(), Ok(NetnsRef::Name("red".to_owned())));
         assert_eq!("4x".parse(), Ok(NetnsRef::Name("4x".to_owned())));
         assert_eq!("".parse::<NetnsRef>(), Err(NetnsRefError::Empty));
-        assert_eq!(
-            "4294967296".parse::<NetnsRef>(),
-            Err(NetnsRefError::Pid("4294967296".to_owned()))
-        );
+        assert_eq!("4294967296".parse::<NetnsRef>(), Err(NetnsRefError::Pid("4294967296".to_owned())));
         for text in ["1234", "/run/netns/a", "red"] {
             assert_eq!(text.parse::<NetnsRef>().unwrap().to_string(), text);
         }
@@ -226,16 +197,11 @@ mod tests {
 
     #[test]
     fn what_is_no_network_namespace_is_refused_by_name() {
-        let missing = NetnsRef::Name("vswitchd-no-such-namespace".to_owned())
-            .open()
-            .unwrap_err();
+        let missing = NetnsRef::Name("vswitchd-no-such-namespace".to_owned()).open().unwrap_err();
         assert!(matches!(missing, NetnsError::Missing(_)), "{missing}");
         for path in ["/proc/self/ns/mnt", "/dev/null", "/proc/self/ns"] {
             let error = NetnsRef::Path(path.into()).open().unwrap_err();
-            assert!(
-                matches!(error, NetnsError::NotANamespace(_)),
-                "{path}: {error}"
-            );
+            assert!(matches!(error, NetnsError::NotANamespace(_)), "{path}: {error}");
         }
     }
 

@@ -27,22 +27,12 @@ impl TunTap {
     /// As [`super::tap::Tap::open`], but the crate does not tell a missing driver from a missing right.
     pub fn open(name: &str) -> Result<Self, TapError> {
         super::tap::check_name(name)?;
-        let failed = |action| {
-            move |source| TapError::Io {
-                name: name.to_owned(),
-                action,
-                source,
-            }
-        };
-        let iface = Iface::without_packet_info(name, Mode::Tap)
-            .map_err(failed("opening through tun-tap"))?;
+        let failed = |action| move |source| TapError::Io { name: name.to_owned(), action, source };
+        let iface = Iface::without_packet_info(name, Mode::Tap).map_err(failed("opening through tun-tap"))?;
         iface.set_non_blocking().map_err(failed("O_NONBLOCK"))?;
         // SAFETY: `into_raw_fd` gives the only owner of an open file away.
         let queue = unsafe { OwnedFd::from_raw_fd(iface.into_raw_fd()) };
-        Ok(Self {
-            name: name.to_owned(),
-            queue,
-        })
+        Ok(Self { name: name.to_owned(), queue })
     }
 
     /// Its name.
@@ -53,21 +43,13 @@ impl TunTap {
 }
 
 impl FrameIo for TunTap {
-    fn read(
-        &mut self,
-        pool: &mut Pool,
-        into: &mut Vec<Frame>,
-        max: usize,
-    ) -> Result<ReadReport, ReadError> {
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError> {
         for _ in 0..max {
             let Some(mut buf) = pool.take() else { break };
             match retry_on_intr(|| rustix::io::read(&self.queue, &mut *buf.room())) {
                 Ok(len) => {
                     buf.set_len(len);
-                    into.push(Frame {
-                        buf,
-                        offload: Offload::default(),
-                    });
+                    into.push(Frame { buf, offload: Offload::default() });
                 }
                 Err(errno) => {
                     pool.put(buf);
@@ -75,17 +57,12 @@ impl FrameIo for TunTap {
                 }
             }
         }
-        Ok(ReadReport {
-            more: true,
-            ..ReadReport::default()
-        })
+        Ok(ReadReport { more: true, ..ReadReport::default() })
     }
 
     fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
         super::tap::assert_finished(offload);
-        retry_on_intr(|| rustix::io::write(&self.queue, frame))
-            .map(drop)
-            .map_err(super::tap::write_refused)
+        retry_on_intr(|| rustix::io::write(&self.queue, frame)).map(drop).map_err(super::tap::write_refused)
     }
 
     fn pollable(&self) -> BorrowedFd<'_> {

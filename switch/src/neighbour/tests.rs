@@ -26,20 +26,11 @@ fn arp_request(sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
         target_mac: [0; 6],
         target_ipv4: target,
     };
-    [
-        &ethernet_header(MacAddr::BROADCAST, ASKER, EtherType::ARP)[..],
-        &arp.to_bytes(),
-    ]
-    .concat()
+    [&ethernet_header(MacAddr::BROADCAST, ASKER, EtherType::ARP)[..], &arp.to_bytes()].concat()
 }
 
 /// A solicitation for [`B6`] with the given options; etherparse makes its checksum.
-fn solicitation_from(
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
-    hop_limit: u8,
-    body: &[u8],
-) -> Vec<u8> {
+fn solicitation_from(source: Ipv6Addr, destination: Ipv6Addr, hop_limit: u8, body: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(ASKER.0, [0x33, 0x33, 0xff, 0, 0, 2])
         .ipv6(source.octets(), destination.octets(), hop_limit)
@@ -73,14 +64,8 @@ fn an_arp_request_is_answered() {
         panic!("not ARP");
     };
     assert_eq!(arp.operation(), ArpOperation::REPLY);
-    assert_eq!(
-        (arp.sender_hw_addr(), arp.sender_protocol_addr()),
-        (&OWNER.0[..], &B4[..])
-    );
-    assert_eq!(
-        (arp.target_hw_addr(), arp.target_protocol_addr()),
-        (&ASKER.0[..], &A4[..])
-    );
+    assert_eq!((arp.sender_hw_addr(), arp.sender_protocol_addr()), (&OWNER.0[..], &B4[..]));
+    assert_eq!((arp.target_hw_addr(), arp.target_protocol_addr()), (&ASKER.0[..], &A4[..]));
     let header = ethernet::Header::parse(&answer).unwrap();
     assert_eq!((header.destination, header.source), (ASKER, OWNER));
     assert_eq!(answer.len(), 42);
@@ -95,15 +80,7 @@ fn an_arp_probe_is_a_question_and_gratuitous_arp_is_none() {
 #[test]
 fn other_arp_is_no_question() {
     // Hardware type, protocol, address lengths, operation, sender; then a station's address as destination.
-    for (at, value) in [
-        (15, 6),
-        (16, 0x86),
-        (18, 8),
-        (19, 16),
-        (21, 2),
-        (27, 9),
-        (0, 2),
-    ] {
+    for (at, value) in [(15, 6), (16, 0x86), (18, 8), (19, 16), (21, 2), (27, 9), (0, 2)] {
         let mut frame = arp_request(A4, B4);
         frame[at] = value;
         frame.resize(120, 0);
@@ -155,67 +132,25 @@ fn a_solicitation_is_answered() {
 
 #[test]
 fn duplicate_address_detection_is_answered_to_all_nodes() {
-    let question = ask(&solicitation_from(
-        Ipv6Addr::UNSPECIFIED,
-        GROUP,
-        255,
-        &body(B6, &[]),
-    ))
-    .unwrap();
-    assert_eq!(
-        check_advertisement(&answered(question)),
-        (ALL_NODES_MAC, ALL_NODES, false)
-    );
+    let question = ask(&solicitation_from(Ipv6Addr::UNSPECIFIED, GROUP, 255, &body(B6, &[]))).unwrap();
+    assert_eq!(check_advertisement(&answered(question)), (ALL_NODES_MAC, ALL_NODES, false));
 }
 
 #[test]
 fn solicitations_that_receivers_discard_are_no_questions() {
     let none = Ipv6Addr::UNSPECIFIED;
     for (name, frame) in [
-        (
-            "forwarded",
-            solicitation_from(A6, GROUP, 254, &body(B6, &[])),
-        ),
-        (
-            "target is a group",
-            solicitation_from(A6, GROUP, 255, &body(GROUP, &[])),
-        ),
-        (
-            "target is nobody",
-            solicitation_from(A6, GROUP, 255, &body(none, &[])),
-        ),
-        (
-            "target truncated",
-            solicitation_from(A6, GROUP, 255, &B6.octets()[..15]),
-        ),
-        (
-            "target is the asker",
-            solicitation_from(B6, GROUP, 255, &body(B6, &[])),
-        ),
-        (
-            "asker is a group",
-            solicitation_from(GROUP, GROUP, 255, &body(B6, &[])),
-        ),
-        (
-            "empty option",
-            solicitation_from(A6, GROUP, 255, &body(B6, &[1, 0, 0, 0, 0, 0, 0, 0])),
-        ),
-        (
-            "option too long",
-            solicitation_from(A6, GROUP, 255, &body(B6, &[1, 2, 2, 0, 0, 0, 0, 1])),
-        ),
-        (
-            "another's address",
-            solicitation_from(A6, GROUP, 255, &body(B6, &[1, 1, 2, 0, 0, 0, 0, 9])),
-        ),
-        (
-            "no source, but its address",
-            solicitation_from(none, GROUP, 255, &body(B6, &SOURCE_OPTION)),
-        ),
-        (
-            "no source, to all nodes",
-            solicitation_from(none, ALL_NODES, 255, &body(B6, &[])),
-        ),
+        ("forwarded", solicitation_from(A6, GROUP, 254, &body(B6, &[]))),
+        ("target is a group", solicitation_from(A6, GROUP, 255, &body(GROUP, &[]))),
+        ("target is nobody", solicitation_from(A6, GROUP, 255, &body(none, &[]))),
+        ("target truncated", solicitation_from(A6, GROUP, 255, &B6.octets()[..15])),
+        ("target is the asker", solicitation_from(B6, GROUP, 255, &body(B6, &[]))),
+        ("asker is a group", solicitation_from(GROUP, GROUP, 255, &body(B6, &[]))),
+        ("empty option", solicitation_from(A6, GROUP, 255, &body(B6, &[1, 0, 0, 0, 0, 0, 0, 0]))),
+        ("option too long", solicitation_from(A6, GROUP, 255, &body(B6, &[1, 2, 2, 0, 0, 0, 0, 1]))),
+        ("another's address", solicitation_from(A6, GROUP, 255, &body(B6, &[1, 1, 2, 0, 0, 0, 0, 9]))),
+        ("no source, but its address", solicitation_from(none, GROUP, 255, &body(B6, &SOURCE_OPTION))),
+        ("no source, to all nodes", solicitation_from(none, ALL_NODES, 255, &body(B6, &[]))),
     ] {
         assert_eq!(ask(&frame), None, "{name}");
     }

@@ -24,11 +24,7 @@ fn frame(six: bool, udp: bool, payload: &[u8]) -> Vec<u8> {
     if udp {
         builder.udp(1000, 2000).write(&mut frame, payload).unwrap();
     } else {
-        builder
-            .tcp(1000, 2000, 7, 500)
-            .ack(9)
-            .write(&mut frame, payload)
-            .unwrap();
+        builder.tcp(1000, 2000, 7, 500).ack(9).write(&mut frame, payload).unwrap();
     }
     frame
 }
@@ -104,13 +100,11 @@ proptest! {
 fn a_complete_checksum_that_looks_unfinished_is_left_alone() {
     for (six, udp) in SHAPES {
         // Two bytes of payload run through all values until the checksum is the pseudo-header's sum.
-        let found = (0..=u16::MAX)
-            .map(|value| frame(six, udp, &value.to_be_bytes()))
-            .find(|frame| {
-                let transport = find(frame).unwrap();
-                let at = field_at(frame);
-                frame[at..at + 2] == transport.pseudo_header(frame, transport.len()).fold()
-            });
+        let found = (0..=u16::MAX).map(|value| frame(six, udp, &value.to_be_bytes())).find(|frame| {
+            let transport = find(frame).unwrap();
+            let at = field_at(frame);
+            frame[at..at + 2] == transport.pseudo_header(frame, transport.len()).fold()
+        });
         let frame = found.expect("one value of the payload gives every checksum");
         assert_eq!(recognised(&frame, MTU), Offload::default());
     }
@@ -166,9 +160,7 @@ fn the_field_must_be_within_the_frame() {
 
 #[test]
 fn an_oversize_packet_is_a_super_frame_whether_its_checksum_is_complete_or_not() {
-    let payload: Vec<u8> = (0..9000u32)
-        .map(|at| u8::try_from(at % 253).unwrap())
-        .collect();
+    let payload: Vec<u8> = (0..9000u32).map(|at| u8::try_from(at % 253).unwrap()).collect();
     for six in [false, true] {
         let complete = frame(six, false, &payload);
         let partial = unfinished(complete.clone());
@@ -203,12 +195,8 @@ fn join(frame: &[u8], offload: Offload) -> Vec<u8> {
             panic!("a segment is TCP");
         };
         let oracle = match packet.net.unwrap() {
-            NetSlice::Ipv4(ip) => {
-                tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination())
-            }
-            NetSlice::Ipv6(ip) => {
-                tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination())
-            }
+            NetSlice::Ipv4(ip) => tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()),
+            NetSlice::Ipv6(ip) => tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()),
             NetSlice::Arp(_) => panic!("a segment is IP"),
         };
         assert_eq!(tcp.checksum(), oracle.unwrap());
@@ -236,18 +224,9 @@ fn oversize_datagrams_and_tiny_mtus_are_no_super_frames() {
     let datagram = frame(false, true, &[1; 9000]);
     assert_eq!(recognised(&datagram, MTU), Offload::default());
     let offload = recognised(&unfinished(datagram), MTU);
-    assert!(matches!(
-        offload,
-        Offload {
-            checksum: Checksum::Partial { .. },
-            gso: None
-        }
-    ));
+    assert!(matches!(offload, Offload { checksum: Checksum::Partial { .. }, gso: None }));
     for mtu in [0, 39, 40] {
-        assert_eq!(
-            recognised(&frame(false, false, &[1; 100]), mtu),
-            Offload::default()
-        );
+        assert_eq!(recognised(&frame(false, false, &[1; 100]), mtu), Offload::default());
     }
 }
 
@@ -255,21 +234,14 @@ fn oversize_datagrams_and_tiny_mtus_are_no_super_frames() {
 fn congestion_window_reduced_sets_ecn() {
     let mut frame = frame(false, false, &[1; 9000]);
     frame[34 + 13] |= 0x80;
-    assert!(
-        recognised(&unfinished(frame), MTU)
-            .gso
-            .is_some_and(|gso| gso.ecn)
-    );
+    assert!(recognised(&unfinished(frame), MTU).gso.is_some_and(|gso| gso.ecn));
 }
 
 #[test]
 fn other_offloads_are_not_prepared() {
     let mut bytes = frame(false, false, &[1; 100]);
     let (before, transport) = (bytes.clone(), find(&bytes).unwrap());
-    let verified = Offload {
-        checksum: Checksum::Verified,
-        gso: None,
-    };
+    let verified = Offload { checksum: Checksum::Verified, gso: None };
     assert_eq!(prepare_gso(&mut bytes, &transport, verified), verified);
     assert_eq!(bytes, before);
 }

@@ -1,6 +1,5 @@
 use etherparse::{
-    Ipv4Header, Ipv6FlowLabel, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice,
-    UdpHeader,
+    Ipv4Header, Ipv6FlowLabel, Ipv6Header, NetSlice, SlicedPacket, TcpHeader, TransportSlice, UdpHeader,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -32,9 +31,7 @@ struct Shape {
 
 impl Shape {
     fn plain(six: bool, udp: bool, payload_len: usize, size: u16) -> Self {
-        let payload = (0..payload_len)
-            .map(|at| u8::try_from(at % 251).unwrap())
-            .collect();
+        let payload = (0..payload_len).map(|at| u8::try_from(at % 251).unwrap()).collect();
         Self {
             six,
             udp,
@@ -52,19 +49,12 @@ impl Shape {
     fn transport_header(&self) -> Vec<u8> {
         if self.udp {
             let length = u16::try_from(8 + self.payload.len()).unwrap();
-            return UdpHeader {
-                source_port: 1000,
-                destination_port: 2000,
-                length,
-                checksum: 0,
-            }
-            .to_bytes()
-            .to_vec();
+            return UdpHeader { source_port: 1000, destination_port: 2000, length, checksum: 0 }
+                .to_bytes()
+                .to_vec();
         }
         let mut header = TcpHeader::new(1000, 2000, self.sequence, 5000);
-        header
-            .set_options_raw(&vec![1; usize::from(self.tcp_option_words) * 4])
-            .unwrap();
+        header.set_options_raw(&vec![1; usize::from(self.tcp_option_words) * 4]).unwrap();
         let mut bytes = header.to_bytes().to_vec();
         bytes[13] = self.tcp_flags;
         bytes
@@ -73,18 +63,9 @@ impl Shape {
     fn ip_headers(&self, behind: usize) -> Vec<u8> {
         let protocol = if self.udp { UDP } else { TCP };
         if !self.six {
-            let mut ip = Ipv4Header::new(
-                u16::try_from(behind).unwrap(),
-                64,
-                IpNumber(protocol),
-                A4,
-                B4,
-            )
-            .unwrap();
-            ip.options = vec![1; usize::from(self.ip_extras) * 4]
-                .as_slice()
-                .try_into()
-                .unwrap();
+            let mut ip =
+                Ipv4Header::new(u16::try_from(behind).unwrap(), 64, IpNumber(protocol), A4, B4).unwrap();
+            ip.options = vec![1; usize::from(self.ip_extras) * 4].as_slice().try_into().unwrap();
             ip.total_len = u16::try_from(ip.header_len() + behind).unwrap();
             ip.identification = self.id;
             ip.header_checksum = ip.calc_header_checksum();
@@ -138,18 +119,7 @@ impl Shape {
             offset: u16::try_from(offset).unwrap(),
         };
         // A header length that lies: it is never to be used.
-        (
-            frame,
-            Offload {
-                checksum,
-                gso: Some(Gso {
-                    kind,
-                    size: self.size,
-                    header_len: 7,
-                    ecn: false,
-                }),
-            },
-        )
+        (frame, Offload { checksum, gso: Some(Gso { kind, size: self.size, header_len: 7, ecn: false }) })
     }
 }
 
@@ -176,30 +146,18 @@ fn check(shape: &Shape, segment: &[u8], index: usize, count: usize) -> Vec<u8> {
         NetSlice::Ipv4(ip) => {
             let header = ip.header().to_header();
             assert_eq!(header.header_checksum, header.calc_header_checksum());
-            assert_eq!(
-                header.identification,
-                shape.id.wrapping_add(u16::try_from(index).unwrap())
-            );
+            assert_eq!(header.identification, shape.id.wrapping_add(u16::try_from(index).unwrap()));
             assert_eq!(header.options.len(), usize::from(shape.ip_extras) * 4);
         }
         NetSlice::Ipv6(ip) => {
-            assert_eq!(
-                usize::from(ip.header().payload_length()),
-                segment.len() - 14 - 4 * shape.tags - 40
-            );
+            assert_eq!(usize::from(ip.header().payload_length()), segment.len() - 14 - 4 * shape.tags - 40);
         }
         NetSlice::Arp(_) => panic!("no ARP was sent"),
     }
-    match packet
-        .transport
-        .expect("the segment has a transport header")
-    {
+    match packet.transport.expect("the segment has a transport header") {
         TransportSlice::Tcp(tcp) => {
-            let oracle = if shape.six {
-                tcp.calc_checksum_ipv6(A6, B6)
-            } else {
-                tcp.calc_checksum_ipv4(A4, B4)
-            };
+            let oracle =
+                if shape.six { tcp.calc_checksum_ipv6(A6, B6) } else { tcp.calc_checksum_ipv4(A4, B4) };
             assert_eq!(tcp.checksum(), oracle.unwrap());
             let offset = u32::try_from(index * usize::from(shape.size)).unwrap();
             assert_eq!(tcp.sequence_number(), shape.sequence.wrapping_add(offset));
@@ -224,37 +182,12 @@ fn check(shape: &Shape, segment: &[u8], index: usize, count: usize) -> Vec<u8> {
 }
 
 fn shapes() -> impl Strategy<Value = Shape> {
-    let bits = (
-        any::<bool>(),
-        any::<bool>(),
-        0usize..=2,
-        0u8..=10,
-        0u8..=10,
-        any::<u8>(),
-    );
-    let numbers = (
-        any::<u32>(),
-        any::<u16>(),
-        vec(any::<u8>(), 1..5000),
-        5u16..3000,
-    );
-    (bits, numbers).prop_map(
-        |((six, udp, tags, extras, words, tcp_flags), (sequence, id, payload, size))| {
-            let ip_extras = if six { extras % 4 } else { extras };
-            Shape {
-                six,
-                udp,
-                tags,
-                ip_extras,
-                tcp_option_words: words,
-                tcp_flags,
-                sequence,
-                id,
-                payload,
-                size,
-            }
-        },
-    )
+    let bits = (any::<bool>(), any::<bool>(), 0usize..=2, 0u8..=10, 0u8..=10, any::<u8>());
+    let numbers = (any::<u32>(), any::<u16>(), vec(any::<u8>(), 1..5000), 5u16..3000);
+    (bits, numbers).prop_map(|((six, udp, tags, extras, words, tcp_flags), (sequence, id, payload, size))| {
+        let ip_extras = if six { extras % 4 } else { extras };
+        Shape { six, udp, tags, ip_extras, tcp_option_words: words, tcp_flags, sequence, id, payload, size }
+    })
 }
 
 proptest! {
@@ -309,11 +242,7 @@ fn the_largest_packet_is_cut() {
 
 #[test]
 fn identification_and_sequence_wrap() {
-    let shape = Shape {
-        id: u16::MAX,
-        sequence: u32::MAX - 10,
-        ..Shape::plain(false, false, 300, 100)
-    };
+    let shape = Shape { id: u16::MAX, sequence: u32::MAX - 10, ..Shape::plain(false, false, 300, 100) };
     let (frame, offload) = shape.build();
     for (index, segment) in cut(&frame, offload).iter().enumerate() {
         check(&shape, segment, index, 3);
@@ -322,15 +251,9 @@ fn identification_and_sequence_wrap() {
 
 #[test]
 fn flags_of_the_first_and_of_the_last_segment() {
-    let shape = Shape {
-        tcp_flags: 0xff,
-        ..Shape::plain(true, false, 300, 100)
-    };
+    let shape = Shape { tcp_flags: 0xff, ..Shape::plain(true, false, 300, 100) };
     let (frame, offload) = shape.build();
-    let flags: Vec<u8> = cut(&frame, offload)
-        .iter()
-        .map(|segment| segment[14 + 40 + 13])
-        .collect();
+    let flags: Vec<u8> = cut(&frame, offload).iter().map(|segment| segment[14 + 40 + 13]).collect();
     assert_eq!(flags, [0xf6, 0x76, 0x7f]);
 }
 
@@ -363,29 +286,17 @@ fn too_many_segments_are_refused() {
     let (frame, mut offload) = Shape::plain(false, false, SEGMENTS_MAX * 8, 8).build();
     assert_eq!(segmenter(&frame, offload).unwrap().len(), SEGMENTS_MAX);
     offload.gso = offload.gso.map(|gso| Gso { size: 7, ..gso });
-    assert_eq!(
-        segmenter(&frame, offload).unwrap_err(),
-        DropReason::OffloadInvalid
-    );
+    assert_eq!(segmenter(&frame, offload).unwrap_err(), DropReason::OffloadInvalid);
 }
 
 #[test]
 fn every_truncation_is_refused() {
     for (six, udp) in [(false, false), (false, true), (true, false), (true, true)] {
-        let (frame, offload) = Shape {
-            ip_extras: 1,
-            tags: 1,
-            ..Shape::plain(six, udp, 50, 20)
-        }
-        .build();
+        let (frame, offload) = Shape { ip_extras: 1, tags: 1, ..Shape::plain(six, udp, 50, 20) }.build();
         let header = ethernet::Header::parse(&frame).unwrap();
         for len in 0..frame.len() {
             let result = Segmenter::new(&frame[..len], offload, &header);
-            assert_eq!(
-                result.unwrap_err(),
-                DropReason::OffloadInvalid,
-                "{len} bytes"
-            );
+            assert_eq!(result.unwrap_err(), DropReason::OffloadInvalid, "{len} bytes");
         }
         assert!(Segmenter::new(&frame, offload, &header).is_ok());
     }
@@ -397,45 +308,24 @@ fn contradictions_are_refused() {
         let (mut frame, mut offload) = Shape::plain(false, false, 100, 30).build();
         assert!(segmenter(&frame, offload).is_ok());
         change(&mut frame, &mut offload);
-        assert_eq!(
-            segmenter(&frame, offload).unwrap_err(),
-            DropReason::OffloadInvalid,
-            "{name}"
-        );
+        assert_eq!(segmenter(&frame, offload).unwrap_err(), DropReason::OffloadInvalid, "{name}");
     };
-    let kind =
-        |offload: &mut Offload, kind| offload.gso = offload.gso.map(|gso| Gso { kind, ..gso });
+    let kind = |offload: &mut Offload, kind| offload.gso = offload.gso.map(|gso| Gso { kind, ..gso });
     assert_eq!(kind(&mut Offload::default(), GsoKind::Udp), ());
     refused("no super-frame", |_, offload| offload.gso = None);
-    refused("size of zero", |_, offload| {
-        offload.gso = offload.gso.map(|gso| Gso { size: 0, ..gso })
-    });
+    refused("size of zero", |_, offload| offload.gso = offload.gso.map(|gso| Gso { size: 0, ..gso }));
     refused("other version", |_, offload| {
-        offload.gso = offload.gso.map(|gso| Gso {
-            kind: GsoKind::Tcp6,
-            ..gso
-        })
+        offload.gso = offload.gso.map(|gso| Gso { kind: GsoKind::Tcp6, ..gso })
     });
     refused("other transport", |_, offload| {
-        offload.gso = offload.gso.map(|gso| Gso {
-            kind: GsoKind::Udp,
-            ..gso
-        })
+        offload.gso = offload.gso.map(|gso| Gso { kind: GsoKind::Udp, ..gso })
     });
-    refused("complete checksum", |_, offload| {
-        offload.checksum = Checksum::Complete
-    });
+    refused("complete checksum", |_, offload| offload.checksum = Checksum::Complete);
     refused("checksum elsewhere", |_, offload| {
-        offload.checksum = Checksum::Partial {
-            start: 34,
-            offset: 14,
-        }
+        offload.checksum = Checksum::Partial { start: 34, offset: 14 }
     });
     refused("summing from elsewhere", |_, offload| {
-        offload.checksum = Checksum::Partial {
-            start: 32,
-            offset: 16,
-        }
+        offload.checksum = Checksum::Partial { start: 32, offset: 16 }
     });
     refused("padding", |frame, _| frame.push(0));
     refused("a fragment", |frame, _| frame[20] = 0x20);
@@ -455,8 +345,5 @@ fn contradictions_are_refused() {
 fn a_datagrams_length_must_be_the_packets() {
     let (mut frame, offload) = Shape::plain(true, true, 100, 30).build();
     frame[14 + 40 + 5] -= 1;
-    assert_eq!(
-        segmenter(&frame, offload).unwrap_err(),
-        DropReason::OffloadInvalid
-    );
+    assert_eq!(segmenter(&frame, offload).unwrap_err(), DropReason::OffloadInvalid);
 }

@@ -26,10 +26,7 @@ impl Sum {
             }
         }
         let (words, rest) = rest.as_chunks::<4>();
-        let tail = words
-            .iter()
-            .map(|word| u64::from(u32::from_ne_bytes(*word)))
-            .sum::<u64>();
+        let tail = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
         Self(self.0 + lanes.iter().sum::<u64>() + tail + tail_word(rest))
     }
 
@@ -54,25 +51,13 @@ impl Sum {
     /// Adds the pseudo-header of IPv4 (RFC 9293 §3.1, RFC 768) for `len` bytes of transport header and payload.
     #[must_use]
     pub fn pseudo_v4(self, source: [u8; 4], destination: [u8; 4], protocol: u8, len: u16) -> Self {
-        self.bytes(&source)
-            .bytes(&destination)
-            .word(u16::from(protocol))
-            .word(len)
+        self.bytes(&source).bytes(&destination).word(u16::from(protocol)).word(len)
     }
 
     /// Adds the pseudo-header of IPv6 (RFC 8200 §8.1) for `len` bytes of upper-layer packet.
     #[must_use]
-    pub fn pseudo_v6(
-        self,
-        source: [u8; 16],
-        destination: [u8; 16],
-        protocol: u8,
-        len: u32,
-    ) -> Self {
-        self.bytes(&source)
-            .bytes(&destination)
-            .double(u32::from(protocol))
-            .double(len)
+    pub fn pseudo_v6(self, source: [u8; 16], destination: [u8; 16], protocol: u8, len: u32) -> Self {
+        self.bytes(&source).bytes(&destination).double(u32::from(protocol)).double(len)
     }
 
     /// The sum in 16 bits, as it stands in a field that is still to be finished (not inverted, network order).
@@ -150,20 +135,8 @@ mod tests {
 
     #[test]
     fn folding_carries_to_the_last() {
-        for value in [
-            0xffff,
-            0x1_0000,
-            0x1_ffff,
-            0xffff_ffff,
-            0x1_0000_0000,
-            0xffff_fffe_ffff,
-            u64::MAX,
-        ] {
-            let want = if value % 0xffff == 0 {
-                0xffff
-            } else {
-                value % 0xffff
-            };
+        for value in [0xffff, 0x1_0000, 0x1_ffff, 0xffff_ffff, 0x1_0000_0000, 0xffff_fffe_ffff, u64::MAX] {
+            let want = if value % 0xffff == 0 { 0xffff } else { value % 0xffff };
             assert_eq!(u64::from(Sum(value).folded()), want, "{value:#x}");
         }
         assert_eq!(Sum(0).folded(), 0);
@@ -172,29 +145,16 @@ mod tests {
     #[test]
     fn fields_are_the_same_as_their_bytes() {
         let by_field = Sum::default().word(0x1234).double(0x5678_9abc);
-        assert_eq!(
-            by_field.fold(),
-            Sum::default()
-                .bytes(&[0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc])
-                .fold()
-        );
+        assert_eq!(by_field.fold(), Sum::default().bytes(&[0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc]).fold());
     }
 
     #[test]
     fn pseudo_headers_are_those_of_the_rfcs() {
         let v4 = Sum::default().pseudo_v4([10, 0, 0, 1], [10, 0, 0, 2], 6, 0x1234);
-        assert_eq!(
-            v4.fold(),
-            Sum::default()
-                .bytes(&[10, 0, 0, 1, 10, 0, 0, 2, 0, 6, 0x12, 0x34])
-                .fold()
-        );
+        assert_eq!(v4.fold(), Sum::default().bytes(&[10, 0, 0, 1, 10, 0, 0, 2, 0, 6, 0x12, 0x34]).fold());
         let mut bytes = [0; 40];
         (bytes[0], bytes[16], bytes[33], bytes[34], bytes[39]) = (0xfd, 0xfe, 1, 0x23, 58);
-        let (source, destination) = (
-            bytes[..16].try_into().unwrap(),
-            bytes[16..32].try_into().unwrap(),
-        );
+        let (source, destination) = (bytes[..16].try_into().unwrap(), bytes[16..32].try_into().unwrap());
         let v6 = Sum::default().pseudo_v6(source, destination, 58, 0x1_2300);
         assert_eq!(v6.fold(), Sum::default().bytes(&bytes).fold());
     }

@@ -123,15 +123,10 @@ impl Header {
     /// # Errors
     /// [`Cause::Truncated`] if the frame ends within the header or a tag.
     pub fn parse(frame: &[u8]) -> Result<Self, WireError> {
-        let truncated = WireError {
-            layer: Layer::Ethernet,
-            cause: Cause::Truncated,
-        };
+        let truncated = WireError { layer: Layer::Ethernet, cause: Cause::Truncated };
         let head = frame.first_chunk::<HEADER_LEN>().ok_or(truncated)?;
-        let mut ether_type = EtherType(u16::from_be_bytes([
-            head[field::ETHER_TYPE],
-            head[field::ETHER_TYPE + 1],
-        ]));
+        let mut ether_type =
+            EtherType(u16::from_be_bytes([head[field::ETHER_TYPE], head[field::ETHER_TYPE + 1]]));
         let mut payload = HEADER_LEN;
         for _ in 0..TAGS_MAX {
             if !ether_type.is_tag() {
@@ -146,12 +141,7 @@ impl Header {
             bytes.copy_from_slice(&head[range]);
             MacAddr(bytes)
         };
-        Ok(Self {
-            destination: mac(field::DESTINATION),
-            source: mac(field::SOURCE),
-            ether_type,
-            payload,
-        })
+        Ok(Self { destination: mac(field::DESTINATION), source: mac(field::SOURCE), ether_type, payload })
     }
 }
 
@@ -177,12 +167,7 @@ mod tests {
 
     #[test]
     fn a_plain_header() {
-        let header = Header {
-            destination: B,
-            source: A,
-            ether_type: EtherType::IPV4,
-            payload: HEADER_LEN,
-        };
+        let header = Header { destination: B, source: A, ether_type: EtherType::IPV4, payload: HEADER_LEN };
         assert_eq!(Header::parse(&frame(&[], 0x0800)), Ok(header));
     }
 
@@ -203,20 +188,10 @@ mod tests {
         for tags in [&[][..], &[0x8100], &[0x88a8, 0x8100]] {
             let frame = frame(tags, 0x0800);
             for len in 0..frame.len() {
-                let error = WireError {
-                    layer: Layer::Ethernet,
-                    cause: Cause::Truncated,
-                };
-                assert_eq!(
-                    Header::parse(&frame[..len]),
-                    Err(error),
-                    "{len} bytes of {tags:?}"
-                );
+                let error = WireError { layer: Layer::Ethernet, cause: Cause::Truncated };
+                assert_eq!(Header::parse(&frame[..len]), Err(error), "{len} bytes of {tags:?}");
             }
-            assert_eq!(
-                Header::parse(&frame).map(|header| header.payload),
-                Ok(frame.len())
-            );
+            assert_eq!(Header::parse(&frame).map(|header| header.payload), Ok(frame.len()));
         }
     }
 
@@ -240,9 +215,7 @@ mod tests {
 
     #[test]
     fn kinds_of_addresses() {
-        assert!(
-            MacAddr::BROADCAST.is_multicast() && MacAddr([0x01, 0, 0x5e, 0, 0, 1]).is_multicast()
-        );
+        assert!(MacAddr::BROADCAST.is_multicast() && MacAddr([0x01, 0, 0x5e, 0, 0, 1]).is_multicast());
         assert!(!A.is_multicast() && !A.is_zero() && MacAddr([0; 6]).is_zero());
     }
 

@@ -4,6 +4,7 @@
 //! checksum or changes a byte.
 
 use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
 
 use etherparse::{IpNumber, Ipv4HeaderSlice, Ipv6HeaderSlice, Ipv6RawExtHeaderSlice};
 use foldhash::quality::FixedState;
@@ -57,6 +58,8 @@ pub(crate) mod field {
     /// RFC 768
     pub(crate) mod udp {
         use super::Range;
+        /// TCP has it at the same place.
+        pub(crate) const DESTINATION_PORT: Range<usize> = 2..4;
         pub(crate) const LENGTH: Range<usize> = 4..6;
         pub(crate) const CHECKSUM: Range<usize> = 6..8;
         pub(crate) const HEADER_LEN: usize = 8;
@@ -114,13 +117,7 @@ impl Transport {
             return None;
         }
         let (start, end) = (ip_start + header_len, ip_start + total_len);
-        Some(Self {
-            ip: IpVersion::V4,
-            ip_start,
-            protocol: ip.protocol().0,
-            start,
-            end,
-        })
+        Some(Self { ip: IpVersion::V4, ip_start, protocol: ip.protocol().0, start, end })
     }
 
     fn find_v6(packet: &[u8], ip_start: usize) -> Option<Self> {
@@ -146,9 +143,7 @@ impl Transport {
                 }
             }
             let extension = Ipv6RawExtHeaderSlice::from_slice(rest).ok()?;
-            if protocol == IpNumber::IPV6_ROUTE_HEADER
-                && extension.slice()[field::ipv6::ROUTING_LEFT] != 0
-            {
+            if protocol == IpNumber::IPV6_ROUTE_HEADER && extension.slice()[field::ipv6::ROUTING_LEFT] != 0 {
                 return None;
             }
             protocol = extension.next_header();
@@ -157,18 +152,30 @@ impl Transport {
         None
     }
 
+    /// The sender's address, in the frame that this was found in.
+    #[must_use]
+    pub fn source(&self, frame: &[u8]) -> IpAddr {
+        let ip = &frame[self.ip_start..self.start];
+        match self.ip {
+            IpVersion::V4 => IpAddr::from(array::<4>(ip, field::ipv4::SOURCE)),
+            IpVersion::V6 => IpAddr::from(array::<16>(ip, field::ipv6::SOURCE)),
+        }
+    }
+
+    /// The port that a UDP or TCP packet is for; `None` if it ends before.
+    #[must_use]
+    pub fn destination_port(&self, frame: &[u8]) -> Option<u16> {
+        let port = frame.get(self.start..self.end)?.get(field::udp::DESTINATION_PORT)?;
+        Some(u16::from_be_bytes([port[0], port[1]]))
+    }
+
     /// The pseudo-header's sum for `len` bytes of transport header and payload, of the frame that this was found in.
     pub(crate) fn pseudo_header(&self, frame: &[u8], len: u16) -> Sum {
         let ip = &frame[self.ip_start..self.start];
         match self.ip {
             IpVersion::V4 => {
                 let (source, destination) = (field::ipv4::SOURCE, field::ipv4::DESTINATION);
-                Sum::default().pseudo_v4(
-                    array(ip, source),
-                    array(ip, destination),
-                    self.protocol,
-                    len,
-                )
+                Sum::default().pseudo_v4(array(ip, source), array(ip, destination), self.protocol, len)
             }
             IpVersion::V6 => {
                 let (source, destination) = (field::ipv6::SOURCE, field::ipv6::DESTINATION);
@@ -220,11 +227,7 @@ pub fn entropy(frame: &[u8], header: &ethernet::Header, transport: Option<&Trans
             hasher.write_u16(header.ether_type.0);
         }
     }
-    hasher.write_u32(
-        transport
-            .and_then(|transport| ports(frame, transport))
-            .unwrap_or_default(),
-    );
+    hasher.write_u32(transport.and_then(|transport| ports(frame, transport)).unwrap_or_default());
     let hash = hasher.finish();
     let [a, b, c, d, e, f, g, h] = hash.to_le_bytes();
     u32::from_le_bytes([a, b, c, d]) ^ u32::from_le_bytes([e, f, g, h])
@@ -252,9 +255,7 @@ fn ports(frame: &[u8], transport: &Transport) -> Option<u32> {
 
 fn echo_id(head: &[u8], types: [u8; 2]) -> Option<u32> {
     let head = head.first_chunk::<8>()?;
-    types
-        .contains(&head[0])
-        .then(|| u32::from(u16::from_be_bytes([head[4], head[5]])))
+    types.contains(&head[0]).then(|| u32::from(u16::from_be_bytes([head[4], head[5]])))
 }
 
 #[cfg(test)]

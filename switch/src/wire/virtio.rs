@@ -94,9 +94,7 @@ impl Offload {
     /// Truncated header, unknown GSO type, a GSO size of 0, offsets outside of the frame; a super-frame whose checksum
     /// is not partial ([`Cause::Flags`]), since each segment needs its own.
     pub fn parse(header: &[u8], frame_len: usize) -> Result<Self, WireError> {
-        let header = header
-            .first_chunk::<HEADER_LEN>()
-            .ok_or_else(|| refuse(Cause::Truncated))?;
+        let header = header.first_chunk::<HEADER_LEN>().ok_or_else(|| refuse(Cause::Truncated))?;
         let checksum = if header[field::FLAGS] & FLAG_NEEDS_CSUM != 0 {
             let start = word(header, field::CSUM_START);
             let offset = word(header, field::CSUM_OFFSET);
@@ -159,19 +157,11 @@ fn parse_gso(header: &[u8; HEADER_LEN]) -> Result<Option<Gso>, WireError> {
     if size == 0 {
         return Err(refuse(Cause::Bounds));
     }
-    Ok(Some(Gso {
-        kind,
-        size,
-        header_len: word(header, field::HDR_LEN),
-        ecn,
-    }))
+    Ok(Some(Gso { kind, size, header_len: word(header, field::HDR_LEN), ecn }))
 }
 
 fn refuse(cause: Cause) -> WireError {
-    WireError {
-        layer: Layer::Virtio,
-        cause,
-    }
+    WireError { layer: Layer::Virtio, cause }
 }
 
 fn word(header: &[u8; HEADER_LEN], at: usize) -> u16 {
@@ -192,16 +182,8 @@ mod tests {
 
     fn tcp4() -> Offload {
         Offload {
-            checksum: Checksum::Partial {
-                start: 34,
-                offset: 16,
-            },
-            gso: Some(Gso {
-                kind: GsoKind::Tcp4,
-                size: 1448,
-                header_len: 66,
-                ecn: false,
-            }),
+            checksum: Checksum::Partial { start: 34, offset: 16 },
+            gso: Some(Gso { kind: GsoKind::Tcp4, size: 1448, header_len: 66, ecn: false }),
         }
     }
 
@@ -232,18 +214,9 @@ mod tests {
 
     #[test]
     fn the_checksum_lies_within_the_frame() {
-        let at = |start, offset| Offload {
-            checksum: Checksum::Partial { start, offset },
-            gso: None,
-        };
-        assert_eq!(
-            Offload::parse(&at(1512, 0).emit(), FRAME_LEN),
-            Ok(at(1512, 0))
-        );
-        assert_eq!(
-            Offload::parse(&at(0, 1512).emit(), FRAME_LEN),
-            Ok(at(0, 1512))
-        );
+        let at = |start, offset| Offload { checksum: Checksum::Partial { start, offset }, gso: None };
+        assert_eq!(Offload::parse(&at(1512, 0).emit(), FRAME_LEN), Ok(at(1512, 0)));
+        assert_eq!(Offload::parse(&at(0, 1512).emit(), FRAME_LEN), Ok(at(0, 1512)));
         assert_eq!(cause(&at(1512, 1).emit()), Cause::Bounds);
         assert_eq!(cause(&at(1513, 0).emit()), Cause::Bounds);
         assert_eq!(cause(&at(u16::MAX, u16::MAX).emit()), Cause::Bounds);
@@ -255,10 +228,9 @@ mod tests {
             let mut header = tcp4().emit();
             header[field::GSO_TYPE] = gso_type;
             match gso_type {
-                0 | 1 | 4 | 5 | 0x81 | 0x84 => assert!(
-                    Offload::parse(&header, FRAME_LEN).is_ok(),
-                    "type {gso_type}"
-                ),
+                0 | 1 | 4 | 5 | 0x81 | 0x84 => {
+                    assert!(Offload::parse(&header, FRAME_LEN).is_ok(), "type {gso_type}")
+                }
                 _ => assert_eq!(cause(&header), Cause::Unknown, "type {gso_type}"),
             }
         }
@@ -284,25 +256,19 @@ mod tests {
     }
 
     fn offloads() -> impl Strategy<Value = Offload> {
-        let partial =
-            (0u16..1000, 0u16..500).prop_map(|(start, offset)| Checksum::Partial { start, offset });
+        let partial = (0u16..1000, 0u16..500).prop_map(|(start, offset)| Checksum::Partial { start, offset });
         let kind = prop_oneof![Just(GsoKind::Tcp4), Just(GsoKind::Tcp6), Just(GsoKind::Udp)];
-        let gso = (kind, 1..=u16::MAX, any::<u16>(), any::<bool>()).prop_map(
-            |(kind, size, header_len, ecn)| Gso {
+        let gso =
+            (kind, 1..=u16::MAX, any::<u16>(), any::<bool>()).prop_map(|(kind, size, header_len, ecn)| Gso {
                 kind,
                 size,
                 header_len,
                 ecn: ecn && kind != GsoKind::Udp,
-            },
-        );
+            });
         prop_oneof![
             Just(Offload::default()),
-            Just(Offload {
-                checksum: Checksum::Verified,
-                gso: None
-            }),
-            (partial, proptest::option::of(gso))
-                .prop_map(|(checksum, gso)| Offload { checksum, gso }),
+            Just(Offload { checksum: Checksum::Verified, gso: None }),
+            (partial, proptest::option::of(gso)).prop_map(|(checksum, gso)| Offload { checksum, gso }),
         ]
     }
 

@@ -6,6 +6,7 @@
 //! ```
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::{Cause, Layer, WireError};
 
@@ -25,6 +26,15 @@ mod field {
 
 /// The I flag: the VNI is valid.
 const FLAG_VNI: u8 = 0x08;
+
+/// Bytes that a frame's IP packet grows by on its way: outer IP and UDP, VXLAN, and the inner Ethernet header.
+#[must_use]
+pub fn overhead(underlay: IpAddr) -> u32 {
+    match underlay {
+        IpAddr::V4(_) => 20 + 8 + 8 + 14,
+        IpAddr::V6(_) => 40 + 8 + 8 + 14,
+    }
+}
 
 /// A VXLAN network identifier, 24 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -62,13 +72,8 @@ impl fmt::Display for Vni {
 /// As Linux's vxlan device does: the I flag must be set, every other flag ([`Cause::Flags`]) and reserved bit
 /// ([`Cause::Reserved`]) clear. [`Cause::Truncated`] below [`HEADER_LEN`] bytes.
 pub fn parse(datagram: &[u8]) -> Result<Vni, WireError> {
-    let refuse = |cause| WireError {
-        layer: Layer::Vxlan,
-        cause,
-    };
-    let header = datagram
-        .first_chunk::<HEADER_LEN>()
-        .ok_or_else(|| refuse(Cause::Truncated))?;
+    let refuse = |cause| WireError { layer: Layer::Vxlan, cause };
+    let header = datagram.first_chunk::<HEADER_LEN>().ok_or_else(|| refuse(Cause::Truncated))?;
     if header[field::FLAGS] != FLAG_VNI {
         return Err(refuse(Cause::Flags));
     }
@@ -103,10 +108,7 @@ mod tests {
 
     #[test]
     fn the_header_is_that_of_the_rfc() {
-        assert_eq!(
-            emit(Vni::new(0x12_3456).unwrap()),
-            [0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0]
-        );
+        assert_eq!(emit(Vni::new(0x12_3456).unwrap()), [0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0]);
     }
 
     #[test]

@@ -14,11 +14,7 @@ pub enum TapError {
     )]
     Name(String),
     /// Out of what a TAP can do.
-    #[error(
-        "{name}: an MTU of {mtu} is out of range: a TAP takes {} to {}",
-        super::MTU_MIN,
-        super::MTU_MAX
-    )]
+    #[error("{name}: an MTU of {mtu} is out of range: a TAP takes {} to {}", super::MTU_MIN, super::MTU_MAX)]
     Mtu {
         /// The device.
         name: String,
@@ -26,9 +22,7 @@ pub enum TapError {
         mtu: u32,
     },
     /// A group address, or zero.
-    #[error(
-        "{name}: {mac} can't be an interface's address: it must be neither zero nor a group address"
-    )]
+    #[error("{name}: {mac} can't be an interface's address: it must be neither zero nor a group address")]
     Mac {
         /// The device.
         name: String,
@@ -59,9 +53,7 @@ pub enum TapError {
     #[error("{0}: this interface exists but is no TAP: choose another name")]
     NotATap(String),
     /// A setting that differs from what was asked for may not be changed.
-    #[error(
-        "{name}: not permitted to change its {setting}: run as root, or have root do `{command}`"
-    )]
+    #[error("{name}: not permitted to change its {setting}: run as root, or have root do `{command}`")]
     SettingNotPermitted {
         /// The device.
         name: String,
@@ -86,15 +78,9 @@ pub enum TapError {
 pub(super) fn opening(name: &str, errno: rustix::io::Errno) -> TapError {
     match errno {
         // ENODEV and ENXIO: the node is there, its module is not.
-        rustix::io::Errno::NOENT | rustix::io::Errno::NODEV | rustix::io::Errno::NXIO => {
-            TapError::NoDriver
-        }
+        rustix::io::Errno::NOENT | rustix::io::Errno::NODEV | rustix::io::Errno::NXIO => TapError::NoDriver,
         rustix::io::Errno::ACCESS | rustix::io::Errno::PERM => TapError::DriverNotPermitted,
-        other => TapError::Io {
-            name: name.to_owned(),
-            action: "opening /dev/net/tun",
-            source: other.into(),
-        },
+        other => TapError::Io { name: name.to_owned(), action: "opening /dev/net/tun", source: other.into() },
     }
 }
 
@@ -105,11 +91,7 @@ pub(super) fn attaching(name: &str, existed: bool, error: io::Error) -> TapError
         // E2BIG: a device of many queues, all of them taken.
         Some(libc::EBUSY | libc::E2BIG) => TapError::Busy(name.to_owned()),
         Some(libc::EINVAL) if existed => TapError::NotATap(name.to_owned()),
-        _ => TapError::Io {
-            name: name.to_owned(),
-            action: "TUNSETIFF",
-            source: error,
-        },
+        _ => TapError::Io { name: name.to_owned(), action: "TUNSETIFF", source: error },
     }
 }
 
@@ -122,15 +104,9 @@ pub(super) fn setting(
 ) -> TapError {
     let name = name.to_owned();
     match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => TapError::SettingNotPermitted {
-            command: format!("ip link set {name} {to}"),
-            name,
-            setting,
-        },
-        _ => TapError::Io {
-            name,
-            action: setting,
-            source: error,
-        },
+        Some(libc::EPERM | libc::EACCES) => {
+            TapError::SettingNotPermitted { command: format!("ip link set {name} {to}"), name, setting }
+        }
+        _ => TapError::Io { name, action: setting, source: error },
     }
 }

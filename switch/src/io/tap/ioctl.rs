@@ -11,11 +11,7 @@ use crate::wire::MacAddr;
 
 /// Opens /dev/net/tun: a queue of no device yet. It is bound to the namespace of the calling thread.
 pub(super) fn open_queue() -> rustix::io::Result<OwnedFd> {
-    rustix::fs::open(
-        "/dev/net/tun",
-        OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK,
-        Mode::empty(),
-    )
+    rustix::fs::open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
 }
 
 /// A name as `struct ifreq` takes it: its bytes, then zeros.
@@ -25,9 +21,8 @@ pub(super) struct IfName([libc::c_char; libc::IFNAMSIZ]);
 impl IfName {
     /// `None` if the kernel would refuse the name (`dev_valid_name`), or expand a `%d` in it.
     pub(super) fn new(name: &str) -> Option<Self> {
-        let refused = |byte: u8| {
-            matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace() || byte == 0x0b
-        };
+        let refused =
+            |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace() || byte == 0x0b;
         if name.is_empty()
             || name.len() >= libc::IFNAMSIZ
             || matches!(name, "." | "..")
@@ -54,11 +49,7 @@ impl IfName {
 fn interface(fd: BorrowedFd<'_>, code: libc::Ioctl, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: every code given by this file takes a pointer to an `ifreq`, which outlives the call.
     let answer = unsafe { libc::ioctl(fd.as_raw_fd(), code, std::ptr::from_mut(request)) };
-    if answer < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Attaches a queue to the device of that name, which is made if there is none (`TUNSETIFF`).
@@ -86,28 +77,14 @@ fn flag_bits(flags: c_int) -> c_short {
 pub(super) fn set_header_len(queue: BorrowedFd<'_>, len: c_int) -> io::Result<()> {
     // SAFETY: this request takes a pointer to an int, which outlives the call.
     let answer = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETVNETHDRSZ, &raw const len) };
-    if answer < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// States which unfinished frames we take (`TUN_F_…`, `TUNSETOFFLOAD`), for the whole device. EINVAL: not these.
 pub(super) fn set_offload(queue: BorrowedFd<'_>, mask: c_uint) -> io::Result<()> {
     // SAFETY: this request takes its argument by value.
-    let answer = unsafe {
-        libc::ioctl(
-            queue.as_raw_fd(),
-            libc::TUNSETOFFLOAD,
-            libc::c_ulong::from(mask),
-        )
-    };
-    if answer < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    let answer = unsafe { libc::ioctl(queue.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(mask)) };
+    if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The device's MAC address, asked through its queue.
@@ -125,10 +102,7 @@ pub(super) fn mac(queue: BorrowedFd<'_>, name: IfName) -> io::Result<MacAddr> {
 
 /// Changes the device's MAC address through its queue, for which holding the queue is right enough.
 pub(super) fn set_mac(queue: BorrowedFd<'_>, name: IfName, mac: MacAddr) -> io::Result<()> {
-    let mut address = libc::sockaddr {
-        sa_family: libc::ARPHRD_ETHER,
-        sa_data: [0; 14],
-    };
+    let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
     for (to, from) in address.sa_data.iter_mut().zip(mac.0) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
@@ -147,12 +121,8 @@ pub(super) struct Link {
 impl Link {
     pub(super) fn new(name: IfName) -> io::Result<Self> {
         // Any family does: these requests only use the socket to find the namespace.
-        let socket = rustix::net::socket_with(
-            AddressFamily::UNIX,
-            SocketType::DGRAM,
-            SocketFlags::CLOEXEC,
-            None,
-        )?;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         Ok(Self { socket, name })
     }
 
@@ -206,18 +176,7 @@ mod tests {
 
     #[test]
     fn names_that_the_kernel_refuses_or_expands_are_refused() {
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "a b",
-            "a\tb",
-            "tap%d",
-            "a:b",
-            "sixteen-bytes-ab",
-            "a\0",
-        ] {
+        for bad in ["", ".", "..", "a/b", "a b", "a\tb", "tap%d", "a:b", "sixteen-bytes-ab", "a\0"] {
             assert!(IfName::new(bad).is_none(), "{bad:?}");
         }
         for good in ["tap0", "fifteen-bytes-a", "...", "tap.5"] {

@@ -10,6 +10,7 @@
 mod error;
 mod ioctl;
 
+use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -50,21 +51,18 @@ pub struct Offloads {
 
 impl Offloads {
     /// Whatever the kernel has.
-    pub const ALL: Self = Self {
-        header: true,
-        checksum: true,
-        tso: true,
-        ecn: true,
-        uso: true,
-    };
+    pub const ALL: Self = Self { header: true, checksum: true, tso: true, ecn: true, uso: true };
     /// Plain frames.
-    pub const NONE: Self = Self {
-        header: false,
-        checksum: false,
-        tso: false,
-        ecn: false,
-        uso: false,
-    };
+    pub const NONE: Self = Self { header: false, checksum: false, tso: false, ecn: false, uso: false };
+}
+
+impl fmt::Display for Offloads {
+    /// Those agreed on, `none` if none.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [(self.checksum, "checksum"), (self.tso, "tso"), (self.ecn, "ecn"), (self.uso, "uso")];
+        let agreed: Vec<_> = all.iter().filter(|(agreed, _)| *agreed).map(|&(_, name)| name).collect();
+        f.write_str(if agreed.is_empty() { "none".into() } else { agreed.join("+") }.as_str())
+    }
 }
 
 /// A TAP to be opened.
@@ -88,29 +86,16 @@ impl TapConfig {
     /// A device in this namespace, set up, with every offload there is.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            netns: None,
-            mac: None,
-            mtu: None,
-            up: true,
-            offloads: Offloads::ALL,
-        }
+        Self { name: name.into(), netns: None, mac: None, mtu: None, up: true, offloads: Offloads::ALL }
     }
 
     fn check(&self) -> Result<IfName, TapError> {
         let name = IfName::new(&self.name).ok_or_else(|| TapError::Name(self.name.clone()))?;
         if let Some(mtu) = self.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
-            return Err(TapError::Mtu {
-                name: self.name.clone(),
-                mtu,
-            });
+            return Err(TapError::Mtu { name: self.name.clone(), mtu });
         }
         if let Some(mac) = self.mac.filter(|mac| mac.is_zero() || mac.is_multicast()) {
-            return Err(TapError::Mac {
-                name: self.name.clone(),
-                mac,
-            });
+            return Err(TapError::Mac { name: self.name.clone(), mac });
         }
         Ok(name)
     }
@@ -119,9 +104,7 @@ impl TapConfig {
 /// Checks a name as [`Tap::open`] does.
 #[cfg(feature = "compat-tun-tap")]
 pub(super) fn check_name(name: &str) -> Result<(), TapError> {
-    IfName::new(name)
-        .map(drop)
-        .ok_or_else(|| TapError::Name(name.to_owned()))
+    IfName::new(name).map(drop).ok_or_else(|| TapError::Name(name.to_owned()))
 }
 
 /// What is the same for every queue of a device.
@@ -131,6 +114,8 @@ struct Device {
     created: bool,
     multi_queue: bool,
     offloads: Offloads,
+    mac: MacAddr,
+    mtu: u32,
 }
 
 /// A TAP device: one queue of it.
@@ -159,13 +144,7 @@ impl Tap {
     }
 
     fn open_here(config: &TapConfig, name: IfName) -> Result<Self, TapError> {
-        let failed = |action| {
-            move |source| TapError::Io {
-                name: config.name.clone(),
-                action,
-                source,
-            }
-        };
+        let failed = |action| move |source| TapError::Io { name: config.name.clone(), action, source };
         let link = Link::new(name).map_err(failed("opening a socket"))?;
         let existed = link.exists().map_err(failed("looking for the interface"))?;
         let queue = ioctl::open_queue().map_err(|errno| error::opening(&config.name, errno))?;
@@ -173,61 +152,19 @@ impl Tap {
             .map_err(|error| error::attaching(&config.name, existed, error))?;
         let flags = ioctl::device_flags(queue.as_fd()).map_err(failed("TUNGETIFF"))?;
         let header = flags & libc::IFF_VNET_HDR != 0;
-        let request = Offloads {
-            header,
-            ..config.offloads
-        };
+        let request = Offloads { header, ..config.offloads };
         let offloads = negotiate(queue.as_fd(), request).map_err(failed("agreeing on offloads"))?;
+        apply(config, queue.as_fd(), name, &link)?;
         let device = Device {
             name: config.name.clone(),
             // The second condition guards against one that appeared after we had looked.
             created: !existed && flags & libc::IFF_PERSIST == 0,
             multi_queue: flags & libc::IFF_MULTI_QUEUE != 0,
             offloads,
+            mac: ioctl::mac(queue.as_fd(), name).map_err(failed("reading its address"))?,
+            mtu: u32::try_from(link.mtu().map_err(failed("reading its MTU"))?).unwrap_or(0),
         };
-        let tap = Self { device, queue };
-        tap.apply(config, name, &link)?;
-        Ok(tap)
-    }
-
-    /// Each setting only where it differs, since asking takes no rights and changing does.
-    fn apply(&self, config: &TapConfig, name: IfName, link: &Link) -> Result<(), TapError> {
-        let queue = self.queue.as_fd();
-        if let Some(mac) = config.mac {
-            let set = || {
-                if ioctl::mac(queue, name)? == mac {
-                    Ok(())
-                } else {
-                    ioctl::set_mac(queue, name, mac)
-                }
-            };
-            set().map_err(|error| {
-                error::setting(
-                    &config.name,
-                    "MAC address",
-                    format_args!("address {mac}"),
-                    error,
-                )
-            })?;
-        }
-        if let Some(mtu) = config.mtu {
-            let wanted = i32::try_from(mtu).expect("the range was checked");
-            let set = || {
-                if link.mtu()? == wanted {
-                    Ok(())
-                } else {
-                    link.set_mtu(wanted)
-                }
-            };
-            set().map_err(|error| {
-                error::setting(&config.name, "MTU", format_args!("mtu {mtu}"), error)
-            })?;
-        }
-        if config.up {
-            let set = || if link.is_up()? { Ok(()) } else { link.set_up() };
-            set().map_err(|error| error::setting(&config.name, "state", "up", error))?;
-        }
-        Ok(())
+        Ok(Self { device, queue })
     }
 
     /// Its name.
@@ -246,6 +183,18 @@ impl Tap {
     #[must_use]
     pub fn multi_queue(&self) -> bool {
         self.device.multi_queue
+    }
+
+    /// Its MAC address, as it was when opened.
+    #[must_use]
+    pub fn mac(&self) -> MacAddr {
+        self.device.mac
+    }
+
+    /// Its MTU in bytes, as it was when opened.
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.device.mtu
     }
 
     /// What has been agreed on.
@@ -274,19 +223,36 @@ impl Tap {
     }
 }
 
+/// Each setting only where it differs, since asking takes no rights and changing does.
+fn apply(config: &TapConfig, queue: BorrowedFd<'_>, name: IfName, link: &Link) -> Result<(), TapError> {
+    if let Some(mac) = config.mac {
+        let set = || {
+            if ioctl::mac(queue, name)? == mac { Ok(()) } else { ioctl::set_mac(queue, name, mac) }
+        };
+        set().map_err(|error| {
+            error::setting(&config.name, "MAC address", format_args!("address {mac}"), error)
+        })?;
+    }
+    if let Some(mtu) = config.mtu {
+        let wanted = i32::try_from(mtu).expect("the range was checked");
+        let set = || {
+            if link.mtu()? == wanted { Ok(()) } else { link.set_mtu(wanted) }
+        };
+        set().map_err(|error| error::setting(&config.name, "MTU", format_args!("mtu {mtu}"), error))?;
+    }
+    if config.up {
+        let set = || if link.is_up()? { Ok(()) } else { link.set_up() };
+        set().map_err(|error| error::setting(&config.name, "state", "up", error))?;
+    }
+    Ok(())
+}
+
 /// Attaches with as much as the device takes: a header if wanted, and many queues only where it insists on them.
 fn attach(queue: BorrowedFd<'_>, name: IfName, header: bool) -> std::io::Result<()> {
     let plain = libc::IFF_TAP | libc::IFF_NO_PI;
     let with_header = plain | libc::IFF_VNET_HDR;
-    let all = [
-        with_header,
-        with_header | libc::IFF_MULTI_QUEUE,
-        plain,
-        plain | libc::IFF_MULTI_QUEUE,
-    ];
-    let (last, others) = all[if header { 0 } else { 2 }..]
-        .split_last()
-        .expect("four or two of them");
+    let all = [with_header, with_header | libc::IFF_MULTI_QUEUE, plain, plain | libc::IFF_MULTI_QUEUE];
+    let (last, others) = all[if header { 0 } else { 2 }..].split_last().expect("four or two of them");
     for flags in others {
         match ioctl::attach(queue, name, *flags) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -304,10 +270,7 @@ fn negotiate(queue: BorrowedFd<'_>, wanted: Offloads) -> std::io::Result<Offload
     if !wanted.header {
         return Ok(Offloads::NONE);
     }
-    ioctl::set_header_len(
-        queue,
-        libc::c_int::try_from(virtio::HEADER_LEN).expect("ten"),
-    )?;
+    ioctl::set_header_len(queue, libc::c_int::try_from(virtio::HEADER_LEN).expect("ten"))?;
     let mut mask = 0;
     let mut add = |wanted: bool, bits| {
         let agreed = wanted && ioctl::set_offload(queue, mask | bits).is_ok();
@@ -318,13 +281,7 @@ fn negotiate(queue: BorrowedFd<'_>, wanted: Offloads) -> std::io::Result<Offload
     let tso = add(checksum && wanted.tso, libc::TUN_F_TSO4 | libc::TUN_F_TSO6);
     let ecn = add(tso && wanted.ecn, libc::TUN_F_TSO_ECN);
     let uso = add(checksum && wanted.uso, libc::TUN_F_USO4 | libc::TUN_F_USO6);
-    Ok(Offloads {
-        header: true,
-        checksum,
-        tso,
-        ecn,
-        uso,
-    })
+    Ok(Offloads { header: true, checksum, tso, ecn, uso })
 }
 
 /// What a failed read of a TAP's queue means.
@@ -364,12 +321,7 @@ impl Drop for Tap {
 }
 
 impl FrameIo for Tap {
-    fn read(
-        &mut self,
-        pool: &mut Pool,
-        into: &mut Vec<Frame>,
-        max: usize,
-    ) -> Result<ReadReport, ReadError> {
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError> {
         let mut report = ReadReport::default();
         for _ in 0..max {
             let Some(mut buf) = pool.take() else { break };
@@ -395,9 +347,7 @@ impl FrameIo for Tap {
     fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
         let outcome = if self.device.offloads.header {
             let header = offload.emit();
-            retry_on_intr(|| {
-                rustix::io::writev(&self.queue, &[IoSlice::new(&header), IoSlice::new(frame)])
-            })
+            retry_on_intr(|| rustix::io::writev(&self.queue, &[IoSlice::new(&header), IoSlice::new(frame)]))
         } else {
             assert_finished(offload);
             retry_on_intr(|| rustix::io::write(&self.queue, frame))
@@ -411,9 +361,7 @@ impl FrameIo for Tap {
 
     /// The kernel takes on a write what it may give on a read, so this is what was agreed on.
     fn capabilities(&self) -> Capabilities {
-        let Offloads {
-            checksum, tso, uso, ..
-        } = self.device.offloads;
+        let Offloads { checksum, tso, uso, .. } = self.device.offloads;
         Capabilities { checksum, tso, uso }
     }
 }
@@ -424,41 +372,16 @@ mod tests {
 
     #[test]
     fn a_config_out_of_range_is_refused_before_anything_is_touched() {
-        let config = |mtu, mac| TapConfig {
-            mtu,
-            mac,
-            ..TapConfig::new("tap0")
-        };
+        let config = |mtu, mac| TapConfig { mtu, mac, ..TapConfig::new("tap0") };
         for mtu in [0, 67, 65_522] {
-            assert!(
-                matches!(
-                    Tap::open(&config(Some(mtu), None)),
-                    Err(TapError::Mtu { .. })
-                ),
-                "{mtu}"
-            );
+            assert!(matches!(Tap::open(&config(Some(mtu), None)), Err(TapError::Mtu { .. })), "{mtu}");
         }
-        for mac in [
-            MacAddr::BROADCAST,
-            MacAddr([0; 6]),
-            MacAddr([1, 0, 0, 0, 0, 1]),
-        ] {
-            assert!(
-                matches!(
-                    Tap::open(&config(None, Some(mac))),
-                    Err(TapError::Mac { .. })
-                ),
-                "{mac}"
-            );
+        for mac in [MacAddr::BROADCAST, MacAddr([0; 6]), MacAddr([1, 0, 0, 0, 0, 1])] {
+            assert!(matches!(Tap::open(&config(None, Some(mac))), Err(TapError::Mac { .. })), "{mac}");
         }
-        assert!(matches!(
-            Tap::open(&TapConfig::new("tap%d")),
-            Err(TapError::Name(_))
-        ));
-        let lost = TapConfig {
-            netns: Some(NetnsRef::Name("vswitchd-none".into())),
-            ..TapConfig::new("tap0")
-        };
+        assert!(matches!(Tap::open(&TapConfig::new("tap%d")), Err(TapError::Name(_))));
+        let lost =
+            TapConfig { netns: Some(NetnsRef::Name("vswitchd-none".into())), ..TapConfig::new("tap0") };
         assert!(matches!(Tap::open(&lost), Err(TapError::Netns(_))));
     }
 }

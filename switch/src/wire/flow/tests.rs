@@ -1,6 +1,5 @@
 use etherparse::{
-    IpFragOffset, IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, NetSlice, PacketBuilder,
-    SlicedPacket,
+    IpFragOffset, IpHeaders, Ipv4Header, Ipv6FlowLabel, Ipv6Header, NetSlice, PacketBuilder, SlicedPacket,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -65,15 +64,9 @@ fn extension(next_header: u8, units: u8) -> Vec<u8> {
 #[test]
 fn every_truncation_of_an_ip_packet_is_no_transport() {
     let four = udp4(1, 2, b"payload");
-    let six = v6(
-        0,
-        &[&extension(60, 1)[..], &extension(UDP, 2), &[0; 8]].concat(),
-    );
+    let six = v6(0, &[&extension(60, 1)[..], &extension(UDP, 2), &[0; 8]].concat());
     for frame in [&four, &six] {
-        assert_eq!(
-            find(frame).map(|transport| transport.end),
-            Some(frame.len())
-        );
+        assert_eq!(find(frame).map(|transport| transport.end), Some(frame.len()));
         let header = Header::parse(frame).unwrap();
         for len in 0..frame.len() {
             assert_eq!(Transport::find(&frame[..len], &header), None, "{len} bytes");
@@ -88,29 +81,13 @@ fn padding_is_not_of_the_packet() {
     let len = frame.len();
     frame.resize(60, 0);
     let transport = find(&frame).unwrap();
-    assert_eq!(
-        transport,
-        Transport {
-            ip: IpVersion::V4,
-            ip_start: 14,
-            protocol: UDP,
-            start: 34,
-            end: len
-        }
-    );
+    assert_eq!(transport, Transport { ip: IpVersion::V4, ip_start: 14, protocol: UDP, start: 34, end: len });
 }
 
 #[test]
 fn lengths_that_contradict_are_refused() {
     let good = udp4(1, 2, b"payload");
-    for (at, value) in [
-        (14, 0x44),
-        (14, 0x65),
-        (14, 0x4f),
-        (17, 19),
-        (17, 0),
-        (16, 1),
-    ] {
+    for (at, value) in [(14, 0x44), (14, 0x65), (14, 0x4f), (17, 19), (17, 0), (16, 1)] {
         let mut frame = good.clone();
         frame[at] = value;
         assert_eq!(find(&frame), None, "byte {at} = {value:#x}");
@@ -148,10 +125,7 @@ fn extension_headers_are_walked_to_a_limit() {
 fn a_routing_header_counts_once_it_is_used_up() {
     let mut routing = extension(TCP, 3);
     let frame = v6(43, &[&routing[..], &[0; 20]].concat());
-    assert_eq!(
-        find(&frame).map(|transport| transport.start),
-        Some(14 + 40 + 24)
-    );
+    assert_eq!(find(&frame).map(|transport| transport.start), Some(14 + 40 + 24));
     routing[3] = 1;
     assert_eq!(find(&v6(43, &[&routing[..], &[0; 20]].concat())), None);
 }
@@ -168,8 +142,7 @@ fn fragments4() -> Vec<Vec<u8>> {
     cuts.iter()
         .map(|&(from, to)| {
             let len = u16::try_from(to - from).unwrap();
-            let mut ip =
-                Ipv4Header::new(len, 64, IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
+            let mut ip = Ipv4Header::new(len, 64, IpNumber::UDP, [10, 0, 0, 1], [10, 0, 0, 2]).unwrap();
             ip.dont_fragment = false;
             ip.identification = 99;
             ip.more_fragments = to != payload.len();
@@ -198,10 +171,7 @@ fn fragments_of_a_packet_go_one_way() {
     for fragments in [fragments4(), fragments6()] {
         assert!(fragments.iter().all(|frame| find(frame).is_none()));
         let values: Vec<u32> = fragments.iter().map(|frame| entropy_of(frame)).collect();
-        assert!(
-            values.iter().all(|&value| value == values[0]),
-            "{values:x?}"
-        );
+        assert!(values.iter().all(|&value| value == values[0]), "{values:x?}");
     }
 }
 
@@ -221,10 +191,7 @@ fn echo_flows_are_told_apart_by_identifier() {
     let echo = |id, sequence| {
         let mut frame = Vec::new();
         let builder = PacketBuilder::ethernet2(A, B).ipv6(A6, B6, 64);
-        builder
-            .icmpv6_echo_request(id, sequence)
-            .write(&mut frame, b"ping")
-            .unwrap();
+        builder.icmpv6_echo_request(id, sequence).write(&mut frame, b"ping").unwrap();
         frame
     };
     assert_eq!(entropy_of(&echo(1, 1)), entropy_of(&echo(1, 2)));
@@ -250,10 +217,7 @@ fn neighbouring_ports_spread_over_few_buckets() {
     for port in 0..4096 {
         buckets[entropy_of(&udp4(40_000 + port, 443, b"")) as usize % 16] += 1;
     }
-    assert!(
-        buckets.iter().all(|&count| (180..340).contains(&count)),
-        "{buckets:?}"
-    );
+    assert!(buckets.iter().all(|&count| (180..340).contains(&count)), "{buckets:?}");
 }
 
 proptest! {

@@ -1,0 +1,144 @@
+//! `vswitchd switch`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ArgGroup;
+
+use super::{Format, failed};
+use crate::standalone::{self, Config, NetworkSpec, PeerSpec, TapSpec};
+use crate::switch::fdb::Limits;
+use crate::switch::io::netns::NetnsRef;
+use crate::switch::storm::StormLimit;
+use crate::switch::wire::{MacAddr, vxlan};
+
+/// Run one switch with peers given by hand
+///
+/// Creates the TAP devices (or takes over ones that are there), carries their frames to the peers as VXLAN, and back.
+/// Learns where addresses are from the traffic. Peers may be other vswitchd hosts, Linux's own vxlan device, Open
+/// vSwitch, or any other RFC 7348 end point.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES, group(ArgGroup::new("ports").args(["tap", "vni"]).required(true).multiple(true)))]
+pub(super) struct Args {
+    /// Network to serve, 0 to 16777215, with its TAPs: VNI[:TAP[,TAP]...]
+    #[arg(long, value_name = "VNI[:TAP,...]", required = true)]
+    vni: Vec<NetworkSpec>,
+
+    /// TAP device in the network, when there is one --vni: NAME[@NETNS]
+    ///
+    /// NETNS is the namespace that the device is to be in: a name (as of `ip netns`), a path, or a process id.
+    #[arg(long, value_name = "NAME[@NETNS]")]
+    tap: Vec<TapSpec>,
+
+    /// Namespace of every TAP that names none: a name, a path, or a process id
+    #[arg(long, value_name = "NETNS")]
+    tap_netns: Option<NetnsRef>,
+
+    /// MAC address of a TAP; once for each TAP, in their order [default: the kernel's choice]
+    #[arg(long, value_name = "MAC")]
+    mac: Vec<MacAddr>,
+
+    /// This host's address in the underlay
+    #[arg(long, value_name = "ADDRESS")]
+    local: std::net::IpAddr,
+
+    /// Another host's address, and the networks that it is in [default: all]
+    #[arg(long, value_name = "ADDRESS[@VNI,...]")]
+    peer: Vec<PeerSpec>,
+
+    /// UDP port, the same on all hosts
+    #[arg(long, default_value_t = vxlan::PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    port: u16,
+
+    /// MTU of the TAPs [default: what the path to every peer carries, less the 50 (IPv6: 70) bytes of VXLAN]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65_521))]
+    mtu: Option<u32>,
+
+    /// Broadcast, multicast and unknown-destination frames a second that each port may have flooded
+    #[arg(long, value_name = "FRAMES", default_value_t = StormLimit::default().frames_per_second)]
+    storm_limit: u32,
+
+    /// Seconds after which an address not heard from is forgotten
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().age.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    ageing: u64,
+
+    /// Addresses that the forwarding table holds
+    #[arg(long, value_name = "ENTRIES", default_value_t = Limits::default().entries_max)]
+    table_size: usize,
+
+    /// Use no TAP offloads: frames arrive cut to size, with checksums finished
+    #[arg(long)]
+    no_offload: bool,
+
+    /// How to print events and counters
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  One network, two hosts (run the mirror image on 192.0.2.2):
+    vswitchd switch --vni 42 --tap tap0 --local 192.0.2.1 --peer 192.0.2.2
+    ip address add 10.0.0.1/24 dev tap0
+
+  Two networks, each with a device in a container's namespace:
+    vswitchd switch --vni 42:eth0@web --vni 43:eth1@4711 --local 192.0.2.1 --peer 192.0.2.2
+
+  A kernel's vxlan device as the other end:
+    ip link add vx0 type vxlan id 42 remote 192.0.2.1 dstport 4789 dev eth0
+
+Signals: SIGUSR1 prints the counters; SIGINT and SIGTERM stop, printing them.
+Exit status: 0 stopped by a signal, 1 failed, 2 wrong usage.";
+
+impl Args {
+    pub(super) fn run(self) -> ExitCode {
+        let json = self.format == Format::Json;
+        let outcome = self.config().and_then(|config| Ok(standalone::run(config, json)?));
+        match outcome {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(Failure::Usage(error)) => {
+                eprintln!("vswitchd: {error} (see vswitchd switch --help)");
+                ExitCode::from(2)
+            }
+            Err(Failure::Run(error)) => failed(&error),
+        }
+    }
+
+    fn config(self) -> Result<Config, Failure> {
+        let limits = Limits {
+            age: Duration::from_secs(self.ageing),
+            entries_max: self.table_size,
+            ..Limits::default()
+        };
+        let storm = StormLimit { frames_per_second: self.storm_limit, burst: self.storm_limit };
+        let networks = standalone::assign(self.vni, self.tap, self.tap_netns.as_ref(), &self.mac)?;
+        let peers = standalone::check_peers(self.peer, &networks)?;
+        Ok(Config {
+            local: std::net::SocketAddr::new(self.local, self.port),
+            networks,
+            peers,
+            mtu: self.mtu,
+            limits,
+            storm,
+            offload: !self.no_offload,
+        })
+    }
+}
+
+enum Failure {
+    Usage(standalone::ConfigError),
+    Run(standalone::RunError),
+}
+
+impl From<standalone::ConfigError> for Failure {
+    fn from(error: standalone::ConfigError) -> Self {
+        Self::Usage(error)
+    }
+}
+
+impl From<standalone::RunError> for Failure {
+    fn from(error: standalone::RunError) -> Self {
+        Self::Run(error)
+    }
+}

@@ -1,0 +1,234 @@
+//! One switch with peers given by hand: what `vswitchd switch` does.
+//!
+//! Opens what the [`Config`] names, runs a worker until a signal, and prints counters. Everything that it made goes
+//! with it: TAPs that it created vanish when closed, ones that it took over stay as they were.
+
+mod config;
+mod report;
+
+pub use config::{Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_peers};
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::switch::io::FrameIo;
+use crate::switch::io::tap::{MTU_MAX, MTU_MIN, Offloads, Tap, TapConfig, TapError};
+use crate::switch::io::udp::{BindError, Udp, UdpConfig};
+use crate::switch::switch::Switch;
+use crate::switch::tables::{PortSpec, TableError};
+use crate::switch::wire::vxlan;
+use crate::switch::worker::{Event, Worker, WorkerConfig, WorkerError};
+use report::{Line, Printer};
+
+/// MTU of the TAPs where no peer's path is known: Ethernet's 1500 less VXLAN over IPv6, the larger overhead.
+const MTU_DEFAULT: u32 = 1_430;
+
+/// Why a switch did not run, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The underlay's socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// A TAP.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The tables refused a port or a peer.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The MTU asked for doesn't fit the path to a peer.
+    #[error(
+        "MTU {asked} is too large: the path to {peer} carries {path} bytes, which leaves {fits} after VXLAN; \
+         use --mtu {fits} or less, or raise the underlay's MTU to {needs}"
+    )]
+    MtuTooLarge {
+        /// What was asked for.
+        asked: u32,
+        /// The peer with the narrowest path.
+        peer: IpAddr,
+        /// Its path's MTU.
+        path: u32,
+        /// The largest that fits.
+        fits: u32,
+        /// The underlay MTU that would be needed.
+        needs: u32,
+    },
+    /// The path to a peer carries nothing useful.
+    #[error("the path to {0} carries only {1} bytes, too few for VXLAN")]
+    PathTooNarrow(IpAddr, u32),
+    /// The worker ended by itself.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// Signals or threads could not be had.
+    #[error("can't start: {0}")]
+    System(#[from] io::Error),
+}
+
+struct Peer {
+    address: SocketAddr,
+    spec: PeerSpec,
+    path_mtu: Option<u32>,
+}
+
+/// Runs a switch until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Before the first frame: what can't be had of the system. Later: only the worker's own end.
+pub fn run(config: Config, json: bool) -> Result<(), RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    runtime.block_on(async {
+        // First of all, so that a signal at any later moment takes the way out that cleans up.
+        let signals = Signals::new()?;
+        let (running, events) = start(config, Printer::new(json))?;
+        running.serve(signals, events).await
+    })
+}
+
+struct Running {
+    switch: Switch,
+    worker: Worker,
+    printer: Printer,
+}
+
+fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedReceiver<Event>), RunError> {
+    let port = config.local.port();
+    let underlay = Udp::bind(&UdpConfig { port, ..UdpConfig::new(config.local.ip(), random()) })?;
+    let receive_buffer = underlay.receive_buffer()?;
+    let peers: Vec<_> = config.peers.iter().map(|spec| find_path(&underlay, &config, spec)).collect();
+    let mtu = choose_mtu(config.mtu, config.local.ip(), &peers)?;
+
+    let switch = Switch::new(config.local, config.limits);
+    // Ports close at most once each, so the queue is bounded by their number.
+    let (tell, events) = mpsc::unbounded_channel();
+    let mut ports = Vec::new();
+    for network in &config.networks {
+        for spec in &network.taps {
+            let tap = Tap::open(&tap_config(&config, spec, mtu))?;
+            printer.print(&Line::Port {
+                name: &spec.to_string(),
+                vni: network.vni.id(),
+                mtu: tap.mtu(),
+                mac: tap.mac().to_string(),
+                created: tap.created(),
+                offloads: tap.offloads().to_string(),
+            });
+            let port = switch.add_port(PortSpec {
+                name: spec.to_string(),
+                vni: network.vni,
+                mtu: usize::try_from(tap.mtu()).unwrap_or(usize::MAX),
+                capabilities: tap.capabilities(),
+                storm: config.storm,
+            })?;
+            ports.push((port, tap));
+        }
+    }
+    for peer in &peers {
+        let all = || config.networks.iter().map(|network| network.vni).collect();
+        let vnis = if peer.spec.vnis.is_empty() { all() } else { peer.spec.vnis.clone() };
+        for &vni in &vnis {
+            switch.add_peer(vni, peer.address)?;
+        }
+        let vnis = vnis.iter().map(|vni| vni.id()).collect();
+        printer.print(&Line::Peer { address: peer.address, vnis, path_mtu: peer.path_mtu });
+    }
+    let worker = Worker::spawn(switch.clone(), Box::new(underlay), WorkerConfig::default(), move |event| {
+        // Nobody listens only when the switch is being stopped.
+        let _ = tell.send(event);
+    })?;
+    for (port, tap) in ports {
+        worker.attach(port, Box::new(tap));
+    }
+    printer.print(&Line::Ready { local: config.local, receive_buffer });
+    Ok((Running { switch, worker, printer }, events))
+}
+
+/// A seed from the system's randomness, by way of the standard library's hash keys.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn tap_config(config: &Config, spec: &TapSpec, mtu: u32) -> TapConfig {
+    TapConfig {
+        netns: spec.netns.clone(),
+        mac: spec.mac,
+        mtu: Some(mtu),
+        offloads: if config.offload { Offloads::ALL } else { Offloads::NONE },
+        ..TapConfig::new(&spec.name)
+    }
+}
+
+/// A peer's path MTU as the system knows it now; none without a route, which may come later.
+fn find_path(underlay: &Udp, config: &Config, spec: &PeerSpec) -> Peer {
+    let same_family = spec.address.is_ipv4() == config.local.is_ipv4();
+    let path_mtu = same_family.then(|| underlay.path_mtu(spec.address).ok()).flatten();
+    Peer { address: SocketAddr::new(spec.address, config.local.port()), spec: spec.clone(), path_mtu }
+}
+
+fn choose_mtu(asked: Option<u32>, local: IpAddr, peers: &[Peer]) -> Result<u32, RunError> {
+    let overhead = vxlan::overhead(local);
+    let paths = peers.iter().filter_map(|peer| Some((peer.path_mtu?, peer.spec.address)));
+    let Some((path, peer)) = paths.min() else {
+        return Ok(asked.unwrap_or(MTU_DEFAULT));
+    };
+    let fits = path.saturating_sub(overhead).min(MTU_MAX);
+    match asked {
+        _ if fits < MTU_MIN => Err(RunError::PathTooNarrow(peer, path)),
+        Some(asked) if asked > fits => {
+            Err(RunError::MtuTooLarge { asked, peer, path, fits, needs: asked + overhead })
+        }
+        Some(asked) => Ok(asked),
+        None => Ok(fits),
+    }
+}
+
+impl Running {
+    async fn serve(
+        self,
+        mut signals: Signals,
+        mut events: mpsc::UnboundedReceiver<Event>,
+    ) -> Result<(), RunError> {
+        let mut underlay_failed = false;
+        loop {
+            tokio::select! {
+                _ = signals.interrupt.recv() => break,
+                _ = signals.terminate.recv() => break,
+                _ = signals.counters.recv() => self.printer.print(&Line::Counters(&self.switch.report())),
+                event = events.recv() => match event {
+                    Some(Event::PortClosed { port, error }) => {
+                        self.printer.print(&Line::PortClosed { port: &port, reason: error.to_string() });
+                    }
+                    // Once: a socket that fails may do so at every datagram.
+                    Some(Event::UnderlayFailed(error)) if !underlay_failed => {
+                        underlay_failed = true;
+                        self.printer.print(&Line::UnderlayFailed { reason: error.to_string() });
+                    }
+                    Some(Event::UnderlayFailed(_)) => {}
+                    // The worker has dropped its end: it is no more, and `stop` says why.
+                    None => break,
+                },
+            }
+        }
+        self.worker.stop()?;
+        self.printer.print(&Line::Counters(&self.switch.report()));
+        Ok(())
+    }
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    counters: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            counters: signal(SignalKind::user_defined1())?,
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! The last step of both paths: a frame for a port, with what the port's device can't do done for it.
+
+use std::ops::Range;
+
+use crate::datapath::Context;
+use crate::drops::DropReason;
+use crate::outbox::{Delivery, Outbox};
+use crate::segment::Segmenter;
+use crate::tables::{Network, Port, PortId};
+use crate::wire::ethernet::Header;
+use crate::wire::flow::Transport;
+use crate::wire::virtio::{Checksum, Gso, GsoKind, Offload};
+use crate::{offload, runs};
+
+/// A frame in the outbox's buffers, on its way to one or more receivers.
+#[derive(Clone, Debug)]
+pub(crate) struct Stowed {
+    /// Index in [`Outbox::packets`].
+    pub(crate) packet: usize,
+    /// The frame in that buffer.
+    pub(crate) range: Range<usize>,
+    /// Its state.
+    pub(crate) offload: Offload,
+    /// Its header.
+    pub(crate) header: Header,
+    /// Its transport header's place, if it has one.
+    pub(crate) transport: Option<Transport>,
+}
+
+/// Whether the frame's checksum must be finished before the port gets it. Super-frames get theirs when cut.
+pub(crate) fn needs_checksum(port: &Port, offload: Offload) -> bool {
+    offload.gso.is_none() && !port.spec.capabilities.checksum
+}
+
+/// Finishes the checksum of a frame that is not a super-frame, for all of its receivers.
+///
+/// To be done before the first of them is given the frame, because they share its bytes.
+pub(crate) fn finish_checksum(cx: &mut Context<'_>, frame: &mut Stowed) -> Result<(), DropReason> {
+    if let Checksum::Partial { start, offset } = frame.offload.checksum {
+        let bytes = cx.out.packets[frame.packet].slice_mut(frame.range.clone());
+        offload::finish_checksum(bytes, start, offset).map_err(|_| DropReason::OffloadInvalid)?;
+        frame.offload.checksum = Checksum::Verified;
+    }
+    Ok(())
+}
+
+/// Gives the frame to a port: whole if its device takes it so, else cut.
+///
+/// # Errors
+/// A super-frame that can't be cut, or no buffers to cut it into.
+pub(crate) fn deliver(
+    cx: &mut Context<'_>,
+    network: &Network,
+    id: PortId,
+    port: &Port,
+    frame: &Stowed,
+) -> Result<(), DropReason> {
+    network.traffic.sent(1, frame.range.len());
+    match frame.offload.gso {
+        Some(gso) if !takes(port, gso) => deliver_cut(cx, id, frame),
+        _ => {
+            cx.out.deliveries.push(Delivery {
+                port: id,
+                packet: frame.packet,
+                range: frame.range.clone(),
+                offload: frame.offload,
+            });
+            Ok(())
+        }
+    }
+}
+
+fn takes(port: &Port, gso: Gso) -> bool {
+    match gso.kind {
+        GsoKind::Tcp4 | GsoKind::Tcp6 => port.spec.capabilities.tso,
+        GsoKind::Udp => port.spec.capabilities.uso,
+    }
+}
+
+fn deliver_cut(cx: &mut Context<'_>, id: PortId, frame: &Stowed) -> Result<(), DropReason> {
+    let Outbox { packets, deliveries, .. } = &mut *cx.out;
+    let bytes = packets[frame.packet].slice(frame.range.clone());
+    let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;
+    let offload = Offload { checksum: Checksum::Verified, gso: None };
+    let outcome = runs::cut(&segments, &[], cx.pool, cx.made, |run| {
+        let packet = packets.len() + run.made;
+        for start in run.range.clone().step_by(run.stride) {
+            let range = start..run.range.end.min(start + run.stride);
+            deliveries.push(Delivery { port: id, packet, range, offload });
+        }
+    });
+    packets.append(cx.made);
+    outcome
+}

@@ -1,0 +1,188 @@
+//! Hosts in network namespaces, built with the lab's own code, and traffic between them.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use vswitchd::lab::{Lab, Plan, Program, Shape};
+use vswitchd::namespace::netns::NetNs;
+
+/// Long enough for anything that happens at all, on the slowest machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Long enough for what must not happen to have happened: the same thing took microseconds where it may.
+pub(crate) const SILENCE: Duration = Duration::from_millis(300);
+
+/// The program under test.
+pub(crate) const VSWITCHD: &str = env!("CARGO_BIN_EXE_vswitchd");
+
+pub(crate) fn shape(nodes: u16, endpoints: u16, networks: u16, ipv6: bool) -> Shape {
+    Shape { nodes, endpoints, networks, ipv6, ..Shape::default() }
+}
+
+/// A lab whose nodes run `vswitchd switch`, with more arguments if wanted.
+pub(crate) fn lab(shape: Shape, arguments: &[&str]) -> Result<Lab> {
+    lab_of(Plan::new(shape)?, arguments)
+}
+
+pub(crate) fn lab_of(plan: Plan, arguments: &[&str]) -> Result<Lab> {
+    let mut lab = Lab::build(plan)?;
+    lab.start_with(VSWITCHD, arguments)?;
+    Ok(lab)
+}
+
+/// The counters of a node's switch, asked for with SIGUSR1.
+pub(crate) fn counters(program: &Program) -> Result<Value> {
+    rustix::process::kill_process(program.pid(), rustix::process::Signal::USR1)?;
+    event(program, "counters")
+}
+
+/// The next event of that kind; others are passed over.
+pub(crate) fn event(program: &Program, kind: &str) -> Result<Value> {
+    let deadline = Instant::now() + PATIENCE;
+    while let Some(event) = program.next_event(deadline) {
+        if event["event"] == kind {
+            return Ok(event);
+        }
+    }
+    bail!("no event {kind} within {PATIENCE:?}: {:?}", program.last_words())
+}
+
+pub(crate) fn program(lab: &Lab, node: usize) -> Result<&Program> {
+    lab.nodes()[node].program().context("the node runs a program")
+}
+
+/// Bytes that repeat with a period prime to every buffer's size, so that lost, doubled or moved ones show.
+fn pattern(offset: usize, into: &mut [u8]) {
+    const PERIOD: usize = 65_521;
+    for (index, byte) in into.iter_mut().enumerate() {
+        let at = (offset + index) % PERIOD;
+        *byte = (at.wrapping_mul(0x9e37) >> 7) as u8;
+    }
+}
+
+/// The pattern laid out once, so that checking a gigabyte costs a comparison.
+pub(crate) struct Pattern(Vec<u8>);
+
+const CHUNK: usize = 1 << 18;
+const PERIOD: usize = 65_521;
+
+impl Pattern {
+    pub(crate) fn new() -> Self {
+        let mut bytes = vec![0; PERIOD + CHUNK];
+        pattern(0, &mut bytes);
+        Self(bytes)
+    }
+
+    fn at(&self, offset: usize, len: usize) -> &[u8] {
+        &self.0[offset % PERIOD..][..len]
+    }
+}
+
+/// Sends `bytes` over TCP from one namespace to an address in another, checks every byte, and gives the seconds.
+pub(crate) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Result<f64> {
+    let pattern = Pattern::new();
+    let listener = to.run(|| TcpListener::bind((address, 0)))??;
+    let target = listener.local_addr()?;
+    let started = Instant::now();
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| -> Result<()> {
+            let (mut stream, _) = listener.accept()?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let mut buf = vec![0; CHUNK];
+            let mut received = 0;
+            loop {
+                let len = stream.read(&mut buf).with_context(|| format!("after {received} bytes"))?;
+                if len == 0 {
+                    break;
+                }
+                ensure!(&buf[..len] == pattern.at(received, len), "corrupted between {received} and +{len}");
+                received += len;
+            }
+            ensure!(received == bytes, "{received} of {bytes} bytes arrived");
+            stream.write_all(b"done")?;
+            Ok(())
+        });
+        let sent = (|| -> Result<()> {
+            let mut stream = connect(from, target)?;
+            stream.set_write_timeout(Some(PATIENCE))?;
+            let mut sent = 0;
+            while sent < bytes {
+                let len = CHUNK.min(bytes - sent);
+                stream.write_all(pattern.at(sent, len)).with_context(|| format!("after {sent} bytes"))?;
+                sent += len;
+            }
+            stream.shutdown(std::net::Shutdown::Write)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.read_exact(&mut [0; 4]).context("waiting for the receiver's word")?;
+            Ok(())
+        })();
+        if sent.is_err() {
+            // Let the receiver end: it may still wait for a connection.
+            to.run(|| TcpStream::connect(target))?.ok();
+        }
+        let received = receiver.join().expect("the receiver returns its errors");
+        received.context("receiving")?;
+        sent.context("sending")
+    })?;
+    Ok(started.elapsed().as_secs_f64())
+}
+
+fn connect(from: &NetNs, target: SocketAddr) -> Result<TcpStream> {
+    Ok(from.run(|| TcpStream::connect_timeout(&target, PATIENCE))??)
+}
+
+/// A UDP socket in a namespace, bound to any port of `address`, with a time-out.
+pub(crate) fn udp(netns: &NetNs, address: IpAddr, port: u16) -> Result<UdpSocket> {
+    let socket = netns.run(|| UdpSocket::bind((address, port)))??;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_broadcast(true)?;
+    Ok(socket)
+}
+
+/// Sends datagrams of every size that fits, a few at a time, and checks each that comes back byte for byte.
+pub(crate) fn udp_both_ways(
+    from: &NetNs,
+    to: &NetNs,
+    here: IpAddr,
+    there: IpAddr,
+    largest: usize,
+) -> Result<()> {
+    let (client, server) = (udp(from, here, 0)?, udp(to, there, 0)?);
+    let (source, target) = (client.local_addr()?, server.local_addr()?);
+    let pattern = Pattern::new();
+    let sizes: Vec<usize> = (1..=largest).step_by(7).chain([largest]).collect();
+    let mut buf = vec![0; 65_536];
+    for window in sizes.chunks(8) {
+        for &size in window {
+            client.send_to(pattern.at(size * 31, size), target)?;
+        }
+        for &size in window {
+            let (len, sender) =
+                server.recv_from(&mut buf).with_context(|| format!("waiting for {size} bytes"))?;
+            ensure!((len, sender) == (size, source), "{len} bytes of {size} from {sender}");
+            ensure!(&buf[..len] == pattern.at(size * 31, size), "corrupted on the way there, {size} bytes");
+            server.send_to(&buf[..len], sender)?;
+        }
+        for &size in window {
+            let len =
+                client.recv(&mut buf).with_context(|| format!("waiting for the echo of {size} bytes"))?;
+            ensure!(&buf[..len] == pattern.at(size * 31, size), "corrupted on the way back, {size} bytes");
+        }
+    }
+    Ok(())
+}
+
+/// Whether a datagram gets from one socket to an address, received at `at`; tries again while neighbours resolve.
+pub(crate) fn reaches(from: &UdpSocket, target: SocketAddr, at: &UdpSocket) -> Result<bool> {
+    at.set_read_timeout(Some(SILENCE))?;
+    for _ in 0..3 {
+        from.send_to(b"there?", target)?;
+        if at.recv(&mut [0; 16]).is_ok() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

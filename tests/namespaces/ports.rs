@@ -1,0 +1,130 @@
+//! TAP devices that come, are there already, and go; and what `vswitchd switch` says of it.
+
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Signal, kill_process};
+use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan, Program};
+use vswitchd::namespace::netlink::Netlink;
+use vswitchd::namespace::netns::NetNs;
+use vswitchd::switch::io::tap::{Tap, TapConfig};
+
+use crate::Test;
+use crate::fixture::{PATIENCE, VSWITCHD, counters, event, lab, program, shape, udp_both_ways};
+
+pub(crate) fn tests() -> Vec<Test> {
+    vec![
+        ("ports::a_tap_that_vanishes_closes_that_port_only", tap_vanishes),
+        ("ports::a_namespace_that_dies_closes_its_port_only", namespace_dies),
+        ("ports::what_was_made_is_removed_at_the_end", removed_at_the_end),
+        ("ports::refusals_are_one_line_that_says_what_to_do", refusals),
+        ("ports::counters_add_up", counters_add_up),
+    ]
+}
+
+/// The other network of the same switches still works.
+fn second_network_works(lab: &Lab) -> Result<()> {
+    let [a, b] = [0, 1].map(|node| &lab.nodes()[node].endpoints()[1]);
+    udp_both_ways(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 100)
+}
+
+fn tap_vanishes() -> Result<()> {
+    let lab = lab(shape(2, 2, 2, false), &[])?;
+    second_network_works(&lab)?;
+    Netlink::open(lab.nodes()[0].endpoints()[0].netns())?.delete(ENDPOINT_LINK)?;
+    let closed = event(program(&lab, 0)?, "port-closed")?;
+    ensure!(closed["vni"] == 42, "{closed}");
+    ensure!(counters(program(&lab, 0)?)?["ports"].as_array().is_some_and(|ports| ports.len() == 1));
+    second_network_works(&lab)
+}
+
+fn namespace_dies() -> Result<()> {
+    let lab = Lab::build(Plan::new(shape(1, 0, 1, false))?)?;
+    // Held by this process only, so that killing it ends the namespace.
+    let mut holder = lab.spawn({
+        let mut command = NetNs::create()?.command("sleep");
+        command.arg("1000");
+        command
+    })?;
+    let mut command = lab.nodes()[0].netns().command(VSWITCHD);
+    command.args(["switch", "--format", "json", "--local", "198.18.0.1"]);
+    command.args(["--vni", &format!("1:gone@{}", holder.id()), "--vni", "2:stays"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = Program::new("node1", lab.spawn(command)?)?;
+    program.wait_ready(PATIENCE)?;
+    holder.kill()?;
+    holder.wait()?;
+    let closed = event(&program, "port-closed")?;
+    ensure!(closed["vni"] == 1, "{closed}");
+    let left = counters(&program)?;
+    ensure!(left["ports"].as_array().is_some_and(|ports| ports.len() == 1), "{left}");
+    ensure!(program.stop()?.success());
+    Ok(())
+}
+
+fn removed_at_the_end() -> Result<()> {
+    let mut lab = lab(shape(2, 1, 1, false), &[])?;
+    let endpoint = lab.nodes()[0].endpoints()[0].netns().clone();
+    ensure!(Netlink::open(&endpoint)?.link(ENDPOINT_LINK).is_ok());
+    lab.stop()?;
+    ensure!(Netlink::open(&endpoint)?.link(ENDPOINT_LINK).is_err(), "the TAP outlived its switch");
+    Ok(())
+}
+
+/// Runs `vswitchd switch` in a bare host; it is expected to end by itself.
+fn refused(netns: &NetNs, arguments: &str) -> Result<Output> {
+    let mut command: Command = netns.command(VSWITCHD);
+    command.arg("switch").args(arguments.split(' '));
+    command.output().context("starting vswitchd")
+}
+
+fn refusals() -> Result<()> {
+    let lab = Lab::build(Plan::new(shape(1, 0, 1, false))?)?;
+    let host = lab.nodes()[0].netns();
+    // Taken: a TAP that somebody holds open, a link that is no TAP, a UDP port.
+    let _tap = host.run(|| Tap::open(&TapConfig::new("taken")))??;
+    Netlink::open(host)?.add_bridge("bridge", 1_500)?;
+    let _socket = host.run(|| std::net::UdpSocket::bind("198.18.0.1:4790"))??;
+    for (arguments, code, words) in [
+        ("--vni 1 --tap taken --local 198.18.0.1", 1, "taken"),
+        ("--vni 1 --tap bridge --local 198.18.0.1", 1, "bridge"),
+        ("--vni 1 --tap a-name-of-sixteen --local 198.18.0.1", 1, "15"),
+        ("--vni 1 --tap t0 --local 198.18.0.1 --port 4790", 1, "--port"),
+        ("--vni 1 --tap t0 --local 203.0.113.1", 1, "203.0.113.1"),
+        ("--vni 1 --tap t0 --local 198.18.0.1 --peer 198.18.0.2 --mtu 1451", 1, "--mtu 1450"),
+        ("--vni 1 --tap t0 --local 198.18.0.1 --peer 198.18.0.1", 1, "own address"),
+        ("--vni 1 --tap t0 --local 198.18.0.1 --peer 2001:db8::1", 1, "IPv6"),
+        ("--vni 1 --tap t0@nowhere --local 198.18.0.1", 1, "nowhere"),
+        ("--vni 1 --tap t0@999999999 --local 198.18.0.1", 1, "999999999"),
+        ("--vni 1 --local 198.18.0.1", 2, "--tap"),
+        ("--vni 16777216:t0 --local 198.18.0.1", 2, "16777215"),
+        ("--vni 1:t0 --local 198.18.0.1 --mac 01:00:00:00:00:00", 2, "multicast"),
+    ] {
+        let output = refused(host, arguments)?;
+        let text = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(code), "{arguments}: {:?} {text}", output.status);
+        ensure!(text.contains(words), "{arguments}: no {words:?} in {text}");
+        ensure!(code == 2 || text.lines().count() == 1, "{arguments}: more than a line: {text}");
+    }
+    ensure!(Netlink::open(host)?.link("t0").is_err(), "a refused switch left its TAP behind");
+    Ok(())
+}
+
+fn counters_add_up() -> Result<()> {
+    let mut lab = lab(shape(2, 1, 1, false), &[])?;
+    let [a, b] = [0, 1].map(|node| &lab.nodes()[node].endpoints()[0]);
+    udp_both_ways(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 1_000)?;
+    let node = program(&lab, 0)?;
+    let counted = counters(node)?;
+    let (port, peer, network) = (&counted["ports"][0], &counted["peers"][0], &counted["vnis"][0]);
+    // 144 datagrams each way at least; what came from the port went to the peer, and the other way round.
+    ensure!(port["rx_frames"].as_u64() > Some(143) && port["tx_frames"].as_u64() > Some(143), "{counted}");
+    let sum = |row: &serde_json::Value| Some(row["rx_frames"].as_u64()? + row["tx_frames"].as_u64()?);
+    ensure!(sum(port) == sum(peer), "{counted}");
+    ensure!(network["rx_frames"].as_u64() == sum(port), "{counted}");
+    kill_process(node.pid(), Signal::INT)?;
+    let last = event(node, "counters")?;
+    ensure!(last["ports"][0]["rx_frames"].as_u64() >= port["rx_frames"].as_u64(), "{last}");
+    lab.stop()?;
+    Ok(())
+}
