@@ -5,5 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod lab;
+pub mod namespace;
 
 pub use vswitchd_switch as switch;
