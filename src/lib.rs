@@ -5,6 +5,8 @@
 #![deny(unsafe_code)]
 
 pub mod cli;
+pub mod lab;
+pub mod namespace;
 pub mod standalone;
 
 pub use vswitchd_switch as switch;

@@ -169,7 +169,10 @@ fn flood(
         encap(cx, network, port.spec.vni, &network.peers, frame)
     };
     for (other, entry) in others() {
-        outcome = outcome.and(deliver(cx, network, other, entry, frame));
+        // One that can't have it must not keep it from the others.
+        if let Err(reason) = deliver(cx, network, other, entry, frame) {
+            outcome = Err(reason);
+        }
     }
     outcome
 }

@@ -125,7 +125,10 @@ fn hand_over(
     }
     let mut outcome = Ok(());
     for (id, port) in ports() {
-        outcome = outcome.and(deliver(cx, network, id, port, &frame));
+        // One that can't have it must not keep it from the others.
+        if let Err(reason) = deliver(cx, network, id, port, &frame) {
+            outcome = Err(reason);
+        }
     }
     outcome
 }

@@ -276,7 +276,7 @@ impl Master {
         let peers = &self.published.topology.peers;
         let id = match peers.find(address.ip()) {
             Some(id) => {
-                let port = peers.peer(id).map_or(address.port(), |peer| peer.address.port());
+                let port = peers.peer(id).map_or_else(|| address.port(), |peer| peer.address.port());
                 if port != address.port() {
                     return Err(TableError::OtherPort(address.ip(), port));
                 }

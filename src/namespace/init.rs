@@ -1,0 +1,272 @@
+//! A family of processes in one sandbox, which ends as a whole whichever of its heads is killed.
+//!
+//! ```text
+//! outer ── unshares user, network, mount and PID namespaces; waits
+//!   └─ init ── process 1 of the PID namespace: reaps orphans, waits
+//!        └─ inside ── the real work; its commands are its children
+//! ```
+//!
+//! The three are the same program with the same arguments; [`stage`] tells which one this is. If the outer process
+//! is killed, init gets SIGKILL (`PR_SET_PDEATHSIG`); if init ends, the kernel kills all that is in its PID namespace
+//! (pid_namespaces(7)); if the inside ends, so does init, with its code. Init is a process of its own so that its reaping
+//! never takes the exit status of a command from the thread that waits for it.
+//!
+//! SIGINT, SIGTERM and SIGHUP are passed inwards. A terminal's Ctrl-C reaches all three, so the inside may get it more than
+//! once.
+
+use std::env;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::mount::{MountFlags, mount};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process,
+    set_parent_process_death_signal, wait,
+};
+use rustix::thread::UnshareFlags;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::sandbox::{SandboxError, enter_with};
+
+/// The environment variable that tells the stages apart; never passed on to commands.
+pub(super) const STAGE: &str = "VSWITCHD_SANDBOX_STAGE";
+
+/// This program's file, even if it has been replaced since it was started.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// Which of the three processes this one is.
+#[derive(Debug)]
+pub enum Stage {
+    /// Not in a sandbox: call [`confine`].
+    Outside,
+    /// Process 1: call [`Init::run`].
+    Init(Init),
+    /// In the sandbox, with the descriptor that was given to [`confine`].
+    Inside(OwnedFd),
+}
+
+/// Why the family could not be started, or is no more.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// No sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The stage's variable was set by hand, or its descriptors are not there.
+    #[error("{STAGE} is set, but not by vswitchd: unset it")]
+    Stage,
+    /// A system call that nothing should forbid.
+    #[error("can't {what}: {source}")]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Makes an [`InitError::System`].
+fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> InitError {
+    move |source| InitError::System {
+        what,
+        source: source.into(),
+    }
+}
+
+/// Finds out from the environment and the place in the PID namespace.
+///
+/// # Errors
+/// [`InitError::Stage`] if they contradict each other.
+pub fn stage() -> Result<Stage, InitError> {
+    let Some(value) = env::var_os(STAGE) else {
+        return Ok(Stage::Outside);
+    };
+    let value = value.into_string().map_err(|_| InitError::Stage)?;
+    let mut fields = value.split(':');
+    let name = fields.next();
+    let descriptors: Vec<RawFd> = fields
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .map_err(|_| InitError::Stage)?;
+    match (name, descriptors.as_slice()) {
+        (Some("init"), &[lifeline, kept]) if lifeline != kept && getpid() == Pid::INIT => {
+            Ok(Stage::Init(Init {
+                lifeline: inherited(lifeline)?,
+                kept: inherited(kept)?,
+            }))
+        }
+        (Some("inside"), &[kept]) if getppid() == Some(Pid::INIT) => {
+            Ok(Stage::Inside(inherited(kept)?))
+        }
+        _ => Err(InitError::Stage),
+    }
+}
+
+#[expect(
+    unsafe_code,
+    reason = "a descriptor inherited over exec is known by its number only"
+)]
+fn inherited(fd: RawFd) -> Result<OwnedFd, InitError> {
+    if fd <= 2 {
+        return Err(InitError::Stage);
+    }
+    // SAFETY: the borrow ends with this function; fcntl answers EBADF if nothing is open there.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let flags = fcntl_getfd(borrowed).map_err(|_| InitError::Stage)?;
+    // The previous stage opened it for us, without close-on-exec; whatever this process opened itself has it.
+    if flags.contains(FdFlags::CLOEXEC) {
+        return Err(InitError::Stage);
+    }
+    fcntl_setfd(borrowed, FdFlags::CLOEXEC).map_err(|_| InitError::Stage)?;
+    // SAFETY: it is open, was left open over exec for this stage, and the stage is asked for once, in `main`.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes this process into a sandbox, starts init in it, and waits for it; `kept` is handed to the inside.
+///
+/// # Errors
+/// What forbids the sandbox. Nothing is left in any case.
+pub fn confine(kept: OwnedFd) -> Result<Ended, InitError> {
+    enter_with(UnshareFlags::NEWPID)?;
+    let (lifeline, held) = pipe_with(PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
+    let child = next_stage("init", &[&lifeline, &kept])?;
+    // The inside must be the last to hold these: they close when it ends.
+    drop((lifeline, kept));
+    let ended = supervise(child);
+    drop(held);
+    ended
+}
+
+/// Process 1 of the sandbox.
+#[derive(Debug)]
+pub struct Init {
+    /// Hangs up when the outer process ends.
+    lifeline: OwnedFd,
+    kept: OwnedFd,
+}
+
+impl Init {
+    /// Starts the inside and waits until it ends.
+    ///
+    /// # Errors
+    /// If the inside can't be started.
+    pub fn run(self) -> Result<Ended, InitError> {
+        set_parent_process_death_signal(Some(Signal::KILL))
+            .map_err(system("ask for the parent's end"))?;
+        let mut polled = [PollFd::new(&self.lifeline, PollFlags::empty())];
+        poll(&mut polled, Some(&Timespec::default())).map_err(system("look for the parent"))?;
+        if polled[0].revents().contains(PollFlags::HUP) {
+            // The parent ended before its end could be asked for.
+            return Ok(Ended {
+                code: 1,
+                signal: None,
+            });
+        }
+        show_own_processes();
+        let child = next_stage("inside", &[&self.kept])?;
+        drop(self.kept);
+        supervise(child)
+    }
+}
+
+/// Mounts a `/proc` of this PID namespace, for `ps` and tmux. Where it is refused (in a container some of the host's
+/// `/proc` is covered, and the kernel then allows no fresh one) the host's stays, which serves us as well.
+fn show_own_processes() {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let _refused = mount("proc", "/proc", "proc", flags, None);
+}
+
+/// Starts this program again with the same arguments; `descriptors` stay open in it.
+fn next_stage(name: &str, descriptors: &[&OwnedFd]) -> Result<Pid, InitError> {
+    let mut value = name.to_owned();
+    for descriptor in descriptors {
+        fcntl_setfd(descriptor, FdFlags::empty()).map_err(system("pass a descriptor on"))?;
+        value.push_str(&format!(":{}", descriptor.as_raw_fd()));
+    }
+    let mut arguments = env::args_os();
+    let mut command = Command::new(THIS_PROGRAM);
+    if let Some(own_name) = arguments.next() {
+        command.arg0(own_name);
+    }
+    let child = command
+        .args(arguments)
+        .env(STAGE, value)
+        .spawn()
+        .map_err(system("start vswitchd again"))?;
+    Ok(Pid::from_child(&child))
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code, or 128 and the signal's number.
+    pub code: u8,
+    /// The signal that killed it.
+    pub signal: Option<i32>,
+}
+
+impl From<WaitStatus> for Ended {
+    fn from(status: WaitStatus) -> Self {
+        let signal = status.terminating_signal();
+        let code = signal.map_or_else(|| status.exit_status().unwrap_or(1), |signal| 128 + signal);
+        Self {
+            code: u8::try_from(code).unwrap_or(1),
+            signal,
+        }
+    }
+}
+
+impl From<Ended> for ExitCode {
+    fn from(ended: Ended) -> Self {
+        Self::from(ended.code)
+    }
+}
+
+/// Waits for `child`, reaping every other process that this one inherits, and passes signals on.
+fn supervise(child: Pid) -> Result<Ended, InitError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build();
+    runtime
+        .and_then(|runtime| runtime.block_on(watch(child)))
+        .map_err(system("wait for signals"))
+}
+
+async fn watch(child: Pid) -> io::Result<Ended> {
+    let mut deaths = signal(SignalKind::child())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        // A child may have ended before its signal was waited for, so look first.
+        if let Some(ended) = reap(child)? {
+            return Ok(ended);
+        }
+        let passed_on = tokio::select! {
+            _ = deaths.recv() => continue,
+            _ = interrupt.recv() => Signal::INT,
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
+        };
+        match kill_process(child, passed_on) {
+            Ok(()) | Err(Errno::SRCH) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+/// Collects every child that has ended; gives how `child` did.
+fn reap(child: Pid) -> io::Result<Option<Ended>> {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some((pid, status))) if pid == child => return Ok(Some(status.into())),
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
