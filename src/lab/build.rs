@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -96,27 +97,42 @@ impl Lab {
     /// # Errors
     /// If a program can't be started, ends or is late, or an endpoint can't be set up. What was started goes on.
     pub fn start(&mut self, program: impl Into<OsString>) -> Result<(), LabError> {
+        self.start_nodes(0..self.nodes.len(), program, &[])
+    }
+
+    /// As [`Self::start`], but only some nodes, and with more arguments to their programs. The others stay bare.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    ///
+    /// # Panics
+    /// If there are no such nodes.
+    pub fn start_nodes(
+        &mut self,
+        nodes: Range<usize>,
+        program: impl Into<OsString>,
+        arguments: &[&str],
+    ) -> Result<(), LabError> {
         let program = program.into();
-        for index in 0..self.nodes.len() {
-            let command = self.switch_command(index, &program);
+        for index in nodes.clone() {
+            let mut command = self.switch_command(index, &program);
+            command.args(arguments);
             let name = &self.nodes[index].plan.name;
-            let child = self
-                .keeper
-                .spawn(command)
-                .map_err(|source| ProgramError::System {
-                    node: name.clone(),
-                    what: "start",
-                    source,
-                })?;
+            let child = self.keeper.spawn(command).map_err(|source| ProgramError::System {
+                node: name.clone(),
+                what: "start",
+                source,
+            })?;
             let program = Program::new(name, child)?;
             self.nodes[index].program = Some(program);
         }
-        for node in &mut self.nodes {
+        for node in &mut self.nodes[nodes] {
             if let Some(program) = &mut node.program {
                 program.wait_ready(READY_PATIENCE)?;
             }
+            node.endpoints.iter().try_for_each(Endpoint::configure)?;
         }
-        self.endpoints().try_for_each(Endpoint::configure)
+        Ok(())
     }
 
     /// The command line of a node's switch: `switch --format json --local … --peer … --vni 42:eth0@…`.

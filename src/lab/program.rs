@@ -79,8 +79,14 @@ fn words(lines: &[String]) -> String {
 }
 
 impl Program {
-    /// Takes over a child that was started with both outputs piped.
-    pub(super) fn new(node: &str, mut child: Child) -> Result<Self, ProgramError> {
+    /// Takes over a child that was started with both outputs piped; `node` names it in errors.
+    ///
+    /// # Errors
+    /// If it can't be watched; it has been killed then.
+    ///
+    /// # Panics
+    /// If an output is not piped.
+    pub fn new(node: &str, mut child: Child) -> Result<Self, ProgramError> {
         let system = |what, source| ProgramError::System {
             node: node.into(),
             what,

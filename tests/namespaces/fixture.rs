@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use vswitchd::lab::{Lab, Plan, Program, Shape};
+use vswitchd::lab::program::Program;
+use vswitchd::lab::{Lab, Plan, Shape};
 use vswitchd::namespace::netns::NetNs;
 
 /// Long enough for anything that happens at all, on the slowest machine.
@@ -29,7 +30,8 @@ pub(crate) fn lab(shape: Shape, arguments: &[&str]) -> Result<Lab> {
 
 pub(crate) fn lab_of(plan: Plan, arguments: &[&str]) -> Result<Lab> {
     let mut lab = Lab::build(plan)?;
-    lab.start_with(VSWITCHD, arguments)?;
+    let nodes = 0..lab.nodes().len();
+    lab.start_nodes(nodes, VSWITCHD, arguments)?;
     Ok(lab)
 }
 

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan, UPLINK};
+use vswitchd::lab::underlay::UPLINK;
+use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
 use vswitchd::switch::wire::vxlan;
 

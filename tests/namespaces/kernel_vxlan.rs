@@ -5,7 +5,8 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
-use vswitchd::lab::{Lab, Plan, UPLINK};
+use vswitchd::lab::underlay::UPLINK;
+use vswitchd::lab::{Lab, Plan};
 use vswitchd::namespace::netlink::{Netlink, VethEnd, VxlanDevice};
 use vswitchd::namespace::netns::NetNs;
 use vswitchd::switch::wire::{MacAddr, vxlan};
@@ -79,7 +80,7 @@ fn exchange(lab: &Lab, node: usize, there: &NetNs, foreign: &Foreign, bulk: usiz
 fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
     let (plan, foreign) = plan(1, ipv6)?;
     let mut lab = Lab::build(Plan { underlay_mtu, ..plan })?;
-    lab.start_node(0, VSWITCHD, arguments)?;
+    lab.start_nodes(0..0 + 1, VSWITCHD, arguments)?;
     let there = lab.nodes()[1].netns();
     let mut netlink = Netlink::open(there)?;
     netlink.add_vxlan("vx0", &device(&lab, 1, Some(lab.nodes()[0].plan().address)))?;
@@ -95,8 +96,8 @@ fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
 fn bridge(ipv6: bool) -> Result<()> {
     let (plan, foreign) = plan(2, ipv6)?;
     let mut lab = Lab::build(plan)?;
-    lab.start_node(0, VSWITCHD, &[])?;
-    lab.start_node(1, VSWITCHD, &[])?;
+    lab.start_nodes(0..0 + 1, VSWITCHD, &[])?;
+    lab.start_nodes(1..1 + 1, VSWITCHD, &[])?;
     let container = NetNs::create()?;
     let mut host = Netlink::open(lab.nodes()[2].netns())?;
     host.add_vxlan("vx0", &device(&lab, 2, None))?;

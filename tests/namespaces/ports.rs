@@ -4,7 +4,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Signal, kill_process};
-use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan, Program};
+use vswitchd::lab::program::Program;
+use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
 use vswitchd::namespace::netns::NetNs;
 use vswitchd::switch::io::tap::{Tap, TapConfig};
