@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
     let all = [hosts::tests(), kernel_vxlan::tests(), ports::tests()].concat();
     let trials = all.into_iter().map(|(name, test)| {
-        let run = move || test().map_err(|error| Failed::from(format!("{error:?}")));
+        let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
         Trial::test(name, run).with_ignored_flag(ready.is_err())
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()

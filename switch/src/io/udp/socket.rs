@@ -27,7 +27,7 @@ pub enum BindError {
     /// EADDRINUSE.
     #[error(
         "UDP {0} is taken: by the kernel's vxlan device (`ip -d link show type vxlan`), or by another vswitchd or a \
-         container engine (`ss -lunp`); stop it, or give another port or address"
+         container engine (`ss -lunp`); stop it, or give another --port or --local"
     )]
     Taken(SocketAddr),
     /// EACCES.
