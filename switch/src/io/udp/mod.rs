@@ -1,1 +1,176 @@
-//! TAP devices by raw ioctl: offloads, another namespace, take-over of a pre-made device.
+//! The underlay on UDP sockets: batches, runs joined and cut by the kernel, many source ports.
+//!
+//! One socket receives, at the address that peers know. A flow's outer source port should depend on the flow, so that
+//! routers and network cards spread flows over links and cores (RFC 7348 §4.1). A UDP socket sends from one port
+//! only, so several sockets send, each from another port of the dynamic range, and a flow always takes the same one.
+//! More than a handful gain nothing: they need only be more than the links or queues they are spread over.
+//!
+//! Datagrams are never fragmented: one that is larger than the path's MTU is [`SendError::TooBig`].
+//! Sources: RFC 7348, RFC 6935; udp(7), ip(7), ipv6(7).
+
+mod control;
+mod receive;
+mod send;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use socket2::Socket;
+
+use self::receive::Receiver;
+use self::send::Sender;
+pub use self::send::{RUN_BYTES_MAX, RUN_DATAGRAMS_MAX};
+pub use self::socket::{BindError, SOURCE_PORTS};
+use super::{DatagramIo, Received, SendError};
+use crate::outbox::Outbox;
+use crate::packet::Pool;
+
+/// The port of RFC 7348 §5.
+pub const VXLAN_PORT: u16 = 4789;
+/// Source ports if nothing else is said: enough for a bond of four links, or as many receive queues.
+pub const SOURCES_DEFAULT: usize = 8;
+/// The most source ports; each is a socket with its buffers.
+pub const SOURCES_MAX: usize = 256;
+
+/// An underlay to be bound.
+#[derive(Clone, Debug)]
+pub struct UdpConfig {
+    /// An address of this host, or an unspecified one.
+    pub local: IpAddr,
+    /// Where peers send to; 0 lets the system choose, see [`Udp::local_addr`].
+    pub port: u16,
+    /// How many source ports to spread flows over, 1 to [`SOURCES_MAX`].
+    pub source_ports: usize,
+    /// Which ports of [`SOURCE_PORTS`] are tried; should differ from start to start.
+    pub seed: u64,
+    /// Whether to send runs as one message; the kernel may still refuse.
+    pub segmentation: bool,
+}
+
+impl UdpConfig {
+    /// The usual port and number of source ports.
+    #[must_use]
+    pub fn new(local: IpAddr, seed: u64) -> Self {
+        Self {
+            local,
+            port: VXLAN_PORT,
+            source_ports: SOURCES_DEFAULT,
+            seed,
+            segmentation: true,
+        }
+    }
+}
+
+/// The underlay of one address.
+#[derive(Debug)]
+pub struct Udp {
+    local: SocketAddr,
+    socket: Socket,
+    receiver: Receiver,
+    senders: Vec<Sender>,
+}
+
+impl Udp {
+    /// Binds the receiving socket and the sending ones, in the calling thread's namespace.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind(config: &UdpConfig) -> Result<Self, BindError> {
+        if !(1..=SOURCES_MAX).contains(&config.source_ports) {
+            return Err(BindError::SourceCount(config.source_ports));
+        }
+        let address = SocketAddr::new(config.local, config.port);
+        let socket = socket::receiver(address)?;
+        let local = address_of(&socket).map_err(|source| BindError::Io { address, source })?;
+        let mut random = fastrand::Rng::with_seed(config.seed);
+        let sender = |_| {
+            let socket = socket::transmitter(config.local, &mut random)?;
+            Ok(Sender::new(socket, config.segmentation))
+        };
+        let senders = (0..config.source_ports)
+            .map(sender)
+            .collect::<Result<_, BindError>>()?;
+        Ok(Self {
+            local,
+            socket,
+            receiver: Receiver::new(),
+            senders,
+        })
+    }
+
+    /// Where peers send to.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The ports that this sends from.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn source_ports(&self) -> io::Result<Vec<u16>> {
+        self.senders
+            .iter()
+            .map(|sender| Ok(address_of(sender.socket())?.port()))
+            .collect()
+    }
+
+    /// Bytes granted to the receive buffer, the kernel's own overhead included.
+    ///
+    /// # Errors
+    /// If the system does not say.
+    pub fn receive_buffer(&self) -> io::Result<usize> {
+        self.socket.recv_buffer_size()
+    }
+
+    /// Datagrams given to no one since the start: empty ones, and any that a buffer would not hold.
+    #[must_use]
+    pub fn discarded(&self) -> u64 {
+        self.receiver.discarded
+    }
+
+    /// Bytes of the largest IP packet to `peer`, as far as the kernel knows: the route's MTU, or what ICMP has
+    /// lowered it to. Sends nothing.
+    ///
+    /// # Errors
+    /// If there is no route, or `peer` is of the other IP version.
+    pub fn path_mtu(&self, peer: IpAddr) -> io::Result<u32> {
+        socket::path_mtu(self.local.ip(), peer)
+    }
+}
+
+fn address_of(socket: &Socket) -> io::Result<SocketAddr> {
+    socket
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+impl DatagramIo for Udp {
+    fn receive(
+        &mut self,
+        pool: &mut Pool,
+        into: &mut Vec<Received>,
+        max: usize,
+    ) -> io::Result<bool> {
+        self.receiver.receive(self.socket.as_fd(), pool, into, max)
+    }
+
+    fn send(&mut self, out: &Outbox, failed: &mut Vec<(usize, SendError)>) {
+        let count = self.senders.len();
+        for (index, transmit) in out.transmits.iter().enumerate() {
+            self.senders[transmit.entropy as usize % count].enqueue(index, transmit);
+        }
+        self.senders
+            .iter_mut()
+            .for_each(|sender| sender.flush(out, failed));
+    }
+
+    fn pollable(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.socket.as_fd()]
+    }
+}
