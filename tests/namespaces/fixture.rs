@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::ops::RangeInclusive;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,16 +57,8 @@ pub(crate) fn program(lab: &Lab, node: usize) -> Result<&Program> {
     lab.nodes()[node].program().context("the node runs a program")
 }
 
-/// Bytes that repeat with a period prime to every buffer's size, so that lost, doubled or moved ones show.
-fn pattern(offset: usize, into: &mut [u8]) {
-    const PERIOD: usize = 65_521;
-    for (index, byte) in into.iter_mut().enumerate() {
-        let at = (offset + index) % PERIOD;
-        *byte = (at.wrapping_mul(0x9e37) >> 7) as u8;
-    }
-}
-
-/// The pattern laid out once, so that checking a gigabyte costs a comparison.
+/// Bytes that repeat with a period prime to every buffer's size, so that lost, doubled or moved ones show; laid out
+/// once, so that checking a gigabyte costs a comparison.
 pub(crate) struct Pattern(Vec<u8>);
 
 const CHUNK: usize = 1 << 18;
@@ -73,9 +66,8 @@ const PERIOD: usize = 65_521;
 
 impl Pattern {
     pub(crate) fn new() -> Self {
-        let mut bytes = vec![0; PERIOD + CHUNK];
-        pattern(0, &mut bytes);
-        Self(bytes)
+        let byte = |at: usize| ((at % PERIOD).wrapping_mul(0x9e37) >> 7).to_le_bytes()[0];
+        Self((0..PERIOD + CHUNK).map(byte).collect())
     }
 
     fn at(&self, offset: usize, len: usize) -> &[u8] {
@@ -144,7 +136,7 @@ pub(crate) fn udp(netns: &NetNs, address: IpAddr, port: u16) -> Result<UdpSocket
     Ok(socket)
 }
 
-/// Sends datagrams of every size that fits, a few at a time, and checks each that comes back byte for byte.
+/// Sends datagrams of every size up to `largest`, a few at a time, and checks each that comes back byte for byte.
 pub(crate) fn udp_both_ways(
     from: &NetNs,
     to: &NetNs,
@@ -152,10 +144,22 @@ pub(crate) fn udp_both_ways(
     there: IpAddr,
     largest: usize,
 ) -> Result<()> {
+    udp_sizes(from, to, here, there, 1..=largest)
+}
+
+/// As [`udp_both_ways`], from a smallest size on.
+pub(crate) fn udp_sizes(
+    from: &NetNs,
+    to: &NetNs,
+    here: IpAddr,
+    there: IpAddr,
+    range: RangeInclusive<usize>,
+) -> Result<()> {
     let (client, server) = (udp(from, here, 0)?, udp(to, there, 0)?);
     let (source, target) = (client.local_addr()?, server.local_addr()?);
     let pattern = Pattern::new();
-    let sizes: Vec<usize> = (1..=largest).step_by(7).chain([largest]).collect();
+    let largest = *range.end();
+    let sizes: Vec<usize> = range.step_by(7).chain([largest]).collect();
     let mut buf = vec![0; 65_536];
     for window in sizes.chunks(8) {
         for &size in window {

@@ -1,16 +1,21 @@
 //! Our switches among themselves.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use vswitchd::lab::underlay::UPLINK;
-use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan};
+use vswitchd::lab::{ENDPOINT_LINK, Endpoint, Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
+use vswitchd::switch::io::FrameIo;
+use vswitchd::switch::io::tap::{Offloads, Tap, TapConfig};
+use vswitchd::switch::packet::Pool;
+use vswitchd::switch::wire::virtio::Offload;
 use vswitchd::switch::wire::vxlan;
 
 use crate::Test;
 use crate::fixture::{
-    PATIENCE, SILENCE, counters, lab, lab_of, program, reaches, shape, tcp, udp, udp_both_ways,
+    PATIENCE, SILENCE, counters, lab, lab_of, program, reaches, shape, tcp, udp, udp_both_ways, udp_sizes,
 };
 
 pub(crate) fn tests() -> Vec<Test> {
@@ -47,7 +52,7 @@ fn both_ways(ipv6_underlay: bool, arguments: &[&str]) -> Result<()> {
     udp_both_ways(a.netns(), b.netns(), a.plan().v6.into(), b.plan().v6.into(), largest)
         .context("UDP, IPv6")?;
     // Larger than the MTU: the endpoint's kernel sends fragments, which must all find their way.
-    udp_both_ways(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 9_000)
+    udp_sizes(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 2_000..=9_000)
         .context("fragments")?;
     let drops = &counters(program(&lab, 0)?)?["drops"];
     ensure!(drops.as_object().is_some_and(serde_json::Map::is_empty), "drops on a clean network: {drops}");
@@ -72,20 +77,59 @@ fn jumbo() -> Result<()> {
     udp_both_ways(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 8_922)
 }
 
+/// A station that speaks Ethernet by hand: a TAP of the test's, bridged to the endpoint's `eth0`.
+fn station(endpoint: &Endpoint) -> Result<Tap> {
+    let tap = TapConfig { offloads: Offloads::NONE, ..TapConfig::new("station") };
+    let tap = endpoint.netns().run(|| Tap::open(&tap))??;
+    let mut netlink = Netlink::open(endpoint.netns())?;
+    netlink.add_bridge("br0", 1_450)?;
+    for port in ["station", ENDPOINT_LINK] {
+        netlink.attach(port, "br0")?;
+    }
+    netlink.set_up("br0")?;
+    Ok(tap)
+}
+
+/// Waits for a frame with that source, passing over what kernels say by themselves.
+fn frame_from(station: &mut Tap, source: &[u8]) -> Result<Vec<u8>> {
+    let (mut pool, mut frames) = (Pool::new(8), Vec::new());
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        station.read(&mut pool, &mut frames, 8)?;
+        for frame in frames.drain(..) {
+            let bytes = frame.buf.data().to_vec();
+            pool.put(frame.buf);
+            if bytes.get(6..12) == Some(source) {
+                return Ok(bytes);
+            }
+        }
+    }
+    bail!("no frame came within {PATIENCE:?}")
+}
+
 fn vlan_tags() -> Result<()> {
     let lab = lab(shape(2, 1, 1, false), &[])?;
-    let address = |last| IpAddr::V4(Ipv4Addr::new(172, 16, 7, last));
-    for (last, node) in (1..).zip(lab.nodes()) {
-        let mut netlink = Netlink::open(node.endpoints()[0].netns())?;
-        netlink.add_vlan("vlan7", ENDPOINT_LINK, 7)?;
-        netlink.set_mtu("vlan7", 1_446)?;
-        netlink.set_up("vlan7")?;
-        netlink.add_address("vlan7", address(last), 24)?;
+    let [mut a, mut b] = [station(&lab.nodes()[0].endpoints()[0])?, station(&lab.nodes()[1].endpoints()[0])?];
+    let (here, there) = ([2, 0xaa, 0, 0, 0, 1], [2, 0xaa, 0, 0, 0, 2]);
+    // 802.1Q with a priority, 802.1ad with 802.1Q inside, three tags, and none.
+    let tags: [&[u8]; 4] = [
+        &[0x81, 0x00, 0xe0, 0x07],
+        &[0x88, 0xa8, 0x00, 0x64, 0x81, 0x00, 0x00, 0x07],
+        &[0x88, 0xa8, 0, 1, 0x81, 0x00, 0, 2, 0x81, 0x00, 0, 3],
+        &[],
+    ];
+    for tags in tags {
+        for size in [46, 500, 1_430] {
+            let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            let frame = |to: &[u8], from: &[u8]| [to, from, tags, &[0x88, 0xb5], &payload].concat();
+            let (out, back) = (frame(&there, &here), frame(&here, &there));
+            a.write(&out, Offload::default())?;
+            ensure!(frame_from(&mut b, &here)? == out, "{tags:02x?}, {size} bytes, there");
+            b.write(&back, Offload::default())?;
+            ensure!(frame_from(&mut a, &there)? == back, "{tags:02x?}, {size} bytes, back");
+        }
     }
-    let [a, b] = [0, 1].map(|node| lab.nodes()[node].endpoints()[0].netns());
-    tcp(a, b, address(2), BULK)?;
-    tcp(b, a, address(1), BULK)?;
-    udp_both_ways(a, b, address(1), address(2), 1_400)
+    Ok(())
 }
 
 fn broadcast() -> Result<()> {
@@ -224,11 +268,11 @@ fn hostile() -> Result<()> {
         ("vxlan-truncated", 2),
         ("frame-truncated", 1),
     ];
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     let drops = loop {
         let drops = counters(program(&lab, 0)?)?["drops"].clone();
         let done = want.iter().all(|&(reason, count)| drops[reason] == count);
-        if done || std::time::Instant::now() > deadline {
+        if done || Instant::now() > deadline {
             break drops;
         }
     };
@@ -237,9 +281,9 @@ fn hostile() -> Result<()> {
     }
     ensure!(received(&lab)? == before, "a hostile frame was delivered");
     as_peer.send_to(&datagram(8, 42, 0), target)?;
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while received(&lab)? == before {
-        ensure!(std::time::Instant::now() < deadline, "the peer's good frame was not delivered");
+        ensure!(Instant::now() < deadline, "the peer's good frame was not delivered");
     }
     let [a, b] = [station, &peer.endpoints()[0]];
     udp_both_ways(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 64).context("afterwards")

@@ -80,7 +80,7 @@ fn exchange(lab: &Lab, node: usize, there: &NetNs, foreign: &Foreign, bulk: usiz
 fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
     let (plan, foreign) = plan(1, ipv6)?;
     let mut lab = Lab::build(Plan { underlay_mtu, ..plan })?;
-    lab.start_nodes(0..0 + 1, VSWITCHD, arguments)?;
+    lab.start_nodes(0..1, VSWITCHD, arguments)?;
     let there = lab.nodes()[1].netns();
     let mut netlink = Netlink::open(there)?;
     netlink.add_vxlan("vx0", &device(&lab, 1, Some(lab.nodes()[0].plan().address)))?;
@@ -96,8 +96,7 @@ fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
 fn bridge(ipv6: bool) -> Result<()> {
     let (plan, foreign) = plan(2, ipv6)?;
     let mut lab = Lab::build(plan)?;
-    lab.start_nodes(0..0 + 1, VSWITCHD, &[])?;
-    lab.start_nodes(1..1 + 1, VSWITCHD, &[])?;
+    lab.start_nodes(0..2, VSWITCHD, &[])?;
     let container = NetNs::create()?;
     let mut host = Netlink::open(lab.nodes()[2].netns())?;
     host.add_vxlan("vx0", &device(&lab, 2, None))?;

@@ -8,7 +8,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage,
 };
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVlan, LinkVxlan};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use vswitchd_switch::wire::MacAddr;
 
 use super::{Link, Netlink, NetlinkError, Statistics, VethEnd, VxlanDevice};
@@ -152,15 +152,6 @@ impl Netlink {
             builder = builder.mtu(mtu);
         }
         self.add(|| format!("make the vxlan device {name}"), builder.build())
-    }
-
-    /// Makes an 802.1Q sub-interface, down: frames with that tag on `lower` (IEEE 802.1Q §9.6; 1 to 4094).
-    ///
-    /// # Errors
-    /// If the name is taken, `lower` is not there, or the kernel refuses.
-    pub fn add_vlan(&mut self, name: &str, lower: &str, vid: u16) -> Result<(), NetlinkError> {
-        let vlan = LinkVlan::new(name, self.link(lower)?.index, vid);
-        self.add(|| format!("make the vlan {name}"), vlan.build())
     }
 
     /// Deletes a link, and with it the other end of a veth pair.

@@ -109,7 +109,7 @@ pub struct Received {
     pub buf: PacketBuf,
     /// Who sent them.
     pub from: SocketAddr,
-    /// Bytes of each but the last, which may be shorter; never 0.
+    /// Bytes of each but the last, which may be shorter; never 0, also for an empty datagram.
     pub segment: usize,
 }
 

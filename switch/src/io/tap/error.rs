@@ -95,6 +95,15 @@ pub(super) fn attaching(name: &str, existed: bool, error: io::Error) -> TapError
     }
 }
 
+/// How moving a new device to its namespace fails.
+pub(super) fn moving(name: &str, error: io::Error) -> TapError {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => TapError::NotPermitted(name.to_owned()),
+        Some(libc::EEXIST) => TapError::NotATap(name.to_owned()),
+        _ => TapError::Io { name: name.to_owned(), action: "moving it to its namespace", source: error },
+    }
+}
+
 /// How a setting fails.
 pub(super) fn setting(
     name: &str,

@@ -37,6 +37,20 @@ impl IfName {
         Some(Self(bytes))
     }
 
+    /// The bytes before the first zero.
+    pub(super) fn bytes(self) -> Vec<u8> {
+        self.0.iter().take_while(|&&byte| byte != 0).map(|byte| byte.to_ne_bytes()[0]).collect()
+    }
+
+    /// A pattern that the kernel makes a free name of, which is to be read back.
+    pub(super) fn any() -> Self {
+        let mut bytes = [0; libc::IFNAMSIZ];
+        for (to, from) in bytes.iter_mut().zip(b"vswitch%d") {
+            *to = libc::c_char::from_ne_bytes([*from]);
+        }
+        Self(bytes)
+    }
+
     fn request(self) -> libc::ifreq {
         // SAFETY: all zeros is a valid `ifreq`: it holds integers and a union of them.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
@@ -53,10 +67,12 @@ fn interface(fd: BorrowedFd<'_>, code: libc::Ioctl, request: &mut libc::ifreq) -
 }
 
 /// Attaches a queue to the device of that name, which is made if there is none (`TUNSETIFF`).
-pub(super) fn attach(queue: BorrowedFd<'_>, name: IfName, flags: c_int) -> io::Result<()> {
+/// Gives its name, which differs only from a pattern.
+pub(super) fn attach(queue: BorrowedFd<'_>, name: IfName, flags: c_int) -> io::Result<IfName> {
     let mut request = name.request();
     request.ifr_ifru.ifru_flags = flag_bits(flags);
-    interface(queue, libc::TUNSETIFF, &mut request)
+    interface(queue, libc::TUNSETIFF, &mut request)?;
+    Ok(IfName(request.ifr_name))
 }
 
 /// The flags that the device really has, [`libc::IFF_PERSIST`] among them (`TUNGETIFF`).
@@ -130,6 +146,13 @@ impl Link {
         let mut request = self.name.request();
         interface(self.socket.as_fd(), code, &mut request)?;
         Ok(request)
+    }
+
+    /// Its number in this namespace.
+    pub(super) fn index(&self) -> io::Result<c_int> {
+        let request = self.ask(libc::SIOCGIFINDEX)?;
+        // SAFETY: the request fills the member in, and all bits are valid in it.
+        Ok(unsafe { request.ifr_ifru.ifru_ifindex })
     }
 
     /// Whether there is a link of this name.

@@ -9,6 +9,7 @@
 
 mod error;
 mod ioctl;
+mod rename;
 
 use std::fmt;
 use std::io::{IoSlice, IoSliceMut};
@@ -134,26 +135,55 @@ impl Tap {
     /// See [`TapError`].
     pub fn open(config: &TapConfig) -> Result<Self, TapError> {
         let name = config.check()?;
-        match &config.netns {
-            None => Self::open_here(config, name),
-            Some(netns) => {
-                let netns = netns.open()?;
-                netns::within(netns.as_fd(), || Self::open_here(config, name))?
-            }
+        let Some(netns) = &config.netns else {
+            return Self::open_here(config, name);
+        };
+        let netns = netns.open()?;
+        let exists = || Link::new(name).and_then(|link| link.exists());
+        let existed =
+            netns::within(netns.as_fd(), exists)?.map_err(failed(config, "looking for the interface"))?;
+        if existed {
+            // It can only be attached to from where it is. Its namespace then lives as long as this queue.
+            netns::within(netns.as_fd(), || Self::open_here(config, name))?
+        } else {
+            Self::open_there(config, name, netns.as_fd())
         }
     }
 
     fn open_here(config: &TapConfig, name: IfName) -> Result<Self, TapError> {
-        let failed = |action| move |source| TapError::Io { name: config.name.clone(), action, source };
-        let link = Link::new(name).map_err(failed("opening a socket"))?;
-        let existed = link.exists().map_err(failed("looking for the interface"))?;
+        let link = Link::new(name).map_err(failed(config, "opening a socket"))?;
+        let existed = link.exists().map_err(failed(config, "looking for the interface"))?;
+        let (tap, _) = Self::attach(config, name, existed)?;
+        set_up(config, &link)?;
+        Ok(tap)
+    }
+
+    /// Makes the device here, under any name, and moves it to where it is to be.
+    ///
+    /// A queue keeps the namespace alive that it was opened in. Opened there, it would keep the device's own one, which
+    /// then could not die before the switch does; opened here, it finds out (EBADFD).
+    fn open_there(config: &TapConfig, name: IfName, netns: BorrowedFd<'_>) -> Result<Self, TapError> {
+        let (tap, here) = Self::attach(config, IfName::any(), false)?;
+        let index =
+            Link::new(here).and_then(|link| link.index()).map_err(failed(config, "finding its index"))?;
+        rename::move_link(index, netns, &name.bytes()).map_err(|error| error::moving(&config.name, error))?;
+        netns::within(netns, || {
+            let link = Link::new(name).map_err(failed(config, "opening a socket"))?;
+            set_up(config, &link)
+        })??;
+        Ok(tap)
+    }
+
+    /// Attaches to a device of this namespace, agrees on offloads, and applies settings; gives its name too.
+    fn attach(config: &TapConfig, name: IfName, existed: bool) -> Result<(Self, IfName), TapError> {
         let queue = ioctl::open_queue().map_err(|errno| error::opening(&config.name, errno))?;
-        attach(queue.as_fd(), name, config.offloads.header)
+        let name = attach(queue.as_fd(), name, config.offloads.header)
             .map_err(|error| error::attaching(&config.name, existed, error))?;
-        let flags = ioctl::device_flags(queue.as_fd()).map_err(failed("TUNGETIFF"))?;
+        let flags = ioctl::device_flags(queue.as_fd()).map_err(failed(config, "TUNGETIFF"))?;
         let header = flags & libc::IFF_VNET_HDR != 0;
         let request = Offloads { header, ..config.offloads };
-        let offloads = negotiate(queue.as_fd(), request).map_err(failed("agreeing on offloads"))?;
+        let offloads = negotiate(queue.as_fd(), request).map_err(failed(config, "agreeing on offloads"))?;
+        let link = Link::new(name).map_err(failed(config, "opening a socket"))?;
         apply(config, queue.as_fd(), name, &link)?;
         let device = Device {
             name: config.name.clone(),
@@ -161,10 +191,10 @@ impl Tap {
             created: !existed && flags & libc::IFF_PERSIST == 0,
             multi_queue: flags & libc::IFF_MULTI_QUEUE != 0,
             offloads,
-            mac: ioctl::mac(queue.as_fd(), name).map_err(failed("reading its address"))?,
-            mtu: u32::try_from(link.mtu().map_err(failed("reading its MTU"))?).unwrap_or(0),
+            mac: ioctl::mac(queue.as_fd(), name).map_err(failed(config, "reading its address"))?,
+            mtu: u32::try_from(link.mtu().map_err(failed(config, "reading its MTU"))?).unwrap_or(0),
         };
-        Ok(Self { device, queue })
+        Ok((Self { device, queue }, name))
     }
 
     /// Its name.
@@ -240,15 +270,21 @@ fn apply(config: &TapConfig, queue: BorrowedFd<'_>, name: IfName, link: &Link) -
         };
         set().map_err(|error| error::setting(&config.name, "MTU", format_args!("mtu {mtu}"), error))?;
     }
-    if config.up {
-        let set = || if link.is_up()? { Ok(()) } else { link.set_up() };
-        set().map_err(|error| error::setting(&config.name, "state", "up", error))?;
-    }
     Ok(())
 }
 
+fn set_up(config: &TapConfig, link: &Link) -> Result<(), TapError> {
+    let set = || if !config.up || link.is_up()? { Ok(()) } else { link.set_up() };
+    set().map_err(|error| error::setting(&config.name, "state", "up", error))
+}
+
+/// Makes the error of a system call that nothing should refuse.
+fn failed(config: &TapConfig, action: &'static str) -> impl FnOnce(std::io::Error) -> TapError {
+    move |source| TapError::Io { name: config.name.clone(), action, source }
+}
+
 /// Attaches with as much as the device takes: a header if wanted, and many queues only where it insists on them.
-fn attach(queue: BorrowedFd<'_>, name: IfName, header: bool) -> std::io::Result<()> {
+fn attach(queue: BorrowedFd<'_>, name: IfName, header: bool) -> std::io::Result<IfName> {
     let plain = libc::IFF_TAP | libc::IFF_NO_PI;
     let with_header = plain | libc::IFF_VNET_HDR;
     let all = [with_header, with_header | libc::IFF_MULTI_QUEUE, plain, plain | libc::IFF_MULTI_QUEUE];

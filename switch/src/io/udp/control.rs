@@ -3,9 +3,9 @@
 use libc::{c_int, c_void};
 
 /// Bytes of ancillary data that hold one int: 24 on a 64-bit system.
-#[expect(clippy::cast_possible_truncation, reason = "four")]
 // SAFETY: arithmetic only.
-const LEN: usize = unsafe { libc::CMSG_SPACE(size_of::<c_int>() as u32) } as usize;
+const LEN: usize = unsafe { libc::CMSG_SPACE(4) } as usize;
+const _: () = assert!(size_of::<c_int>() == 4);
 
 /// Aligned as `cmsghdr` is; the union exists for that.
 #[repr(C)]

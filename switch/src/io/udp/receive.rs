@@ -19,7 +19,7 @@ pub(super) struct Receiver {
     addresses: Vec<libc::sockaddr_storage>,
     controls: Vec<Control>,
     buffers: Vec<PacketBuf>,
-    /// Datagrams that no one is given: any that a buffer does not hold.
+    /// Datagrams that no one is given, because a buffer does not hold them.
     pub(super) discarded: u64,
 }
 

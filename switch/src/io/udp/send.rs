@@ -84,6 +84,12 @@ impl Sender {
         &self.socket
     }
 
+    /// Whether runs are still sent as one message.
+    #[cfg(test)]
+    pub(super) fn segments(&self) -> bool {
+        self.segmentation
+    }
+
     /// Puts a transmit into the queue that [`Self::flush`] sends.
     pub(super) fn enqueue(&mut self, index: usize, transmit: &Transmit) {
         let segment = transmit.segment.clamp(1, transmit.range.len().max(1));
