@@ -1,0 +1,33 @@
+//! What the fuzz targets do: each takes arbitrary bytes, and panics if something that must hold of them doesn't.
+//!
+//! Coverage-guided runs are in the package above (`fuzz/Cargo.toml` says how); `tests/replay.rs` runs every file of
+//! `fuzz/corpus/` through the same functions. A target is a function here, a line in [`TARGETS`], a binary in
+//! `fuzz/fuzz_targets/`, and a folder of seeds in `fuzz/corpus/`.
+//!
+//! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject agrees
+//! with its mistakes.
+
+mod headers;
+mod oracle;
+mod packets;
+mod switch;
+
+pub use headers::{ethernet, virtio, vxlan};
+pub use packets::{flow, neighbour, offload, segment};
+pub use switch::{egress, ingress};
+
+/// A target: arbitrary bytes in, a panic if a promise is broken.
+pub type Target = fn(&[u8]);
+
+/// Every target, with the name of its binary and of its corpus folder.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("egress", egress),
+    ("ethernet", ethernet),
+    ("flow", flow),
+    ("ingress", ingress),
+    ("neighbour", neighbour),
+    ("offload", offload),
+    ("segment", segment),
+    ("virtio", virtio),
+    ("vxlan", vxlan),
+];

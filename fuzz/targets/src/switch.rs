@@ -1,0 +1,129 @@
+//! A whole switch: two ports, one that takes everything unfinished and one that takes nothing, and one peer.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use vswitchd_switch::datapath::Datapath;
+use vswitchd_switch::fdb::Limits;
+use vswitchd_switch::io::{Capabilities, Frame, Received};
+use vswitchd_switch::outbox::Outbox;
+use vswitchd_switch::packet::{DATA_MAX, Pool};
+use vswitchd_switch::storm::StormLimit;
+use vswitchd_switch::switch::Switch;
+use vswitchd_switch::tables::{PortId, PortSpec};
+use vswitchd_switch::wire::ethernet::Header;
+use vswitchd_switch::wire::virtio::{Checksum, HEADER_LEN, Offload};
+use vswitchd_switch::wire::{Vni, vxlan};
+
+const BUFFERS: usize = 64;
+
+struct Bench {
+    switch: Switch,
+    datapath: Datapath,
+    rich: PortId,
+    poor: PortId,
+    peer: SocketAddr,
+    pool: Pool,
+    out: Outbox,
+    now: Instant,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (local, peer) =
+            (SocketAddr::from(([192, 0, 2, 1], 4789)), SocketAddr::from(([192, 0, 2, 2], 4789)));
+        let switch = Switch::new(local, Limits::default());
+        let port = |capabilities| {
+            let spec = PortSpec {
+                name: String::new(),
+                vni: vni(),
+                mtu: 1_450,
+                capabilities,
+                storm: StormLimit::default(),
+            };
+            switch.add_port(spec).expect("room for a port")
+        };
+        let rich = port(Capabilities { checksum: true, tso: true, uso: true });
+        let poor = port(Capabilities::default());
+        switch.add_peer(vni(), peer).expect("room for a peer");
+        let datapath = Datapath::new(switch.clone());
+        let (pool, out) = (Pool::new(BUFFERS), Outbox::default());
+        Self { switch, datapath, rich, poor, peer, pool, out, now: Instant::now() }
+    }
+
+    /// What must hold of every outcome, whatever came in.
+    fn check(&mut self) {
+        for transmit in &self.out.transmits {
+            assert_eq!(transmit.to, self.peer);
+            assert!(transmit.segment > 0 && transmit.range.len() <= 65_507, "{transmit:?}");
+            for datagram in self.out.datagrams(transmit).chunks(transmit.segment) {
+                assert_eq!(vxlan::parse(datagram), Ok(vni()));
+                Header::parse(&datagram[vxlan::HEADER_LEN..]).expect("a whole Ethernet header");
+            }
+        }
+        for delivery in &self.out.deliveries {
+            Header::parse(self.out.frame(delivery)).expect("a whole Ethernet header");
+            if delivery.port == self.poor {
+                assert_eq!(delivery.offload.gso, None, "the poor port takes no super-frames");
+                assert!(
+                    !matches!(delivery.offload.checksum, Checksum::Partial { .. }),
+                    "nor unfinished checksums"
+                );
+            } else {
+                let header = delivery.offload.emit();
+                let parsed =
+                    Offload::parse(&header, delivery.range.len()).expect("what the kernel would take");
+                assert_eq!(parsed.gso.map(|gso| gso.size), delivery.offload.gso.map(|gso| gso.size));
+            }
+        }
+        self.out.recycle(&mut self.pool);
+        let all: Vec<_> = std::iter::from_fn(|| self.pool.take()).collect();
+        assert_eq!(all.len(), BUFFERS, "every buffer came back");
+        all.into_iter().for_each(|buf| self.pool.put(buf));
+    }
+}
+
+fn vni() -> Vni {
+    Vni::new(42).expect("a small number")
+}
+
+/// A frame from a guest that is not trusted: a virtio-net header and the frame; both ports in turn.
+pub fn egress(data: &[u8]) {
+    let Some((header, frame)) = data.split_at_checked(HEADER_LEN) else { return };
+    let Ok(offload) = Offload::parse(header, frame.len()) else { return };
+    if frame.len() > DATA_MAX {
+        return;
+    }
+    let mut bench = Bench::new();
+    for port in [bench.rich, bench.poor, bench.rich] {
+        let mut buf = bench.pool.take().expect("all are there between two batches");
+        buf.fill(frame);
+        let mut batch = vec![Frame { buf, offload }];
+        bench.datapath.egress(port, &mut batch, &mut bench.pool, &mut bench.out, bench.now);
+        bench.check();
+    }
+}
+
+/// Datagrams from a peer: two bytes of length (big-endian) for the size of each, then all of them back to back.
+pub fn ingress(data: &[u8]) {
+    let Some((size, run)) = data.split_first_chunk::<2>() else { return };
+    if run.len() > DATA_MAX {
+        return;
+    }
+    let segment = match usize::from(u16::from_be_bytes(*size)) {
+        0 => run.len().max(1),
+        segment => segment,
+    };
+    let mut bench = Bench::new();
+    for from in [bench.peer, SocketAddr::from(([198, 51, 100, 1], 4789))] {
+        let mut buf = bench.pool.take().expect("all are there between two batches");
+        buf.fill(run);
+        let mut batch = vec![Received { buf, from, segment }];
+        bench.datapath.ingress(&mut batch, &mut bench.pool, &mut bench.out, bench.now);
+        assert!(bench.out.transmits.is_empty(), "split horizon");
+        assert!(from == bench.peer || bench.out.deliveries.is_empty(), "a stranger's frame went somewhere");
+        bench.check();
+    }
+    let dropped: u64 = bench.switch.drops().occurred().map(|(_, count)| count).sum();
+    assert!(dropped > 0 || run.is_empty(), "the stranger's datagrams are counted");
+}
