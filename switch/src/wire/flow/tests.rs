@@ -211,6 +211,9 @@ fn a_flow_is_its_addresses_and_ports() {
     assert_eq!(one, entropy_of(&udp4(1000, 53, b"another, longer")));
     assert_ne!(one, entropy_of(&udp4(1001, 53, b"one")));
     assert_ne!(one, entropy_of(&udp4(1000, 54, b"one")));
+    let mut other_protocol = udp4(1000, 53, b"one");
+    other_protocol[14 + field::ipv4::PROTOCOL] = TCP;
+    assert_ne!(one, entropy_of(&other_protocol));
     let mut other_mac = udp4(1000, 53, b"one");
     other_mac[5] ^= 1;
     assert_eq!(one, entropy_of(&other_mac));
