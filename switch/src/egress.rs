@@ -120,7 +120,9 @@ fn known_neighbour(
     }
     let question = neighbour::question(frame, header)?;
     let mac = *cx.tables.topology.neighbours.get(&(vni, question.target))?;
-    (cx.tables.fdb.lookup(vni, mac) != Forward::Local(id)).then_some((question, mac))
+    // An endpoint that probes for a duplicate of its own address must not be told that there is one.
+    let foreign = question.asker != mac && cx.tables.fdb.lookup(vni, mac) != Forward::Local(id);
+    foreign.then_some((question, mac))
 }
 
 fn answer(cx: &mut Context<'_>, id: PortId, question: &Question, mac: MacAddr) -> Result<(), DropReason> {

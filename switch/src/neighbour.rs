@@ -1,7 +1,8 @@
-//! ARP (RFC 826) and IPv6 neighbour discovery (RFC 4861) for announced endpoints, answered without crossing the wire.
+//! ARP (RFC 826) and IPv6 neighbour discovery (RFC 4861), answered for announced endpoints.
 //!
 //! [`question`] finds out what a frame asks for; whether anybody knows the answer is the caller's to look up;
-//! [`Question::answer`] writes it. What is no such question, or is doubtful in any way, is forwarded like any frame.
+//! [`Question::answer`] writes it, so that neither crosses the wire. What is no such question, or is doubtful in
+//! any way, is forwarded like any frame.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -58,8 +59,8 @@ mod advertisement {
 pub struct Question {
     /// The address asked for.
     pub target: IpAddr,
-    /// Who asks. Where this is the target's own MAC address, the asker is probing for a duplicate of itself (RFC 5227
-    /// §2.1.1, RFC 4862 §5.4) and must not be answered: it would give its address up.
+    /// Who asks. Where this is the target's own MAC address, the asker is probing for a duplicate of itself
+    /// (RFC 5227 §2.1.1, RFC 4862 §5.4) and must not be answered: it would give its address up.
     pub asker: MacAddr,
     reply_to: ReplyTo,
 }
@@ -172,7 +173,8 @@ fn address(bytes: &[u8]) -> Ipv6Addr {
 }
 
 impl Question {
-    /// Writes the frame that answers with `mac` to the start of `out`, and gives its length, at most [`ANSWER_MAX`].
+    /// Writes the frame that answers with `mac` to the start of `out`, and gives its length, at most
+    /// [`ANSWER_MAX`].
     ///
     /// It looks as if the target had sent it, with `mac` as its source. It is not padded to Ethernet's minimum. An
     /// advertisement has the router flag clear: don't answer for a router.

@@ -1,7 +1,8 @@
 //! Checksums and super-frames as they come: finished where a receiver can't, recognised where a sender didn't say.
 //!
-//! A TAP says in its virtio-net header what is left to do to a frame. A kernel's vxlan device over veth hands us the
-//! same unfinished frames and says nothing: [`recognise`] reads it from the frame. Cutting is [`crate::segment`]'s.
+//! A TAP says in its virtio-net header what is left to do to a frame. A kernel's vxlan device over veth hands
+//! us the same unfinished frames and says nothing: [`recognise`] reads it from the frame. Cutting is
+//! [`crate::segment`]'s.
 
 use etherparse::{IpNumber, TcpHeaderSlice};
 
@@ -14,11 +15,11 @@ use crate::wire::{Cause, Layer, WireError};
 const TCP: u8 = IpNumber::TCP.0;
 const UDP: u8 = IpNumber::UDP.0;
 
-/// Completes a partial checksum in place: sums from `start` to the end of the frame, the field included, and stores
-/// the result at `start + offset`.
+/// Completes a partial checksum in place: sums from `start` to the end of the frame, the field included, and
+/// stores the result at `start + offset`.
 ///
-/// A UDP checksum that comes out as 0 is stored as `0xffff`, since 0 means that there is none (RFC 768). UDP is known
-/// by its offset of 6: no other transport with an Internet checksum has it there.
+/// A UDP checksum that comes out as 0 is stored as `0xffff`, since 0 means that there is none (RFC 768). UDP is
+/// known by its offset of 6: no other transport with an Internet checksum has it there.
 ///
 /// # Errors
 /// [`Cause::Bounds`] if the field is not within the frame, which is then left as it was.
@@ -37,17 +38,18 @@ pub fn finish_checksum(frame: &mut [u8], start: u16, offset: u16) -> Result<(), 
 
 /// Reads from a frame what its sender left unsaid.
 ///
-/// - A TCP or UDP checksum field that holds exactly the pseudo-header's sum, while the checksum as a whole does not
-///   verify, is [`Checksum::Partial`]. About one complete checksum in 65,536 equals that sum by chance: it verifies,
-///   and is left alone.
+/// - A TCP or UDP checksum field that holds exactly the pseudo-header's sum, while the checksum as a whole does
+///   not verify, is [`Checksum::Partial`]. About one complete checksum in 65,536 equals that sum by chance: it
+///   verifies, and is left alone.
 /// - A TCP packet longer than `mtu` (bytes of IP packet) is a super-frame too, with the GSO size that fills `mtu`.
 ///   Where its checksum is complete, it is verified here, and the answer is [`Checksum::Verified`] with [`Gso`]:
 ///   [`crate::segment`] may then compute new ones without hiding damage, and [`prepare_gso`] makes it fit for a
 ///   device. Where it is wrong, the answer is no super-frame, just a frame too long.
 /// - Everything else is [`Offload::default`], an oversize UDP datagram included: its boundaries are not known.
 ///
-/// Costs a pseudo-header's sum for a frame that fits and whose field doesn't match; reads the payload only otherwise.
-/// A frame with bytes other than zero behind its IP packet is no partial one: they would be summed along. Behind a super-frame there is nothing.
+/// Costs a pseudo-header's sum for a frame that fits and whose field doesn't match; reads the payload only
+/// otherwise. A frame with bytes other than zero behind its IP packet is no partial one: they would be summed
+/// along. Behind a super-frame there is nothing.
 #[must_use]
 pub fn recognise(frame: &[u8], transport: Option<&Transport>, mtu: usize) -> Offload {
     let Some(transport) = transport else {
@@ -79,8 +81,9 @@ pub fn recognise(frame: &[u8], transport: Option<&Transport>, mtu: usize) -> Off
     Offload { checksum, gso }
 }
 
-/// Makes a super-frame fit for a device: its checksum field gets the pseudo-header's sum, as GSO asks, if its checksum
-/// is complete so far. Gives the offload to hand over with it; every other frame and offload is left as it is.
+/// Makes a super-frame fit for a device: its checksum field gets the pseudo-header's sum, as GSO asks, if its
+/// checksum is complete so far. Gives the offload to hand over with it; every other frame and offload is left
+/// as it is.
 ///
 /// `transport` is what [`Transport::find`] found in this frame.
 #[must_use]
@@ -119,7 +122,8 @@ fn partial(transport: &Transport, offset: usize) -> Option<Checksum> {
     Some(Checksum::Partial { start, offset })
 }
 
-/// How to cut a TCP packet so that each segment fills `mtu`; `None` if the headers alone do, or contradict themselves.
+/// How to cut a TCP packet so that each segment fills `mtu`; `None` if the headers alone do, or contradict
+/// themselves.
 fn fit(frame: &[u8], transport: &Transport, mtu: usize) -> Option<Gso> {
     let header = TcpHeaderSlice::from_slice(&frame[transport.start..transport.end]).ok()?;
     let payload = transport.start + header.slice().len();

@@ -4,8 +4,8 @@
 //! segment gets a copy of all headers (tags, IP options and extension headers included) with lengths, IP
 //! identification, TCP sequence number and flags changed, and complete checksums.
 //!
-//! A guest wrote both the frame and its virtio-net header, so neither is trusted: [`Segmenter::new`] takes offsets and
-//! lengths from the packet itself and refuses where the two contradict. Nothing is allocated.
+//! A guest wrote both the frame and its virtio-net header, so neither is trusted: [`Segmenter::new`] takes
+//! offsets and lengths from the packet itself and refuses where the two contradict. Nothing is allocated.
 
 use etherparse::{IpNumber, TcpHeaderSlice};
 
@@ -55,13 +55,13 @@ enum Protocol {
 impl<'a> Segmenter<'a> {
     /// Checks a super-frame; `header` is what [`ethernet::Header::parse`] gave for it.
     ///
-    /// The checksum must be [`Checksum::Partial`], or [`Checksum::Verified`] by [`offload::recognise`]: segments get
-    /// new checksums, which must not make damaged bytes look whole.
+    /// The checksum must be [`Checksum::Partial`], or [`Checksum::Verified`] by [`offload::recognise`]:
+    /// segments get new checksums, which must not make damaged bytes look whole.
     ///
     /// # Errors
-    /// [`DropReason::OffloadInvalid`] for anything but an unfragmented TCP or UDP packet of the stated kind that fills
-    /// the frame, has payload, and comes to at most [`SEGMENTS_MAX`] segments; also if its lengths or the place of the
-    /// partial checksum contradict its headers. [`Gso::header_len`] is not looked at.
+    /// [`DropReason::OffloadInvalid`] for anything but an unfragmented TCP or UDP packet of the stated kind
+    /// that fills the frame, has payload, and comes to at most [`SEGMENTS_MAX`] segments; also if its lengths
+    /// or the place of the partial checksum contradict its headers. [`Gso::header_len`] is not looked at.
     pub fn new(frame: &'a [u8], offload: Offload, header: &ethernet::Header) -> Result<Self, DropReason> {
         let invalid = DropReason::OffloadInvalid;
         let gso = offload.gso.ok_or(invalid)?;
@@ -89,7 +89,7 @@ impl<'a> Segmenter<'a> {
         self.payload.len().div_ceil(self.size)
     }
 
-    /// Bytes of the headers that each segment starts with, from the destination MAC to the transport's last option.
+    /// Bytes of the headers that each segment starts with, up to the transport's last option.
     #[must_use]
     pub fn header_len(&self) -> usize {
         self.headers.len()
@@ -200,7 +200,8 @@ impl Protocol {
         }
     }
 
-    /// Writes what differs, but the checksum, into the headers of the segment that starts at `offset` in the payload.
+    /// Writes what differs, but the checksum, into the headers of the segment that starts at `offset` in the
+    /// payload.
     fn patch(self, headers: &mut [u8], offset: usize, len: usize, last: bool) {
         match self {
             Self::Tcp { start, sequence, flags } => {

@@ -20,6 +20,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ("ports::what_was_made_is_removed_at_the_end", removed_at_the_end),
         ("ports::refusals_are_one_line_that_says_what_to_do", refusals),
         ("ports::counters_add_up", counters_add_up),
+        #[cfg(feature = "compat-tun-tap")]
+        ("ports::a_tun_tap_device_is_a_port_too", tun_tap),
     ]
 }
 
@@ -127,5 +129,48 @@ fn counters_add_up() -> Result<()> {
     let last = event(node, "counters")?;
     ensure!(last["ports"][0]["rx_frames"].as_u64() >= port["rx_frames"].as_u64(), "{last}");
     lab.stop()?;
+    Ok(())
+}
+
+/// A switch of the library's with one port of either backend.
+#[cfg(feature = "compat-tun-tap")]
+fn tun_tap() -> Result<()> {
+    use vswitchd::switch::fdb::Limits;
+    use vswitchd::switch::io::FrameIo;
+    use vswitchd::switch::io::mem::{Faults, Network};
+    use vswitchd::switch::io::tun_tap::TunTap;
+    use vswitchd::switch::storm::StormLimit;
+    use vswitchd::switch::switch::Switch;
+    use vswitchd::switch::tables::PortSpec;
+    use vswitchd::switch::worker::{Worker, WorkerConfig};
+
+    let lab = Lab::build(Plan::new(shape(1, 2, 1, false))?)?;
+    let [a, b] = [0, 1].map(|index| &lab.nodes()[0].endpoints()[index]);
+    let devices: [Box<dyn FrameIo>; 2] = [
+        Box::new(a.netns().run(|| TunTap::open(ENDPOINT_LINK))??),
+        Box::new(b.netns().run(|| Tap::open(&TapConfig::new(ENDPOINT_LINK)))??),
+    ];
+    let local = "192.0.2.1:4789".parse()?;
+    let switch = Switch::new(local, Limits::default());
+    let underlay = Network::new(Faults::default(), 1).attach(local)?;
+    let worker = Worker::spawn(switch.clone(), Box::new(underlay), WorkerConfig::default(), |event| {
+        eprintln!("{event:?}");
+    })?;
+    for device in devices {
+        let spec = PortSpec {
+            name: ENDPOINT_LINK.into(),
+            vni: lab.plan().networks[0].vni,
+            mtu: 1_500,
+            capabilities: device.capabilities(),
+            storm: StormLimit::default(),
+        };
+        worker.attach(switch.add_port(spec)?, device);
+    }
+    a.configure()?;
+    b.configure()?;
+    crate::fixture::tcp(a.netns(), b.netns(), b.plan().v4.into(), 64 << 20).context("from tun-tap")?;
+    crate::fixture::tcp(b.netns(), a.netns(), a.plan().v6.into(), 64 << 20).context("to tun-tap")?;
+    udp_both_ways(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 1_472)?;
+    worker.stop()?;
     Ok(())
 }

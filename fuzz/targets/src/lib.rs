@@ -1,11 +1,11 @@
 //! What the fuzz targets do: each takes arbitrary bytes, and panics if something that must hold of them doesn't.
 //!
-//! Coverage-guided runs are in the package above (`fuzz/Cargo.toml` says how); `tests/replay.rs` runs every file of
-//! `fuzz/corpus/` through the same functions. A target is a function here, a line in [`TARGETS`], a binary in
-//! `fuzz/fuzz_targets/`, and a folder of seeds in `fuzz/corpus/`.
+//! Coverage-guided runs are in the package above (`fuzz/Cargo.toml` says how); `tests/replay.rs` runs every
+//! file of `fuzz/corpus/` through the same functions. A target is a function here, a line in [`TARGETS`], a
+//! binary in `fuzz/fuzz_targets/`, and a folder of seeds in `fuzz/corpus/`.
 //!
-//! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject agrees
-//! with its mistakes.
+//! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject
+//! agrees with its mistakes.
 
 mod headers;
 mod oracle;

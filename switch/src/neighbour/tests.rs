@@ -176,7 +176,9 @@ fn every_truncation_is_no_question() {
 
 proptest! {
     #[test]
-    fn arbitrary_damage_never_panics(six in any::<bool>(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+    fn arbitrary_damage_never_panics(
+        six in any::<bool>(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
         let mut frame = if six { plain_solicitation() } else { arp_request(A4, B4) };
         for (at, value) in damage {
             let at = at.index(frame.len());

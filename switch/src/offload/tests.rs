@@ -61,7 +61,9 @@ const SHAPES: [(bool, bool); 4] = [(false, false), (false, true), (true, false),
 
 proptest! {
     #[test]
-    fn an_unfinished_checksum_is_recognised_and_finished(shape in 0usize..4, payload in vec(any::<u8>(), 0..1300)) {
+    fn an_unfinished_checksum_is_recognised_and_finished(
+        shape in 0usize..4, payload in vec(any::<u8>(), 0..1300),
+    ) {
         let (six, udp) = SHAPES[shape];
         let complete = frame(six, udp, &payload);
         prop_assert_eq!(recognised(&complete, MTU), Offload::default());
@@ -75,7 +77,9 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes in vec(any::<u8>(), 14..200), start in any::<u16>(), offset in any::<u16>()) {
+    fn arbitrary_bytes_never_panic(
+        bytes in vec(any::<u8>(), 14..200), start in any::<u16>(), offset in any::<u16>(),
+    ) {
         let mut bytes = bytes;
         let _ = recognised(&bytes, 100);
         let before = bytes.clone();
@@ -85,7 +89,9 @@ proptest! {
     }
 
     #[test]
-    fn a_wrong_checksum_is_left_alone(shape in 0usize..4, payload in vec(any::<u8>(), 0..100), change in 1u16..0xffff) {
+    fn a_wrong_checksum_is_left_alone(
+        shape in 0usize..4, payload in vec(any::<u8>(), 0..100), change in 1u16..0xffff,
+    ) {
         let (six, udp) = SHAPES[shape];
         let mut frame = frame(six, udp, &payload);
         let at = field_at(&frame);

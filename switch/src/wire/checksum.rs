@@ -1,7 +1,8 @@
 //! The Internet checksum, RFC 1071, and the pseudo-headers of TCP, UDP and ICMPv6.
 //!
-//! Words are added as the machine reads them: the one's complement sum does not depend on byte order (RFC 1071 §2 B),
-//! so only [`Sum::fold`] says what the bytes are. The sum keeps its carries in 64 bits and folds once, at the end.
+//! Words are added as the machine reads them: the one's complement sum does not depend on byte order (RFC 1071
+//! §2 B), so only [`Sum::fold`] says what the bytes are. The sum keeps its carries in 64 bits and folds once,
+//! at the end.
 
 /// Bytes summed in one turn of the wide loop: eight 32-bit words, one for each lane.
 const STRIDE: usize = 32;

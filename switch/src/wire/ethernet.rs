@@ -231,7 +231,9 @@ mod tests {
             let builder = match tags {
                 0 => builder.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
                 1 => builder.single_vlan(VlanId::ZERO).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
-                _ => builder.double_vlan(VlanId::ZERO, VlanId::try_new(4094).unwrap()).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+                _ => builder
+                    .double_vlan(VlanId::ZERO, VlanId::try_new(4094).unwrap())
+                    .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
             }
             .udp(1, 2);
             let mut frame = Vec::new();

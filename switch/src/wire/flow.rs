@@ -1,7 +1,7 @@
 //! Flows: what forwarding looks at behind the Ethernet header.
 //!
-//! IPv4 with options and IPv6 with extension headers, up to the transport header's first byte. Nothing here verifies a
-//! checksum or changes a byte.
+//! IPv4 with options and IPv6 with extension headers, up to the transport header's first byte. Nothing here
+//! verifies a checksum or changes a byte.
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
@@ -12,7 +12,8 @@ use foldhash::quality::FixedState;
 use super::checksum::Sum;
 use super::ethernet::{self, EtherType};
 
-/// Extension headers walked through in one packet. RFC 8200 §4.1 names seven in all; more is an attack on the walker.
+/// Extension headers walked through in one packet. RFC 8200 §4.1 names seven in all; more is an attack on the
+/// walker.
 pub const EXTENSIONS_MAX: usize = 8;
 
 /// Offsets from a header's first byte, of fields that are read or written in place.
@@ -169,7 +170,8 @@ impl Transport {
         Some(u16::from_be_bytes([port[0], port[1]]))
     }
 
-    /// The pseudo-header's sum for `len` bytes of transport header and payload, of the frame that this was found in.
+    /// The pseudo-header's sum for `len` bytes of transport header and payload, of the frame that this was
+    /// found in.
     pub(crate) fn pseudo_header(&self, frame: &[u8], len: u16) -> Sum {
         let ip = &frame[self.ip_start..self.start];
         match self.ip {
@@ -204,9 +206,9 @@ fn array<const N: usize>(header: &[u8], at: usize) -> [u8; N] {
 
 /// A hash of the inner flow: addresses, protocol and ports of IP; MAC addresses and type of others.
 ///
-/// Equal for every frame of a flow. Where [`Transport::find`] gave `None` for an IP packet, only addresses and protocol
-/// count, so that all fragments of a packet, the first included, go one way; a flow's unfragmented packets may go
-/// another. Echo requests and replies count as flows by their identifier, IPsec ESP by its SPI.
+/// Equal for every frame of a flow. Where [`Transport::find`] gave `None` for an IP packet, only addresses and
+/// protocol count, so that all fragments of a packet, the first included, go one way; a flow's unfragmented
+/// packets may go another. Echo requests and replies count as flows by their identifier, IPsec ESP by its SPI.
 /// Feeds the outer source port (RFC 7348 §4.1). No secret is in it: a sender can choose where its own flows go.
 #[must_use]
 pub fn entropy(frame: &[u8], header: &ethernet::Header, transport: Option<&Transport>) -> u32 {

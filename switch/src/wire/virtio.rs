@@ -1,4 +1,6 @@
-//! The virtio-net header (virtio 1.2 §5.1.6) that a TAP with `IFF_VNET_HDR` puts before each frame, host byte order.
+//! The virtio-net header (virtio 1.2 §5.1.6) that a TAP with `IFF_VNET_HDR` puts before each frame.
+//!
+//! Fields have the host's byte order.
 //!
 //! ```text
 //!  0       1          2        4          6            8             10
@@ -87,12 +89,12 @@ pub enum GsoKind {
 impl Offload {
     /// Reads a header and checks that its offsets lie within a frame of `frame_len` bytes.
     ///
-    /// Unknown flags are ignored (virtio 1.2 §5.1.6.2.2), an unknown GSO type can't be. Bytes behind [`HEADER_LEN`]
-    /// are not looked at. That the frame's own headers agree is for [`crate::segment`] to check.
+    /// Unknown flags are ignored (virtio 1.2 §5.1.6.2.2), an unknown GSO type can't be. Bytes behind
+    /// [`HEADER_LEN`] are not looked at. That the frame's own headers agree is for [`crate::segment`] to check.
     ///
     /// # Errors
-    /// Truncated header, unknown GSO type, a GSO size of 0, offsets outside of the frame; a super-frame whose checksum
-    /// is not partial ([`Cause::Flags`]), since each segment needs its own.
+    /// Truncated header, unknown GSO type, a GSO size of 0, offsets outside of the frame; a super-frame whose
+    /// checksum is not partial ([`Cause::Flags`]), since each segment needs its own.
     pub fn parse(header: &[u8], frame_len: usize) -> Result<Self, WireError> {
         let header = header.first_chunk::<HEADER_LEN>().ok_or_else(|| refuse(Cause::Truncated))?;
         let checksum = if header[field::FLAGS] & FLAG_NEEDS_CSUM != 0 {
@@ -279,7 +281,9 @@ mod tests {
         }
 
         #[test]
-        fn what_is_accepted_is_emitted_to_the_same_meaning(header in any::<[u8; HEADER_LEN]>(), len in 0usize..70_000) {
+        fn what_is_accepted_is_emitted_to_the_same_meaning(
+            header in any::<[u8; HEADER_LEN]>(), len in 0usize..70_000,
+        ) {
             if let Ok(offload) = Offload::parse(&header, len) {
                 prop_assert_eq!(Offload::parse(&offload.emit(), len), Ok(offload));
             }

@@ -65,8 +65,9 @@ impl fmt::Display for Vni {
 
 /// Reads a datagram's header; the inner frame starts at [`HEADER_LEN`].
 ///
-/// RFC 7348 has receivers ignore the other bits, but extensions (GPE, group policy, remote checksum offload) give them
-/// meanings that change what follows. Linux's vxlan device without extensions therefore drops such packets; so do we.
+/// RFC 7348 has receivers ignore the other bits, but extensions (GPE, group policy, remote checksum offload)
+/// give them meanings that change what follows. Linux's vxlan device without extensions therefore drops such
+/// packets; so do we.
 ///
 /// # Errors
 /// As Linux's vxlan device does: the I flag must be set, every other flag ([`Cause::Flags`]) and reserved bit

@@ -181,6 +181,9 @@ fn a_flow_is_its_addresses_and_ports() {
     assert_eq!(one, entropy_of(&udp4(1000, 53, b"another, longer")));
     assert_ne!(one, entropy_of(&udp4(1001, 53, b"one")));
     assert_ne!(one, entropy_of(&udp4(1000, 54, b"one")));
+    let mut other_protocol = udp4(1000, 53, b"one");
+    other_protocol[14 + field::ipv4::PROTOCOL] = TCP;
+    assert_ne!(one, entropy_of(&other_protocol));
     let mut other_mac = udp4(1000, 53, b"one");
     other_mac[5] ^= 1;
     assert_eq!(one, entropy_of(&other_mac));
@@ -212,7 +215,7 @@ fn others_are_told_apart_by_addresses_and_type() {
 
 #[test]
 fn neighbouring_ports_spread_over_few_buckets() {
-    // What a sender with 16 outer ports and 4096 consecutive inner ports gets: no bucket far from its share of 256.
+    // 16 outer ports for 4096 consecutive inner ports: no bucket is far from its share of 256.
     let mut buckets = [0u32; 16];
     for port in 0..4096 {
         buckets[entropy_of(&udp4(40_000 + port, 443, b"")) as usize % 16] += 1;
@@ -222,7 +225,9 @@ fn neighbouring_ports_spread_over_few_buckets() {
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_keep_the_invariant(bytes in vec(any::<u8>(), 0..200), version in 0u8..3, length in 0u8..120) {
+    fn arbitrary_bytes_keep_the_invariant(
+        bytes in vec(any::<u8>(), 0..200), version in 0u8..3, length in 0u8..120,
+    ) {
         let mut frame = ethernet(if version == 1 { 0x0800 } else { 0x86dd }, &bytes);
         // Steer towards plausible headers: random ones hardly ever get past the first check.
         if bytes.len() > 8 && version > 0 {
@@ -241,7 +246,9 @@ proptest! {
     }
 
     #[test]
-    fn agrees_with_etherparse(six in any::<bool>(), options in 0usize..10, payload in vec(any::<u8>(), 0..80), pad in 0usize..20) {
+    fn agrees_with_etherparse(
+        six in any::<bool>(), options in 0usize..10, payload in vec(any::<u8>(), 0..80), pad in 0usize..20,
+    ) {
         let builder = PacketBuilder::ethernet2(A, B);
         let builder = if six {
             builder.ipv6(A6, B6, 64)
