@@ -1,5 +1,6 @@
 //! The command line: definitions here, the work in the modules that they name.
 
+mod lab;
 mod switch;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Switch(switch::Args),
+    Lab(lab::Args),
 }
 
 impl Cli {
@@ -27,6 +29,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Switch(args) => args.run(),
+            Command::Lab(args) => args.run(),
         }
     }
 }
@@ -46,7 +49,11 @@ pub(crate) fn failed(error: &dyn std::error::Error) -> ExitCode {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        line = format!("{line}: {cause}");
+        // Many errors have their cause's text in their own.
+        let cause_text = cause.to_string();
+        if !line.contains(&cause_text) {
+            line = format!("{line}: {cause_text}");
+        }
         source = cause.source();
     }
     eprintln!("vswitchd: {line}");

@@ -77,19 +77,10 @@ impl Lab {
     /// As the kernel refuses; what was made is gone again.
     pub fn build(plan: Plan) -> Result<Self, LabError> {
         let keeper = Keeper::new().map_err(LabError::Thread)?;
-        let nodes = plan
-            .nodes
-            .iter()
-            .map(Node::build)
-            .collect::<Result<Vec<_>, _>>()?;
+        let nodes = plan.nodes.iter().map(Node::build).collect::<Result<Vec<_>, _>>()?;
         let netns: Vec<&NetNs> = nodes.iter().map(|node| &node.netns).collect();
-        let underlay = Underlay::veth(&plan, &netns)?;
-        Ok(Self {
-            plan,
-            nodes,
-            underlay,
-            keeper,
-        })
+        let underlay = Underlay::new(&plan, &netns)?;
+        Ok(Self { plan, nodes, underlay, keeper })
     }
 
     /// Runs `program switch …` in every node, waits until all are ready, and gives every endpoint its addresses.
@@ -138,42 +129,20 @@ impl Lab {
     /// The command line of a node's switch: `switch --format json --local … --peer … --vni 42:eth0@…`.
     fn switch_command(&self, index: usize, program: &OsString) -> Command {
         let node = &self.nodes[index];
-        let inherited = node
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.netns.shared_fd())
-            .collect();
+        let inherited = node.endpoints.iter().map(|endpoint| endpoint.netns.shared_fd()).collect();
         let mut command = node.netns.command_with(program, inherited);
-        command
-            .args(["switch", "--format", "json", "--local"])
-            .arg(node.plan.address.to_string());
-        for (_, peer) in self
-            .plan
-            .nodes
-            .iter()
-            .enumerate()
-            .filter(|&(other, _)| other != index)
-        {
+        command.args(["switch", "--format", "json", "--local"]).arg(node.plan.address.to_string());
+        for (_, peer) in self.plan.nodes.iter().enumerate().filter(|&(other, _)| other != index) {
             command.arg("--peer").arg(peer.address.to_string());
         }
         for network in node.plan.networks() {
-            let members = node
-                .endpoints
-                .iter()
-                .filter(|endpoint| endpoint.plan.network == network);
+            let members = node.endpoints.iter().filter(|endpoint| endpoint.plan.network == network);
             let ports: Vec<String> = members
                 .map(|endpoint| format!("{ENDPOINT_LINK}@{}", endpoint.netns.inherited_path()))
                 .collect();
-            command.arg("--vni").arg(format!(
-                "{}:{}",
-                self.plan.networks[network].vni,
-                ports.join(",")
-            ));
+            command.arg("--vni").arg(format!("{}:{}", self.plan.networks[network].vni, ports.join(",")));
         }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: a terminal's Ctrl-C is for the lab, which stops its programs itself.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command
@@ -219,15 +188,9 @@ impl Lab {
     /// The namespace of the node or endpoint of that name.
     #[must_use]
     pub fn netns(&self, name: &str) -> Option<&NetNs> {
-        let node = self
-            .nodes
-            .iter()
-            .find(|node| node.plan.name == name)
-            .map(|node| &node.netns);
+        let node = self.nodes.iter().find(|node| node.plan.name == name).map(|node| &node.netns);
         node.or_else(|| {
-            self.endpoints()
-                .find(|endpoint| endpoint.plan.name == name)
-                .map(|endpoint| &endpoint.netns)
+            self.endpoints().find(|endpoint| endpoint.plan.name == name).map(|endpoint| &endpoint.netns)
         })
     }
 
@@ -236,21 +199,11 @@ impl Lab {
     /// # Errors
     /// The first failure; the others are stopped all the same.
     pub fn stop(&mut self) -> Result<(), LabError> {
-        let mut programs: Vec<Program> = self
-            .nodes
-            .iter_mut()
-            .filter_map(|node| node.program.take())
-            .collect();
+        let mut programs: Vec<Program> =
+            self.nodes.iter_mut().filter_map(|node| node.program.take()).collect();
         let asked: Vec<_> = programs.iter_mut().map(Program::request_stop).collect();
-        let stopped: Vec<_> = programs
-            .iter_mut()
-            .map(|program| program.stop().map(|_| ()))
-            .collect();
-        asked
-            .into_iter()
-            .chain(stopped)
-            .collect::<Result<(), _>>()
-            .map_err(Into::into)
+        let stopped: Vec<_> = programs.iter_mut().map(|program| program.stop().map(|_| ())).collect();
+        asked.into_iter().chain(stopped).collect::<Result<(), _>>().map_err(Into::into)
     }
 }
 
@@ -263,23 +216,9 @@ impl Drop for Lab {
 
 impl Node {
     fn build(plan: &NodePlan) -> Result<Self, LabError> {
-        let endpoint = |plan: &EndpointPlan| {
-            Ok(Endpoint {
-                plan: plan.clone(),
-                netns: NetNs::create()?,
-            })
-        };
-        let endpoints = plan
-            .endpoints
-            .iter()
-            .map(endpoint)
-            .collect::<Result<_, NetnsError>>()?;
-        Ok(Self {
-            plan: plan.clone(),
-            netns: NetNs::create()?,
-            endpoints,
-            program: None,
-        })
+        let endpoint = |plan: &EndpointPlan| Ok(Endpoint { plan: plan.clone(), netns: NetNs::create()? });
+        let endpoints = plan.endpoints.iter().map(endpoint).collect::<Result<_, NetnsError>>()?;
+        Ok(Self { plan: plan.clone(), netns: NetNs::create()?, endpoints, program: None })
     }
 
     /// Its part of the plan.
@@ -333,10 +272,7 @@ impl Endpoint {
     /// # Errors
     /// If there is no such link, or the kernel refuses.
     pub fn configure(&self) -> Result<(), LabError> {
-        let named = |source| LabError::Endpoint {
-            endpoint: self.plan.name.clone(),
-            source,
-        };
+        let named = |source| LabError::Endpoint { endpoint: self.plan.name.clone(), source };
         self.set_addresses().map_err(named)
     }
 
@@ -347,15 +283,7 @@ impl Endpoint {
         netlink.set_up(ENDPOINT_LINK)?;
         netlink.add_address(ENDPOINT_LINK, self.plan.v4.into(), NETWORK_PREFIX.0)?;
         netlink.add_address(ENDPOINT_LINK, self.plan.v6.into(), NETWORK_PREFIX.1)?;
-        netlink.add_route(
-            (IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8),
-            None,
-            ENDPOINT_LINK,
-        )?;
-        netlink.add_route(
-            (IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 32),
-            None,
-            ENDPOINT_LINK,
-        )
+        netlink.add_route((IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8), None, ENDPOINT_LINK)?;
+        netlink.add_route((IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 32), None, ENDPOINT_LINK)
     }
 }

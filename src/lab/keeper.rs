@@ -26,24 +26,15 @@ impl Keeper {
                 let _gone = answer.send(command.spawn());
             }
         };
-        let thread = thread::Builder::new()
-            .name("lab-keeper".into())
-            .spawn(work)?;
-        Ok(Self {
-            orders: Some(orders),
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name("lab-keeper".into()).spawn(work)?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
     }
 
     pub(super) fn spawn(&self, command: Command) -> io::Result<Child> {
         let (answer, answered) = sync_channel(1);
         let orders = self.orders.as_ref().expect("open until dropped");
-        orders
-            .send((command, answer))
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        answered
-            .recv()
-            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?
+        orders.send((command, answer)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        answered.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?
     }
 }
 

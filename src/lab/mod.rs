@@ -14,10 +14,16 @@
 //! ([`crate::namespace::sandbox`], [`crate::namespace::init`]); nothing here touches the namespace that it is called in.
 
 mod build;
+pub mod check;
+pub mod control;
 mod keeper;
+pub mod ping;
 pub mod plan;
 pub mod program;
+pub mod report;
+pub mod throughput;
 pub mod underlay;
+pub mod wire;
 
 pub use build::{ENDPOINT_LINK, Endpoint, Lab, LabError, Node, READY_PATIENCE};
-pub use plan::{EndpointPlan, NetworkPlan, NodePlan, Plan, PlanError, Shape, UnderlayKind};
+pub use plan::{EndpointPlan, NetworkPlan, NodePlan, Plan, PlanError, Shape, UnderlayKind, WirePlan};

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use serde::Serialize;
+use serde::ser::SerializeStruct;
+use vswitchd_switch::io::mem::Faults;
 use vswitchd_switch::wire::{MacAddr, Vni};
 
 /// Nodes of a lab: the last byte of an address must do, and each is a process with its threads.
@@ -62,13 +64,7 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self {
-            nodes: 3,
-            endpoints: 2,
-            networks: 2,
-            underlay: UnderlayKind::Veth,
-            ipv6: false,
-        }
+        Self { nodes: 3, endpoints: 2, networks: 2, underlay: UnderlayKind::Veth, ipv6: false }
     }
 }
 
@@ -86,9 +82,7 @@ pub enum PlanError {
         given: u16,
     },
     /// More than [`ENDPOINTS_MAX`] endpoints together.
-    #[error(
-        "{given} endpoints are too many: nodes times endpoints must be at most {ENDPOINTS_MAX}"
-    )]
+    #[error("{given} endpoints are too many: nodes times endpoints must be at most {ENDPOINTS_MAX}")]
     Endpoints {
         /// What was asked for.
         given: usize,
@@ -96,7 +90,7 @@ pub enum PlanError {
 }
 
 /// A lab that is not yet made. Its parts may be changed before it is built, for tests that need odd ones.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// What joins the nodes.
     pub underlay: UnderlayKind,
@@ -106,6 +100,30 @@ pub struct Plan {
     pub nodes: Vec<NodePlan>,
     /// Networks, in order.
     pub networks: Vec<NetworkPlan>,
+    /// What the underlay does to packets, if it is a wire.
+    pub wire: WirePlan,
+}
+
+/// The faults of a simulated underlay; perfect by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct WirePlan {
+    /// What is done to packets.
+    pub faults: Faults,
+    /// Seed of the dice: the same seed throws the same.
+    pub seed: u64,
+}
+
+impl Serialize for WirePlan {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("WirePlan", 6)?;
+        fields.serialize_field("loss", &self.faults.loss)?;
+        fields.serialize_field("duplicate", &self.faults.duplicate)?;
+        fields.serialize_field("reorder", &self.faults.reorder)?;
+        fields.serialize_field("delay_ms", &(self.faults.delay.as_secs_f64() * 1e3))?;
+        fields.serialize_field("jitter_ms", &(self.faults.jitter.as_secs_f64() * 1e3))?;
+        fields.serialize_field("seed", &self.seed)?;
+        fields.end()
+    }
 }
 
 /// A network that endpoints are in.
@@ -148,10 +166,7 @@ pub struct EndpointPlan {
     pub v6: Ipv6Addr,
 }
 
-fn as_text<S: serde::Serializer>(
-    value: &impl std::fmt::Display,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn as_text<S: serde::Serializer>(value: &impl std::fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
@@ -162,11 +177,7 @@ impl Plan {
     /// If a number is out of its range.
     pub fn new(shape: Shape) -> Result<Self, PlanError> {
         in_range("the number of nodes", shape.nodes, &NODES)?;
-        in_range(
-            "the number of endpoints of a node",
-            shape.endpoints,
-            &ENDPOINTS,
-        )?;
+        in_range("the number of endpoints of a node", shape.endpoints, &ENDPOINTS)?;
         in_range("the number of networks", shape.networks, &NETWORKS)?;
         let given = usize::from(shape.nodes) * usize::from(shape.endpoints);
         if given > ENDPOINTS_MAX {
@@ -175,27 +186,21 @@ impl Plan {
         Ok(Self {
             underlay: shape.underlay,
             underlay_mtu: UNDERLAY_MTU,
-            nodes: (1..=shape.nodes)
-                .map(|number| node(number, shape))
-                .collect(),
+            nodes: (1..=shape.nodes).map(|number| node(number, shape)).collect(),
             networks: (1..=shape.networks).map(network).collect(),
+            wire: WirePlan::default(),
         })
     }
 
     /// Every endpoint in order, with the index of its node.
     pub fn endpoints(&self) -> impl Iterator<Item = (usize, &EndpointPlan)> {
-        self.nodes
-            .iter()
-            .enumerate()
-            .flat_map(|(index, node)| node.endpoints.iter().map(move |e| (index, e)))
+        self.nodes.iter().enumerate().flat_map(|(index, node)| node.endpoints.iter().map(move |e| (index, e)))
     }
 
     /// Whether the nodes talk over IPv6.
     #[must_use]
     pub fn is_ipv6(&self) -> bool {
-        self.nodes
-            .first()
-            .is_some_and(|node| node.address.is_ipv6())
+        self.nodes.first().is_some_and(|node| node.address.is_ipv6())
     }
 }
 
@@ -203,11 +208,7 @@ impl NodePlan {
     /// The networks that this node has endpoints in, each once, in order.
     #[must_use]
     pub fn networks(&self) -> Vec<usize> {
-        let mut networks: Vec<usize> = self
-            .endpoints
-            .iter()
-            .map(|endpoint| endpoint.network)
-            .collect();
+        let mut networks: Vec<usize> = self.endpoints.iter().map(|endpoint| endpoint.network).collect();
         networks.sort_unstable();
         networks.dedup();
         networks
@@ -216,19 +217,12 @@ impl NodePlan {
 
 fn in_range(what: &'static str, given: u16, range: &RangeInclusive<u16>) -> Result<(), PlanError> {
     let ok = range.contains(&given);
-    ok.then_some(()).ok_or_else(|| PlanError::Range {
-        what,
-        range: (*range.start(), *range.end()),
-        given,
-    })
+    ok.then_some(()).ok_or_else(|| PlanError::Range { what, range: (*range.start(), *range.end()), given })
 }
 
 fn network(number: u16) -> NetworkPlan {
     let vni = Vni::new(u32::from(FIRST_VNI + number - 1)).expect("a few more than the first VNI");
-    NetworkPlan {
-        name: format!("net{number}"),
-        vni,
-    }
+    NetworkPlan { name: format!("net{number}"), vni }
 }
 
 fn node(number: u16, shape: Shape) -> NodePlan {
@@ -238,8 +232,7 @@ fn node(number: u16, shape: Shape) -> NodePlan {
     } else {
         IpAddr::V4(Ipv4Addr::new(198, 18, 0, low))
     };
-    let endpoints =
-        (0..shape.endpoints).map(|index| endpoint(number, index, index % shape.networks));
+    let endpoints = (0..shape.endpoints).map(|index| endpoint(number, index, index % shape.networks));
     NodePlan {
         name: format!("node{number}"),
         address,
@@ -271,44 +264,21 @@ mod tests {
     #[test]
     fn the_default_is_three_nodes_with_one_endpoint_in_each_of_two_networks() {
         let plan = Plan::new(Shape::default()).unwrap();
-        let names: Vec<_> = plan
-            .endpoints()
-            .map(|(node, e)| (node, e.name.as_str(), e.network))
-            .collect();
+        let names: Vec<_> = plan.endpoints().map(|(node, e)| (node, e.name.as_str(), e.network)).collect();
         assert_eq!(
             names,
-            [
-                (0, "n1a", 0),
-                (0, "n1b", 1),
-                (1, "n2a", 0),
-                (1, "n2b", 1),
-                (2, "n3a", 0),
-                (2, "n3b", 1)
-            ]
+            [(0, "n1a", 0), (0, "n1b", 1), (1, "n2a", 0), (1, "n2b", 1), (2, "n3a", 0), (2, "n3b", 1)]
         );
         assert_eq!(plan.nodes[2].address, IpAddr::from([198, 18, 0, 3]));
         assert_eq!(plan.nodes[1].endpoints[1].v4, Ipv4Addr::new(10, 2, 2, 2));
-        assert_eq!(
-            plan.nodes[1].endpoints[1].v6,
-            "fd00:0:0:2::2:2".parse::<Ipv6Addr>().unwrap()
-        );
-        let vnis: Vec<_> = plan
-            .networks
-            .iter()
-            .map(|network| network.vni.id())
-            .collect();
+        assert_eq!(plan.nodes[1].endpoints[1].v6, "fd00:0:0:2::2:2".parse::<Ipv6Addr>().unwrap());
+        let vnis: Vec<_> = plan.networks.iter().map(|network| network.vni.id()).collect();
         assert_eq!(vnis, [42, 43]);
     }
 
     #[test]
     fn endpoints_go_round_the_networks() {
-        let plan = Plan::new(Shape {
-            nodes: 1,
-            endpoints: 5,
-            networks: 2,
-            ..Shape::default()
-        })
-        .unwrap();
+        let plan = Plan::new(Shape { nodes: 1, endpoints: 5, networks: 2, ..Shape::default() }).unwrap();
         let networks: Vec<_> = plan.endpoints().map(|(_, e)| e.network).collect();
         assert_eq!(networks, [0, 1, 0, 1, 0]);
         assert_eq!(plan.nodes[0].networks(), [0, 1]);
@@ -318,32 +288,17 @@ mod tests {
     fn nothing_is_given_twice_in_the_largest_labs() {
         for (nodes, endpoints) in [(64, 2), (8, 16)] {
             for ipv6 in [false, true] {
-                let shape = Shape {
-                    nodes,
-                    endpoints,
-                    networks: 16,
-                    ipv6,
-                    ..Shape::default()
-                };
+                let shape = Shape { nodes, endpoints, networks: 16, ipv6, ..Shape::default() };
                 let plan = Plan::new(shape).unwrap();
                 let mut seen = HashSet::new();
                 for node in &plan.nodes {
                     assert_eq!(node.address.is_ipv6(), ipv6);
-                    for text in [
-                        node.name.clone(),
-                        node.address.to_string(),
-                        node.mac.to_string(),
-                    ] {
+                    for text in [node.name.clone(), node.address.to_string(), node.mac.to_string()] {
                         assert!(seen.insert(text));
                     }
                 }
                 for (_, e) in plan.endpoints() {
-                    for text in [
-                        e.name.clone(),
-                        e.v4.to_string(),
-                        e.v6.to_string(),
-                        e.mac.to_string(),
-                    ] {
+                    for text in [e.name.clone(), e.v4.to_string(), e.v6.to_string(), e.mac.to_string()] {
                         assert!(seen.insert(text));
                     }
                     assert!(!e.mac.is_multicast());
@@ -355,41 +310,15 @@ mod tests {
     #[test]
     fn every_number_has_its_range() {
         for shape in [
-            Shape {
-                nodes: 0,
-                ..Shape::default()
-            },
-            Shape {
-                nodes: 65,
-                ..Shape::default()
-            },
-            Shape {
-                endpoints: 17,
-                ..Shape::default()
-            },
-            Shape {
-                networks: 0,
-                ..Shape::default()
-            },
-            Shape {
-                networks: 17,
-                ..Shape::default()
-            },
-            Shape {
-                nodes: 64,
-                endpoints: 3,
-                ..Shape::default()
-            },
+            Shape { nodes: 0, ..Shape::default() },
+            Shape { nodes: 65, ..Shape::default() },
+            Shape { endpoints: 17, ..Shape::default() },
+            Shape { networks: 0, ..Shape::default() },
+            Shape { networks: 17, ..Shape::default() },
+            Shape { nodes: 64, endpoints: 3, ..Shape::default() },
         ] {
             assert!(Plan::new(shape).is_err(), "{shape:?}");
         }
-        assert!(
-            Plan::new(Shape {
-                endpoints: 0,
-                ..Shape::default()
-            })
-            .is_ok(),
-            "bare nodes are for tests"
-        );
+        assert!(Plan::new(Shape { endpoints: 0, ..Shape::default() }).is_ok(), "bare nodes are for tests");
     }
 }

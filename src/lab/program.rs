@@ -71,11 +71,7 @@ pub enum ProgramError {
 }
 
 fn words(lines: &[String]) -> String {
-    if lines.is_empty() {
-        String::new()
-    } else {
-        format!(": {}", lines.join(" / "))
-    }
+    if lines.is_empty() { String::new() } else { format!(": {}", lines.join(" / ")) }
 }
 
 impl Program {
@@ -87,11 +83,7 @@ impl Program {
     /// # Panics
     /// If an output is not piped.
     pub fn new(node: &str, mut child: Child) -> Result<Self, ProgramError> {
-        let system = |what, source| ProgramError::System {
-            node: node.into(),
-            what,
-            source,
-        };
+        let system = |what, source| ProgramError::System { node: node.into(), what, source };
         let pidfd = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(errno) => {
@@ -105,21 +97,11 @@ impl Program {
         let stdout = child.stdout.take().expect("stdout is piped");
         let stderr = child.stderr.take().expect("stderr is piped");
         let kept = Arc::clone(&last_words);
-        let read = thread::Builder::new()
-            .name(format!("{node}-out"))
-            .spawn(move || hear(stdout, &sender));
+        let read = thread::Builder::new().name(format!("{node}-out")).spawn(move || hear(stdout, &sender));
         read.map_err(|source| system("listen to", source))?;
-        let read = thread::Builder::new()
-            .name(format!("{node}-err"))
-            .spawn(move || note(stderr, &kept));
+        let read = thread::Builder::new().name(format!("{node}-err")).spawn(move || note(stderr, &kept));
         read.map_err(|source| system("listen to", source))?;
-        Ok(Self {
-            node: node.into(),
-            child,
-            pidfd,
-            events,
-            last_words,
-        })
+        Ok(Self { node: node.into(), child, pidfd, events, last_words })
     }
 
     /// Its process.
@@ -138,9 +120,7 @@ impl Program {
 
     /// The next event, waited for until `deadline`; `None` if there was none, or the program has closed its output.
     pub fn next_event(&self, deadline: Instant) -> Option<Value> {
-        self.events
-            .recv_timeout(deadline.saturating_duration_since(now()))
-            .ok()
+        self.events.recv_timeout(deadline.saturating_duration_since(now())).ok()
     }
 
     /// Waits for the event `ready` and gives those before it.
@@ -151,10 +131,7 @@ impl Program {
         let deadline = now() + patience;
         let mut before = Vec::new();
         loop {
-            match self
-                .events
-                .recv_timeout(deadline.saturating_duration_since(now()))
-            {
+            match self.events.recv_timeout(deadline.saturating_duration_since(now())) {
                 Ok(event) if event["event"] == "ready" => return Ok(before),
                 Ok(event) => before.push(event),
                 Err(RecvTimeoutError::Timeout) => {
@@ -168,11 +145,7 @@ impl Program {
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = self.stop()?;
                     let (node, last_words) = (self.node.clone(), self.last_words());
-                    return Err(ProgramError::Ended {
-                        node,
-                        status,
-                        last_words,
-                    });
+                    return Err(ProgramError::Ended { node, status, last_words });
                 }
             }
         }
@@ -183,20 +156,13 @@ impl Program {
     /// # Errors
     /// If the kernel does not say.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>, ProgramError> {
-        self.child
-            .try_wait()
-            .map_err(|source| self.system("wait for", source))
+        self.child.try_wait().map_err(|source| self.system("wait for", source))
     }
 
     /// Its last lines on standard error.
     #[must_use]
     pub fn last_words(&self) -> Vec<String> {
-        self.last_words
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect()
+        self.last_words.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
     /// Stops it with SIGTERM, or after a few seconds with SIGKILL, and waits until it has ended.
@@ -205,38 +171,26 @@ impl Program {
     /// If the kernel does not let us.
     pub fn stop(&mut self) -> Result<ExitStatus, ProgramError> {
         self.request_stop()?;
-        let timeout = Timespec {
-            tv_sec: STOP_PATIENCE.as_secs().cast_signed(),
-            tv_nsec: 0,
-        };
+        let timeout = Timespec { tv_sec: STOP_PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
         let mut polled = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
-        let in_time = poll(&mut polled, Some(&timeout))
-            .map_err(|errno| self.system("wait for", errno.into()))?;
+        let in_time =
+            poll(&mut polled, Some(&timeout)).map_err(|errno| self.system("wait for", errno.into()))?;
         if in_time == 0 {
-            self.child
-                .kill()
-                .map_err(|source| self.system("kill", source))?;
+            self.child.kill().map_err(|source| self.system("kill", source))?;
         }
-        self.child
-            .wait()
-            .map_err(|source| self.system("wait for", source))
+        self.child.wait().map_err(|source| self.system("wait for", source))
     }
 
     /// Asks it to stop, without waiting.
     pub(super) fn request_stop(&mut self) -> Result<(), ProgramError> {
         if self.ended()?.is_none() {
-            kill_process(self.pid(), Signal::TERM)
-                .map_err(|errno| self.system("stop", errno.into()))?;
+            kill_process(self.pid(), Signal::TERM).map_err(|errno| self.system("stop", errno.into()))?;
         }
         Ok(())
     }
 
     fn system(&self, what: &'static str, source: io::Error) -> ProgramError {
-        ProgramError::System {
-            node: self.node.clone(),
-            what,
-            source,
-        }
+        ProgramError::System { node: self.node.clone(), what, source }
     }
 }
 
@@ -270,8 +224,7 @@ fn for_lines(from: impl Read, mut take: impl FnMut(&str) -> bool) {
     let mut from = BufReader::new(from);
     let mut line = Vec::new();
     // A pipe that can't be read is one that has ended.
-    while matches!(from.by_ref().take(LINE_MAX).read_until(b'\n', &mut line), Ok(read) if read > 0)
-    {
+    while matches!(from.by_ref().take(LINE_MAX).read_until(b'\n', &mut line), Ok(read) if read > 0) {
         if !take(String::from_utf8_lossy(&line).trim_end()) {
             // The program is not to block on a full pipe.
             let _drained = io::copy(&mut from, &mut io::sink());

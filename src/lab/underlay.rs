@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::plan::{Plan, UNDERLAY_PREFIX};
+use super::plan::{Plan, UNDERLAY_PREFIX, UnderlayKind};
+use super::wire::{WireError, WireUnderlay};
 use crate::namespace::netlink::{Netlink, NetlinkError, VethEnd};
 use crate::namespace::netns::{NetNs, NetnsError};
 
@@ -13,9 +14,11 @@ pub const BRIDGE: &str = "br0";
 
 /// The underlay; ends when dropped.
 #[derive(Debug)]
-pub struct Underlay {
-    /// The namespace with the bridge, of the kind veth.
-    netns: Option<NetNs>,
+pub enum Underlay {
+    /// A bridge, in the namespace given: [`BRIDGE`], whose ports have the nodes' names.
+    Veth(NetNs),
+    /// A simulated link.
+    Wire(WireUnderlay),
 }
 
 /// Why there is no underlay.
@@ -27,47 +30,43 @@ pub enum UnderlayError {
     /// The kernel refused a link or an address.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// No simulated link.
+    #[error(transparent)]
+    Wire(#[from] WireError),
 }
 
 impl Underlay {
-    /// Joins the nodes with a bridge; `nodes` in the plan's order.
-    pub(super) fn veth(plan: &Plan, nodes: &[&NetNs]) -> Result<Self, UnderlayError> {
-        let netns = NetNs::create()?;
-        let mut netlink = Netlink::open(&netns)?;
-        netlink.add_bridge(BRIDGE, plan.underlay_mtu)?;
-        netlink.set_up(BRIDGE)?;
-        for (node, node_netns) in plan.nodes.iter().zip(nodes) {
-            let here = VethEnd {
-                name: &node.name,
-                mac: None,
-                mtu: plan.underlay_mtu,
-            };
-            let there = VethEnd {
-                name: UPLINK,
-                mac: Some(node.mac),
-                mtu: plan.underlay_mtu,
-            };
-            netlink.add_veth(here, there, Some(node_netns))?;
-            netlink.attach(&node.name, BRIDGE)?;
-            netlink.set_up(&node.name)?;
-            address(node_netns, node.address)?;
+    /// Joins the nodes as planned; `nodes` in the plan's order.
+    pub(super) fn new(plan: &Plan, nodes: &[&NetNs]) -> Result<Self, UnderlayError> {
+        let underlay = match plan.underlay {
+            UnderlayKind::Veth => Self::Veth(veth(plan, nodes)?),
+            UnderlayKind::Wire => Self::Wire(WireUnderlay::new(plan, nodes)?),
+        };
+        for (node, netns) in plan.nodes.iter().zip(nodes) {
+            address(netns, node.address)?;
         }
-        Ok(Self { netns: Some(netns) })
-    }
-
-    /// The namespace of the bridge [`BRIDGE`], whose ports have the nodes' names; none if the underlay is a wire.
-    #[must_use]
-    pub fn bridge_netns(&self) -> Option<&NetNs> {
-        self.netns.as_ref()
+        Ok(underlay)
     }
 }
 
+/// Joins the nodes with a bridge in a namespace of its own, which is given.
+fn veth(plan: &Plan, nodes: &[&NetNs]) -> Result<NetNs, UnderlayError> {
+    let netns = NetNs::create()?;
+    let mut netlink = Netlink::open(&netns)?;
+    netlink.add_bridge(BRIDGE, plan.underlay_mtu)?;
+    netlink.set_up(BRIDGE)?;
+    for (node, node_netns) in plan.nodes.iter().zip(nodes) {
+        let here = VethEnd { name: &node.name, mac: None, mtu: plan.underlay_mtu };
+        let there = VethEnd { name: UPLINK, mac: Some(node.mac), mtu: plan.underlay_mtu };
+        netlink.add_veth(here, there, Some(node_netns))?;
+        netlink.attach(&node.name, BRIDGE)?;
+        netlink.set_up(&node.name)?;
+    }
+    Ok(netns)
+}
+
 fn address(netns: &NetNs, address: IpAddr) -> Result<(), NetlinkError> {
-    let prefix_len = if address.is_ipv4() {
-        UNDERLAY_PREFIX.0
-    } else {
-        UNDERLAY_PREFIX.1
-    };
+    let prefix_len = if address.is_ipv4() { UNDERLAY_PREFIX.0 } else { UNDERLAY_PREFIX.1 };
     let mut netlink = Netlink::open(netns)?;
     netlink.set_up("lo")?;
     netlink.add_address(UPLINK, address, prefix_len)?;

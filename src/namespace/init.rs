@@ -25,13 +25,12 @@ use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process,
-    set_parent_process_death_signal, wait,
+    Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, set_parent_process_death_signal,
+    wait,
 };
-use rustix::thread::UnshareFlags;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::sandbox::{SandboxError, enter_with};
+use super::sandbox::{SandboxError, enter_with_children};
 
 /// The environment variable that tells the stages apart; never passed on to commands.
 pub(super) const STAGE: &str = "VSWITCHD_SANDBOX_STAGE";
@@ -71,10 +70,7 @@ pub enum InitError {
 
 /// Makes an [`InitError::System`].
 fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> InitError {
-    move |source| InitError::System {
-        what,
-        source: source.into(),
-    }
+    move |source| InitError::System { what, source: source.into() }
 }
 
 /// Finds out from the environment and the place in the PID namespace.
@@ -88,28 +84,18 @@ pub fn stage() -> Result<Stage, InitError> {
     let value = value.into_string().map_err(|_| InitError::Stage)?;
     let mut fields = value.split(':');
     let name = fields.next();
-    let descriptors: Vec<RawFd> = fields
-        .map(str::parse)
-        .collect::<Result<_, _>>()
-        .map_err(|_| InitError::Stage)?;
+    let descriptors: Vec<RawFd> =
+        fields.map(str::parse).collect::<Result<_, _>>().map_err(|_| InitError::Stage)?;
     match (name, descriptors.as_slice()) {
         (Some("init"), &[lifeline, kept]) if lifeline != kept && getpid() == Pid::INIT => {
-            Ok(Stage::Init(Init {
-                lifeline: inherited(lifeline)?,
-                kept: inherited(kept)?,
-            }))
+            Ok(Stage::Init(Init { lifeline: inherited(lifeline)?, kept: inherited(kept)? }))
         }
-        (Some("inside"), &[kept]) if getppid() == Some(Pid::INIT) => {
-            Ok(Stage::Inside(inherited(kept)?))
-        }
+        (Some("inside"), &[kept]) if getppid() == Some(Pid::INIT) => Ok(Stage::Inside(inherited(kept)?)),
         _ => Err(InitError::Stage),
     }
 }
 
-#[expect(
-    unsafe_code,
-    reason = "a descriptor inherited over exec is known by its number only"
-)]
+#[expect(unsafe_code, reason = "a descriptor inherited over exec is known by its number only")]
 fn inherited(fd: RawFd) -> Result<OwnedFd, InitError> {
     if fd <= 2 {
         return Err(InitError::Stage);
@@ -131,7 +117,7 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, InitError> {
 /// # Errors
 /// What forbids the sandbox. Nothing is left in any case.
 pub fn confine(kept: OwnedFd) -> Result<Ended, InitError> {
-    enter_with(UnshareFlags::NEWPID)?;
+    enter_with_children()?;
     let (lifeline, held) = pipe_with(PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
     let child = next_stage("init", &[&lifeline, &kept])?;
     // The inside must be the last to hold these: they close when it ends.
@@ -155,16 +141,12 @@ impl Init {
     /// # Errors
     /// If the inside can't be started.
     pub fn run(self) -> Result<Ended, InitError> {
-        set_parent_process_death_signal(Some(Signal::KILL))
-            .map_err(system("ask for the parent's end"))?;
+        set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("ask for the parent's end"))?;
         let mut polled = [PollFd::new(&self.lifeline, PollFlags::empty())];
         poll(&mut polled, Some(&Timespec::default())).map_err(system("look for the parent"))?;
         if polled[0].revents().contains(PollFlags::HUP) {
             // The parent ended before its end could be asked for.
-            return Ok(Ended {
-                code: 1,
-                signal: None,
-            });
+            return Ok(Ended { code: 1, signal: None });
         }
         show_own_processes();
         let child = next_stage("inside", &[&self.kept])?;
@@ -192,11 +174,7 @@ fn next_stage(name: &str, descriptors: &[&OwnedFd]) -> Result<Pid, InitError> {
     if let Some(own_name) = arguments.next() {
         command.arg0(own_name);
     }
-    let child = command
-        .args(arguments)
-        .env(STAGE, value)
-        .spawn()
-        .map_err(system("start vswitchd again"))?;
+    let child = command.args(arguments).env(STAGE, value).spawn().map_err(system("start vswitchd again"))?;
     Ok(Pid::from_child(&child))
 }
 
@@ -213,10 +191,7 @@ impl From<WaitStatus> for Ended {
     fn from(status: WaitStatus) -> Self {
         let signal = status.terminating_signal();
         let code = signal.map_or_else(|| status.exit_status().unwrap_or(1), |signal| 128 + signal);
-        Self {
-            code: u8::try_from(code).unwrap_or(1),
-            signal,
-        }
+        Self { code: u8::try_from(code).unwrap_or(1), signal }
     }
 }
 
@@ -228,12 +203,8 @@ impl From<Ended> for ExitCode {
 
 /// Waits for `child`, reaping every other process that this one inherits, and passes signals on.
 fn supervise(child: Pid) -> Result<Ended, InitError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build();
-    runtime
-        .and_then(|runtime| runtime.block_on(watch(child)))
-        .map_err(system("wait for signals"))
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    runtime.and_then(|runtime| runtime.block_on(watch(child))).map_err(system("wait for signals"))
 }
 
 async fn watch(child: Pid) -> io::Result<Ended> {

@@ -2,7 +2,8 @@
 //!
 //! [`sandbox`] puts this process into namespaces of its own, [`init`] does the same for a whole family of processes
 //! that ends together, [`netns`] makes network namespaces and runs closures and commands in them, [`netlink`] builds
-//! what is in them, and [`names`] lets `ip netns` find them. [`obstacle`] tells what forbids it where it is forbidden.
+//! what is in them, [`names`] lets `ip netns` find them, and
+//! [`visit`] runs a command in somebody's sandbox. [`obstacle`] tells what forbids it where it is forbidden.
 //!
 //! A network namespace lives as long as a descriptor or a process holds it. Nothing here is pinned to a file of the host,
 //! so the kernel takes everything back when the processes end, whatever ended them.
@@ -16,3 +17,4 @@ pub mod netlink;
 pub mod netns;
 pub mod obstacle;
 pub mod sandbox;
+pub mod visit;

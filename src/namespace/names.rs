@@ -31,22 +31,13 @@ impl Names {
     /// As the kernel refuses a mount; `/run` may then be covered in part.
     pub fn prepare() -> io::Result<Self> {
         let run = Path::new("/run");
-        let before = openat(
-            CWD,
-            run,
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?;
+        let before = openat(CWD, run, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let through = PathBuf::from(format!("/proc/self/fd/{}", before.as_raw_fd()));
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("tmpfs", run, "tmpfs", flags, c"mode=755,size=16m")?;
         for entry in fs::read_dir(&through)? {
             let entry = entry?;
-            keep(
-                &through.join(entry.file_name()),
-                &run.join(entry.file_name()),
-                entry.file_type()?,
-            )?;
+            keep(&through.join(entry.file_name()), &run.join(entry.file_name()), entry.file_type()?)?;
         }
         // The host's names, if any, are of namespaces that can't be entered from here.
         fs::create_dir_all(NAMES_DIR)?;
@@ -62,10 +53,7 @@ impl Names {
     pub fn publish(&self, name: &str, netns: &NetNs) -> io::Result<()> {
         let path = Path::new(NAMES_DIR).join(name);
         File::create_new(&path)?;
-        mount_bind(
-            format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()),
-            &path,
-        )?;
+        mount_bind(format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd()), &path)?;
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use std::thread;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use vswitchd_switch::io::netns::{self as io_netns, within};
 
 use super::init::STAGE;
 
@@ -43,9 +44,9 @@ pub enum NetnsError {
         /// The kernel's answer.
         source: io::Error,
     },
-    /// `setns` was refused.
-    #[error("can't enter the network namespace: {0}")]
-    Enter(io::Error),
+    /// It can't be entered.
+    #[error(transparent)]
+    Enter(#[from] io_netns::NetnsError),
     /// No thread could be started.
     #[error("can't start a thread: {0}")]
     Thread(io::Error),
@@ -57,10 +58,15 @@ impl NetNs {
     /// # Errors
     /// As the kernel refuses it; needs `CAP_SYS_ADMIN` in this process's user namespace.
     pub fn create() -> Result<Self, NetnsError> {
-        on_thread(|| {
-            unshare_network().map_err(NetnsError::Create)?;
-            Self::current()
-        })?
+        thread::scope(|scope| {
+            // This thread's namespace stays the caller's: another one moves and opens what it has got.
+            let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
+                unshare_network().map_err(NetnsError::Create)?;
+                Self::current()
+            });
+            let outcome = thread.map_err(NetnsError::Thread)?.join();
+            outcome.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        })
     }
 
     /// The calling thread's.
@@ -91,11 +97,7 @@ impl NetNs {
     /// # Errors
     /// If the namespace can't be entered; `work` has not run then.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-        on_thread(|| {
-            move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))
-                .map_err(|errno| NetnsError::Enter(errno.into()))?;
-            Ok(work())
-        })?
+        Ok(within(self.fd.as_fd(), work)?)
     }
 
     /// A command that will run in this namespace and **ends (SIGKILL) with the thread that spawns it**, however that
@@ -109,11 +111,7 @@ impl NetNs {
 
     /// As [`Self::command`]; the program also inherits `descriptors`, under the numbers that they have here.
     #[must_use]
-    pub fn command_with(
-        &self,
-        program: impl AsRef<OsStr>,
-        descriptors: Vec<Arc<OwnedFd>>,
-    ) -> Command {
+    pub fn command_with(&self, program: impl AsRef<OsStr>, descriptors: Vec<Arc<OwnedFd>>) -> Command {
         let mut command = Command::new(program);
         before_exec(&mut command, Some(Arc::clone(&self.fd)), descriptors);
         command
@@ -168,32 +166,15 @@ fn before_exec(command: &mut Command, netns: Option<Arc<OwnedFd>>, descriptors: 
         }
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have gone before the signal was asked for; then it will never come.
-        if getppid() == Some(parent) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
+        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are bare system calls that
     // allocate nothing, and their captures are only read.
     unsafe { command.pre_exec(prepare) };
 }
 
-#[expect(
-    unsafe_code,
-    reason = "unshare is unsafe for the sake of a flag that is not used here"
-)]
+#[expect(unsafe_code, reason = "unshare is unsafe for the sake of a flag that is not used here")]
 fn unshare_network() -> io::Result<()> {
     // SAFETY: only CLONE_FILES makes unshare unsafe; NEWNET shares no descriptor table.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(Into::into)
-}
-
-fn on_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new()
-            .name("netns".into())
-            .spawn_scoped(scope, work);
-        let outcome = thread.map_err(NetnsError::Thread)?.join();
-        Ok(outcome.unwrap_or_else(|panic| panic::resume_unwind(panic)))
-    })
 }

@@ -27,17 +27,13 @@ pub enum Obstacle {
     #[error("/dev/net/tun has no driver behind it: `sudo modprobe tun`")]
     TunNoDriver,
     /// The mode of [`TUN_DEVICE`] keeps this user out.
-    #[error(
-        "/dev/net/tun (mode {mode:04o}) is not open to this user: `sudo chmod 0666 /dev/net/tun`"
-    )]
+    #[error("/dev/net/tun (mode {mode:04o}) is not open to this user: `sudo chmod 0666 /dev/net/tun`")]
     TunMode {
         /// Permission bits.
         mode: u32,
     },
     /// A control group's device rules keep this process from [`TUN_DEVICE`].
-    #[error(
-        "/dev/net/tun is denied by a device rule: start the container with `--device /dev/net/tun`"
-    )]
+    #[error("/dev/net/tun is denied by a device rule: start the container with `--device /dev/net/tun`")]
     TunDeviceRule,
     /// Any other failure of opening [`TUN_DEVICE`].
     #[error("/dev/net/tun can't be opened: {0}")]
@@ -81,9 +77,7 @@ pub enum Obstacle {
     )]
     Kernel,
     /// Nothing that is known here.
-    #[error(
-        "{step} failed: {source}; run as root, or ask what restricts namespaces on this machine"
-    )]
+    #[error("{step} failed: {source}; run as root, or ask what restricts namespaces on this machine")]
     Other {
         /// What was being done.
         step: Step,
@@ -118,26 +112,11 @@ impl std::fmt::Display for Step {
 
 /// Limits of namespaces that one user may have, as sysctl and as file.
 const LIMITS: [(&str, &str); 5] = [
-    (
-        "user.max_user_namespaces",
-        "/proc/sys/user/max_user_namespaces",
-    ),
-    (
-        "user.max_net_namespaces",
-        "/proc/sys/user/max_net_namespaces",
-    ),
-    (
-        "user.max_mnt_namespaces",
-        "/proc/sys/user/max_mnt_namespaces",
-    ),
-    (
-        "user.max_pid_namespaces",
-        "/proc/sys/user/max_pid_namespaces",
-    ),
-    (
-        "user.max_uts_namespaces",
-        "/proc/sys/user/max_uts_namespaces",
-    ),
+    ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces"),
+    ("user.max_net_namespaces", "/proc/sys/user/max_net_namespaces"),
+    ("user.max_mnt_namespaces", "/proc/sys/user/max_mnt_namespaces"),
+    ("user.max_pid_namespaces", "/proc/sys/user/max_pid_namespaces"),
+    ("user.max_uts_namespaces", "/proc/sys/user/max_uts_namespaces"),
 ];
 
 /// The switches of this machine that bear on namespaces; `None` where it has no such switch.
@@ -157,13 +136,9 @@ impl Facts {
     /// Reads them from `/proc`; best effort, what can't be read is as if it were not there.
     #[must_use]
     pub fn read() -> Self {
-        let limits = LIMITS
-            .iter()
-            .filter_map(|&(knob, path)| Some((knob, number(path)?)));
+        let limits = LIMITS.iter().filter_map(|&(knob, path)| Some((knob, number(path)?)));
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let seccomp = status
-            .lines()
-            .find_map(|line| line.strip_prefix("Seccomp:"));
+        let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:"));
         Self {
             lowest_limit: limits.min_by_key(|&(_, limit)| limit),
             userns_clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
@@ -195,16 +170,10 @@ pub fn explain(step: Step, errno: Errno, facts: &Facts) -> Obstacle {
             } else if facts.seccomp {
                 Obstacle::Seccomp { step }
             } else {
-                Obstacle::Other {
-                    step,
-                    source: errno.into(),
-                }
+                Obstacle::Other { step, source: errno.into() }
             }
         }
-        _ => Obstacle::Other {
-            step,
-            source: errno.into(),
-        },
+        _ => Obstacle::Other { step, source: errno.into() },
     }
 }
 
@@ -214,19 +183,14 @@ pub fn explain(step: Step, errno: Errno, facts: &Facts) -> Obstacle {
 /// # Errors
 /// What forbids it.
 pub fn check_tun() -> Result<(), Obstacle> {
-    let Err(error) = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(TUN_DEVICE)
-    else {
+    let Err(error) = fs::OpenOptions::new().read(true).write(true).open(TUN_DEVICE) else {
         return Ok(());
     };
     Err(match Errno::from_io_error(&error) {
         Some(Errno::NOENT | Errno::NOTDIR) => Obstacle::TunMissing,
         Some(Errno::NODEV | Errno::NXIO) => Obstacle::TunNoDriver,
         Some(Errno::ACCESS) => {
-            let mode =
-                fs::metadata(TUN_DEVICE).map_or(0, |meta| meta.permissions().mode() & 0o7777);
+            let mode = fs::metadata(TUN_DEVICE).map_or(0, |meta| meta.permissions().mode() & 0o7777);
             Obstacle::TunMode { mode }
         }
         Some(Errno::PERM) => Obstacle::TunDeviceRule,
@@ -244,68 +208,30 @@ mod tests {
 
     #[test]
     fn a_limit_is_named_with_its_value() {
-        let facts = Facts {
-            lowest_limit: Some(("user.max_user_namespaces", 0)),
-            ..Facts::default()
-        };
+        let facts = Facts { lowest_limit: Some(("user.max_user_namespaces", 0)), ..Facts::default() };
         let text = said(Step::Unshare, Errno::NOSPC, &facts);
         assert!(text.contains("user.max_user_namespaces is 0"), "{text}");
-        assert!(
-            text.contains("sudo sysctl -w user.max_user_namespaces="),
-            "{text}"
-        );
+        assert!(text.contains("sudo sysctl -w user.max_user_namespaces="), "{text}");
     }
 
     #[test]
     fn debians_switch_is_told_from_apparmors() {
-        let debian = Facts {
-            userns_clone: Some(0),
-            ..Facts::default()
-        };
-        assert!(matches!(
-            explain(Step::Unshare, Errno::PERM, &debian),
-            Obstacle::UsernsClone
-        ));
-        let ubuntu = Facts {
-            userns_clone: Some(1),
-            apparmor_restricts: Some(1),
-            ..Facts::default()
-        };
+        let debian = Facts { userns_clone: Some(0), ..Facts::default() };
+        assert!(matches!(explain(Step::Unshare, Errno::PERM, &debian), Obstacle::UsernsClone));
+        let ubuntu = Facts { userns_clone: Some(1), apparmor_restricts: Some(1), ..Facts::default() };
         for step in [Step::Unshare, Step::MapIds, Step::Mount, Step::Loopback] {
-            assert!(
-                matches!(explain(step, Errno::PERM, &ubuntu), Obstacle::AppArmor),
-                "{step}"
-            );
-            assert!(
-                matches!(explain(step, Errno::ACCESS, &ubuntu), Obstacle::AppArmor),
-                "{step}"
-            );
+            assert!(matches!(explain(step, Errno::PERM, &ubuntu), Obstacle::AppArmor), "{step}");
+            assert!(matches!(explain(step, Errno::ACCESS, &ubuntu), Obstacle::AppArmor), "{step}");
         }
     }
 
     #[test]
     fn a_container_is_blamed_only_where_nothing_else_explains_it() {
-        let facts = Facts {
-            seccomp: true,
-            ..Facts::default()
-        };
-        assert!(matches!(
-            explain(Step::Unshare, Errno::PERM, &facts),
-            Obstacle::Seccomp { .. }
-        ));
-        let off = Facts {
-            seccomp: true,
-            userns_clone: Some(0),
-            ..Facts::default()
-        };
-        assert!(matches!(
-            explain(Step::Unshare, Errno::PERM, &off),
-            Obstacle::UsernsClone
-        ));
-        assert!(matches!(
-            explain(Step::Unshare, Errno::PERM, &Facts::default()),
-            Obstacle::Other { .. }
-        ));
+        let facts = Facts { seccomp: true, ..Facts::default() };
+        assert!(matches!(explain(Step::Unshare, Errno::PERM, &facts), Obstacle::Seccomp { .. }));
+        let off = Facts { seccomp: true, userns_clone: Some(0), ..Facts::default() };
+        assert!(matches!(explain(Step::Unshare, Errno::PERM, &off), Obstacle::UsernsClone));
+        assert!(matches!(explain(Step::Unshare, Errno::PERM, &Facts::default()), Obstacle::Other { .. }));
     }
 
     #[test]
@@ -315,16 +241,11 @@ mod tests {
             Obstacle::TunNoDriver,
             Obstacle::TunMode { mode: 0o600 },
             Obstacle::TunDeviceRule,
-            Obstacle::NamespaceLimit {
-                knob: "user.max_user_namespaces",
-                limit: 0,
-            },
+            Obstacle::NamespaceLimit { knob: "user.max_user_namespaces", limit: 0 },
             Obstacle::NamespacesExhausted,
             Obstacle::UsernsClone,
             Obstacle::AppArmor,
-            Obstacle::Seccomp {
-                step: Step::Unshare,
-            },
+            Obstacle::Seccomp { step: Step::Unshare },
             Obstacle::Kernel,
         ];
         for obstacle in all {

@@ -55,21 +55,12 @@ pub fn is_privileged() -> bool {
 /// # Errors
 /// What forbids it, with the remedy.
 pub fn enter() -> Result<Privilege, SandboxError> {
-    enter_with(UnshareFlags::empty())
-}
-
-/// As [`enter`], with more kinds of namespaces.
-pub(super) fn enter_with(more: UnshareFlags) -> Result<Privilege, SandboxError> {
     let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads > 1 {
         return Err(SandboxError::Threads { threads });
     }
-    let privilege = if is_privileged() {
-        Privilege::Root
-    } else {
-        Privilege::User
-    };
-    let mut flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS | more;
+    let privilege = if is_privileged() { Privilege::Root } else { Privilege::User };
+    let mut flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS;
     if privilege == Privilege::User {
         flags |= UnshareFlags::NEWUSER;
     }
@@ -78,12 +69,17 @@ pub(super) fn enter_with(more: UnshareFlags) -> Result<Privilege, SandboxError> 
     if privilege == Privilege::User {
         map_to_root(uid, gid).map_err(|error| forbidden(Step::MapIds, errno_of(&error)))?;
     }
-    mount_change(
-        "/",
-        MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
-    )
-    .map_err(|errno| forbidden(Step::Mount, errno))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|errno| forbidden(Step::Mount, errno))?;
     loopback_up()?;
+    Ok(privilege)
+}
+
+/// Moves this process's children, the first of which must come next, into a new PID namespace. This process can start no thread
+/// from then on (unshare(2), `CLONE_NEWPID`).
+pub(super) fn enter_with_children() -> Result<Privilege, SandboxError> {
+    let privilege = enter()?;
+    unshare(UnshareFlags::NEWPID).map_err(|errno| forbidden(Step::Unshare, errno))?;
     Ok(privilege)
 }
 
@@ -95,15 +91,9 @@ fn errno_of(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
-#[expect(
-    unsafe_code,
-    reason = "unshare is unsafe for the sake of a flag that is not used here"
-)]
+#[expect(unsafe_code, reason = "unshare is unsafe for the sake of a flag that is not used here")]
 fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
-    assert!(
-        !flags.contains(UnshareFlags::FILES),
-        "descriptor tables stay shared"
-    );
+    assert!(!flags.contains(UnshareFlags::FILES), "descriptor tables stay shared");
     // SAFETY: only CLONE_FILES makes unshare unsafe, and it is not among the flags.
     unsafe { unshare_unsafe(flags) }
 }

@@ -18,33 +18,21 @@ impl Netlink {
     ///
     /// # Errors
     /// If there is no such link, it has the address, or the kernel refuses.
-    pub fn add_address(
-        &mut self,
-        name: &str,
-        address: IpAddr,
-        prefix_len: u8,
-    ) -> Result<(), NetlinkError> {
+    pub fn add_address(&mut self, name: &str, address: IpAddr, prefix_len: u8) -> Result<(), NetlinkError> {
         let index = self.link(name)?.index;
         let message = match address {
-            IpAddr::V4(v4) => AddressMessageBuilder::<Ipv4Addr>::new()
-                .index(index)
-                .address(v4, prefix_len)
-                .build(),
+            IpAddr::V4(v4) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(v4, prefix_len).build()
+            }
             IpAddr::V6(v6) => {
                 let builder = AddressMessageBuilder::<Ipv6Addr>::new().index(index);
                 let mut message = builder.address(v6, prefix_len).build();
-                message
-                    .attributes
-                    .push(AddressAttribute::Flags(AddressFlags::Nodad));
+                message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
                 message
             }
         };
         let request = || format!("give {name} the address {address}/{prefix_len}");
-        self.change(
-            request,
-            RouteNetlinkMessage::NewAddress(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.change(request, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Routes a prefix through a gateway on a link.
@@ -68,39 +56,20 @@ impl Netlink {
             .destination_prefix(prefix.0, prefix.1)
             .map_err(|error| malformed(&error))?;
         if let Some(gateway) = gateway {
-            builder = builder
-                .gateway(gateway)
-                .map_err(|error| malformed(&error))?;
+            builder = builder.gateway(gateway).map_err(|error| malformed(&error))?;
         }
-        self.change(
-            request,
-            RouteNetlinkMessage::NewRoute(builder.build()),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.change(request, RouteNetlinkMessage::NewRoute(builder.build()), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Sets the permanent MAC address of a neighbour on a link.
     ///
     /// # Errors
     /// If there is no such link, or the kernel refuses.
-    pub fn add_neighbour(
-        &mut self,
-        name: &str,
-        address: IpAddr,
-        mac: MacAddr,
-    ) -> Result<(), NetlinkError> {
-        let family = if address.is_ipv4() {
-            AddressFamily::Inet
-        } else {
-            AddressFamily::Inet6
-        };
+    pub fn add_neighbour(&mut self, name: &str, address: IpAddr, mac: MacAddr) -> Result<(), NetlinkError> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let message = self.entry(name, family, address, mac)?;
         let request = || format!("set the neighbour {address} of {name} to {mac}");
-        self.change(
-            request,
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_REPLACE,
-        )
+        self.change(request, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
     /// Adds a remote to a vxlan device's forwarding entry for `mac`; 00:00:00:00:00:00 stands for everything that
@@ -108,20 +77,11 @@ impl Netlink {
     ///
     /// # Errors
     /// If there is no such link, it has this remote already, or the kernel refuses.
-    pub fn append_fdb(
-        &mut self,
-        name: &str,
-        mac: MacAddr,
-        remote: IpAddr,
-    ) -> Result<(), NetlinkError> {
+    pub fn append_fdb(&mut self, name: &str, mac: MacAddr, remote: IpAddr) -> Result<(), NetlinkError> {
         let mut message = self.entry(name, AddressFamily::Bridge, remote, mac)?;
         message.header.flags = NeighbourFlags::Own;
         let request = || format!("append {remote} to the entry {mac} of {name}");
-        self.change(
-            request,
-            RouteNetlinkMessage::NewNeighbour(message),
-            NLM_F_CREATE | NLM_F_APPEND,
-        )
+        self.change(request, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_APPEND)
     }
 
     fn entry(
@@ -139,12 +99,8 @@ impl Netlink {
             IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
             IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
         };
-        message
-            .attributes
-            .push(NeighbourAttribute::Destination(destination));
-        message
-            .attributes
-            .push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+        message.attributes.push(NeighbourAttribute::Destination(destination));
+        message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
         Ok(message)
     }
 }

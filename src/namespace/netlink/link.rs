@@ -5,9 +5,7 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage,
-};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan};
 use vswitchd_switch::wire::MacAddr;
 
@@ -65,9 +63,7 @@ impl Netlink {
     /// # Errors
     /// As [`Self::set_up`].
     pub fn set_mtu(&mut self, name: &str, mtu: u32) -> Result<(), NetlinkError> {
-        self.set(name, "set the MTU of", &format!("to {mtu}"), |link| {
-            link.mtu(mtu)
-        })
+        self.set(name, "set the MTU of", &format!("to {mtu}"), |link| link.mtu(mtu))
     }
 
     /// Sets the MAC address.
@@ -75,12 +71,7 @@ impl Netlink {
     /// # Errors
     /// As [`Self::set_up`].
     pub fn set_mac(&mut self, name: &str, mac: MacAddr) -> Result<(), NetlinkError> {
-        self.set(
-            name,
-            "set the MAC address of",
-            &format!("to {mac}"),
-            |link| link.address(mac.0.to_vec()),
-        )
+        self.set(name, "set the MAC address of", &format!("to {mac}"), |link| link.address(mac.0.to_vec()))
     }
 
     /// Makes a link a port of a bridge.
@@ -89,9 +80,7 @@ impl Netlink {
     /// As [`Self::set_up`], or if there is no such bridge.
     pub fn attach(&mut self, port: &str, bridge: &str) -> Result<(), NetlinkError> {
         let index = self.link(bridge)?.index;
-        self.set(port, "attach", &format!("to {bridge}"), |link| {
-            link.controller(index)
-        })
+        self.set(port, "attach", &format!("to {bridge}"), |link| link.controller(index))
     }
 
     /// Makes a bridge, down, without spanning tree and without multicast snooping: it floods what it must.
@@ -119,10 +108,7 @@ impl Netlink {
         }
         let pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
-        self.add(
-            || format!("make the veth pair {} and {}", here.name, there.name),
-            end(pair, here).build(),
-        )
+        self.add(|| format!("make the veth pair {} and {}", here.name, there.name), end(pair, here).build())
     }
 
     /// Makes a vxlan device of the kernel's, down.
@@ -130,9 +116,7 @@ impl Netlink {
     /// # Errors
     /// If the name is taken, the lower link is not there, or the kernel refuses.
     pub fn add_vxlan(&mut self, name: &str, device: &VxlanDevice) -> Result<(), NetlinkError> {
-        let mut builder = LinkVxlan::new(name, device.vni.id())
-            .port(device.port)
-            .learning(device.learning);
+        let mut builder = LinkVxlan::new(name, device.vni.id()).port(device.port).learning(device.learning);
         builder = match device.local {
             IpAddr::V4(local) => builder.local(local),
             IpAddr::V6(local) => builder.local6(local),
@@ -161,23 +145,11 @@ impl Netlink {
     pub fn delete(&mut self, name: &str) -> Result<(), NetlinkError> {
         let index = self.link(name)?.index;
         let message = LinkUnspec::new_with_index(index).build();
-        self.change(
-            || format!("delete {name}"),
-            RouteNetlinkMessage::DelLink(message),
-            0,
-        )
+        self.change(|| format!("delete {name}"), RouteNetlinkMessage::DelLink(message), 0)
     }
 
-    fn add(
-        &mut self,
-        request: impl Fn() -> String,
-        message: LinkMessage,
-    ) -> Result<(), NetlinkError> {
-        self.change(
-            request,
-            RouteNetlinkMessage::NewLink(message),
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+    fn add(&mut self, request: impl Fn() -> String, message: LinkMessage) -> Result<(), NetlinkError> {
+        self.change(request, RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     fn set(
@@ -188,11 +160,7 @@ impl Netlink {
         edit: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
     ) -> Result<(), NetlinkError> {
         let message = edit(LinkUnspec::new_with_index(self.link(name)?.index)).build();
-        self.change(
-            || format!("{verb} {name} {how}"),
-            RouteNetlinkMessage::NewLink(message),
-            0,
-        )
+        self.change(|| format!("{verb} {name} {how}"), RouteNetlinkMessage::NewLink(message), 0)
     }
 }
 

@@ -29,10 +29,7 @@ impl Netlink {
             socket.connect(&SocketAddr::new(0, 0))?;
             Ok(socket)
         })?;
-        Ok(Self {
-            socket: socket.map_err(NetlinkError::Socket)?,
-            sequence: 0,
-        })
+        Ok(Self { socket: socket.map_err(NetlinkError::Socket)?, sequence: 0 })
     }
 
     /// Asks for a change; `flags` besides REQUEST and ACK.
@@ -64,22 +61,13 @@ impl Netlink {
     ) -> Result<(), NetlinkError> {
         self.send(request, message, flags)?;
         loop {
-            let (datagram, _) = self
-                .socket
-                .recv_from_full()
-                .map_err(|source| refused(request, source))?;
+            let (datagram, _) = self.socket.recv_from_full().map_err(|source| refused(request, source))?;
             let mut rest = datagram.as_slice();
             while !rest.is_empty() {
-                let message =
-                    NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|cause| {
-                        NetlinkError::Malformed {
-                            request: request(),
-                            cause: cause.to_string(),
-                        }
-                    })?;
-                rest = rest
-                    .get(aligned(message.header.length)..)
-                    .unwrap_or_default();
+                let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|cause| {
+                    NetlinkError::Malformed { request: request(), cause: cause.to_string() }
+                })?;
+                rest = rest.get(aligned(message.header.length)..).unwrap_or_default();
                 if message.header.sequence_number != self.sequence {
                     continue;
                 }
@@ -109,18 +97,12 @@ impl Netlink {
         message.finalize();
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
-        self.socket
-            .send(&bytes, 0)
-            .map(|_| ())
-            .map_err(|source| refused(request, source))
+        self.socket.send(&bytes, 0).map(|_| ()).map_err(|source| refused(request, source))
     }
 }
 
 fn refused(request: &impl Fn() -> String, source: std::io::Error) -> NetlinkError {
-    NetlinkError::Refused {
-        request: request(),
-        source,
-    }
+    NetlinkError::Refused { request: request(), source }
 }
 
 /// Where the next message of a datagram starts: lengths are rounded up to 4 bytes (netlink(7), `NLMSG_ALIGN`).

@@ -1,0 +1,111 @@
+//! What other terminals do with a lab: `exec`, `ls`, `down`.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use serde_json::json;
+
+use super::{Exec, KILLED};
+use crate::cli::{Format, failed};
+use crate::lab::control::client::{self, AskError};
+use crate::lab::control::{LabName, Listing};
+use crate::namespace::names::PRIVATE_DIR;
+use crate::namespace::visit::{self, VisitError};
+
+/// Tells the command which lab it is in.
+const LAB_VARIABLE: &str = "VSWITCHD_LAB";
+
+pub(super) fn exec(exec: Exec) -> ExitCode {
+    let entered = client::choose(exec.name).and_then(|name| {
+        let namespaces = client::enter(&name, &exec.target)?;
+        Ok((name, namespaces))
+    });
+    let (name, namespaces) = match entered {
+        Ok(entered) => entered,
+        Err(error) => return failed(&error),
+    };
+    let outcome = visit::join(namespaces).and_then(|()| {
+        visit::dress_up(&exec.target);
+        visit::run(command(&name, exec.command))
+    });
+    match outcome {
+        Ok(ended) => {
+            // The command may have been killed alone, but then its lab is still there.
+            if ended.code == KILLED && ended.signal.is_some() && client::list(&name).is_err() {
+                eprintln!("vswitchd: killed (has lab {name} ended?)");
+            }
+            ended.into()
+        }
+        Err(error @ VisitError::Start { .. }) => {
+            failed(&error);
+            // As shells do for a command that can't be found.
+            ExitCode::from(127)
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn command(lab: &LabName, words: Vec<OsString>) -> Command {
+    let mut words = words.into_iter();
+    let mut command = Command::new(words.next().unwrap_or_else(visit::shell));
+    command.args(words).env(LAB_VARIABLE, lab.as_str());
+    // A tmux of the host's must not be taken for one in the lab, nor its folder of sockets, which belongs to a user
+    // who in the lab is nobody.
+    command.env_remove("TMUX").env("TMUX_TMPDIR", PRIVATE_DIR);
+    command
+}
+
+pub(super) fn ls(format: Format) -> ExitCode {
+    let outcome = client::labs().and_then(|names| {
+        // One that ends just now is not listed.
+        let listed =
+            names.iter().map(client::list).filter(|listing| !matches!(listing, Err(AskError::NoSuchLab(_))));
+        listed.collect::<Result<Vec<Listing>, AskError>>()
+    });
+    match outcome {
+        Ok(labs) if format == Format::Json => println!("{}", json!({ "labs": labs })),
+        Ok(labs) if labs.is_empty() => println!("no lab is running"),
+        Ok(labs) => labs.iter().for_each(|lab| print!("{}", text(lab))),
+        Err(error) => return failed(&error),
+    }
+    ExitCode::SUCCESS
+}
+
+fn text(lab: &Listing) -> String {
+    let mut text = format!("{}\n", lab.name);
+    for node in &lab.nodes {
+        text += &format!("  {:<8} {}\n", node.name, node.address);
+        for endpoint in &node.endpoints {
+            let addresses = format!("{:<12} {:<18}", endpoint.ipv4, endpoint.ipv6);
+            text += &format!(
+                "    {:<6} {addresses} {} (VNI {})\n",
+                endpoint.name, endpoint.network, endpoint.vni
+            );
+        }
+    }
+    text
+}
+
+pub(super) fn down(name: Option<LabName>, all: bool) -> ExitCode {
+    let names = if all { client::labs() } else { client::choose(name).map(|name| vec![name]) };
+    let outcome = names.and_then(|names| names.iter().try_for_each(client::down));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lab::{Plan, Shape};
+
+    #[test]
+    fn a_listing_names_everything() {
+        let plan = Plan::new(Shape::default()).unwrap();
+        let text = text(&Listing::new("mine", &plan));
+        for word in ["mine", "node3", "198.18.0.3", "n3b", "10.2.3.2", "fd00:0:0:2::3:2", "net2 (VNI 43)"] {
+            assert!(text.contains(word), "{word} in {text}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The lab's side.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+
+use super::codec::{self, CodecError};
+use super::{LabName, Listing, Reply, Request, SOCKET_PREFIX};
+use crate::lab::Lab;
+use crate::namespace::netns::NetNs;
+use crate::namespace::visit::Kind;
+
+/// How long a peer may take for its request; others wait meanwhile, and all are the same user.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Names that are tried for a lab without one.
+const NAMES_TRIED: u32 = 100;
+
+/// Why a lab can't be found by others.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Another lab has the name.
+    #[error(
+        "a lab named {0} is running already: choose another --name, or end it with `vswitchd lab down --name {0}`"
+    )]
+    Taken(LabName),
+    /// The socket can't be opened.
+    #[error("can't open the control socket: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// The address of a lab of the calling user.
+pub(super) fn address(name: &LabName) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("{SOCKET_PREFIX}{}/{name}", geteuid().as_raw()))
+}
+
+/// Opens the socket of a lab, in the calling thread's network namespace: before entering a sandbox. Without a name it
+/// is called `lab`, or `lab2`, `lab3`, … if others are there.
+///
+/// # Errors
+/// If the name is taken, or no socket is to be had.
+pub fn listen(name: Option<&LabName>) -> Result<(LabName, UnixListener), ListenError> {
+    if let Some(name) = name {
+        return Ok((name.clone(), listen_as(name)?));
+    }
+    let numbered = |number| if number == 1 { "lab".into() } else { format!("lab{number}") };
+    let mut last = Err(ListenError::Io(io::ErrorKind::AddrInUse.into()));
+    for number in 1..=NAMES_TRIED {
+        let name = LabName(numbered(number));
+        last = listen_as(&name).map(|listener| (name, listener));
+        if !matches!(last, Err(ListenError::Taken(_))) {
+            break;
+        }
+    }
+    last
+}
+
+fn listen_as(name: &LabName) -> Result<UnixListener, ListenError> {
+    UnixListener::bind_addr(&address(name)?).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => ListenError::Taken(name.clone()),
+        _ => error.into(),
+    })
+}
+
+/// The name under which a socket listens, as [`listen`] has chosen it.
+///
+/// # Errors
+/// If it is not such a socket.
+pub fn name_of(listener: &UnixListener) -> io::Result<LabName> {
+    let address = listener.local_addr()?;
+    let bytes = address.as_abstract_name().unwrap_or_default();
+    let name = std::str::from_utf8(bytes).ok().and_then(|text| text.rsplit('/').next()?.parse().ok());
+    name.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Answers requests.
+#[derive(Debug)]
+pub struct Server {
+    listing: Listing,
+    /// Of the sandbox, as the calling process is in it.
+    sandbox: Vec<(Kind, OwnedFd)>,
+    places: HashMap<String, NetNs>,
+}
+
+impl Server {
+    /// For a lab in this process's sandbox.
+    ///
+    /// # Errors
+    /// If `/proc` is not there.
+    pub fn new(name: &LabName, lab: &Lab) -> io::Result<Self> {
+        let kinds = [Kind::User, Kind::Pid, Kind::Mnt];
+        let sandbox = kinds.into_iter().map(|kind| Ok((kind, kind.own()?))).collect::<io::Result<_>>()?;
+        let nodes = lab.nodes().iter().map(|node| (node.plan().name.clone(), node.netns().clone()));
+        let endpoints =
+            lab.endpoints().map(|endpoint| (endpoint.plan().name.clone(), endpoint.netns().clone()));
+        Ok(Self {
+            listing: Listing::new(name.as_str(), lab.plan()),
+            sandbox,
+            places: nodes.chain(endpoints).collect(),
+        })
+    }
+
+    /// Serves until somebody asks the lab to end; gives that connection, whose end tells them that it has.
+    ///
+    /// # Errors
+    /// If the socket fails. A peer's failure is only its own.
+    pub fn serve(&self, listener: &UnixListener) -> io::Result<UnixStream> {
+        loop {
+            let stream = match listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            // A peer that hangs up or talks nonsense gets no answer.
+            if let Ok(true) = self.converse(&stream) {
+                return Ok(stream);
+            }
+        }
+    }
+
+    /// Answers one request; gives whether it was to end.
+    fn converse(&self, stream: &UnixStream) -> Result<bool, CodecError> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let peer = socket_peercred(stream).map_err(io::Error::from)?;
+        // In a user namespace other users, root included, have no number: they are all "nobody".
+        if peer.uid != geteuid() {
+            codec::send(stream, &Reply::Refused { reason: "this lab is another user's".into() }, &[])?;
+            return Ok(false);
+        }
+        let (request, _) = codec::receive::<Request>(stream)?;
+        match request {
+            Request::List => codec::send(stream, &Reply::Lab(self.listing.clone()), &[])?,
+            Request::Enter { target } => self.admit(stream, &target)?,
+            Request::Down => {
+                codec::send(stream, &Reply::Ending, &[])?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn admit(&self, stream: &UnixStream, target: &str) -> Result<(), CodecError> {
+        let Some(place) = self.places.get(target) else {
+            let reason = format!("it has no node or endpoint of that name: try {}", self.some_names());
+            return codec::send(stream, &Reply::Refused { reason }, &[]);
+        };
+        let mut kinds: Vec<Kind> = self.sandbox.iter().map(|(kind, _)| *kind).collect();
+        let mut descriptors: Vec<_> = self.sandbox.iter().map(|(_, fd)| fd.as_fd()).collect();
+        kinds.push(Kind::Net);
+        descriptors.push(place.as_fd());
+        codec::send(stream, &Reply::Entrance { kinds }, &descriptors)
+    }
+
+    fn some_names(&self) -> String {
+        let nodes = self.listing.nodes.iter().take(4);
+        let names = nodes.flat_map(|node| {
+            let endpoints = node.endpoints.iter().map(|endpoint| endpoint.name.as_str());
+            std::iter::once(node.name.as_str()).chain(endpoints.take(2))
+        });
+        names.collect::<Vec<_>>().join(", ")
+    }
+}

@@ -1,0 +1,315 @@
+//! What was built and found out, as a picture, a table and a verdict for people, or as JSON for programs.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::check::{Findings, Pair, Stream};
+use super::plan::{NETWORK_PREFIX, NodePlan, Plan, UNDERLAY_PREFIX, UnderlayKind};
+
+/// Characters of a line of the picture.
+const WIDTH: usize = 96;
+/// Wrong pairs that are written out; the table shows all of them.
+const FAULTS_SHOWN: usize = 10;
+
+/// Draws the nodes as boxes in rows, each row on its stretch of the underlay.
+#[must_use]
+pub fn picture(plan: &Plan) -> String {
+    let boxes: Vec<Vec<String>> = plan.nodes.iter().map(|node| node_box(plan, node)).collect();
+    let inner = boxes.iter().flatten().map(|line| line.chars().count()).max().unwrap_or(0);
+    let per_row = (WIDTH / (inner + 6)).max(1);
+    let mut text = String::new();
+    for row in boxes.chunks(per_row) {
+        draw_row(&mut text, row, inner);
+    }
+    let prefix = if plan.is_ipv6() {
+        format!("2001:db8::/{}", UNDERLAY_PREFIX.1)
+    } else {
+        format!("198.18.0.0/{}", UNDERLAY_PREFIX.0)
+    };
+    let _infallible = writeln!(text, "  underlay: {}, {prefix}, MTU {}", underlay(plan), plan.underlay_mtu);
+    for (index, network) in plan.networks.iter().enumerate() {
+        let number = index + 1;
+        let _infallible = writeln!(
+            text,
+            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:0:0:{number:x}::/{}",
+            network.name, network.vni, NETWORK_PREFIX.0, NETWORK_PREFIX.1
+        );
+    }
+    text
+}
+
+fn node_box(plan: &Plan, node: &NodePlan) -> Vec<String> {
+    let mut lines = vec![format!("{}  {}", node.name, node.address)];
+    for endpoint in &node.endpoints {
+        let network = &plan.networks[endpoint.network].name;
+        lines.push(format!("  {:<4} {:<10} {network}", endpoint.name, endpoint.v4));
+    }
+    lines
+}
+
+fn draw_row(text: &mut String, row: &[Vec<String>], inner: usize) {
+    let height = row.iter().map(Vec::len).max().unwrap_or(0);
+    let mut draw = |cell: &dyn Fn(&[String]) -> String| {
+        let cells: Vec<String> = row.iter().map(|lines| cell(lines)).collect();
+        text.push_str(format!("  {}", cells.join("  ")).trim_end());
+        text.push('\n');
+    };
+    draw(&|_| format!("┌{}┐", "─".repeat(inner + 2)));
+    for line in 0..height {
+        draw(&|lines| format!("│ {:<inner$} │", lines.get(line).map_or("", String::as_str)));
+    }
+    let left = (inner + 2) / 2;
+    let right = inner + 1 - left;
+    draw(&|_| format!("└{}┬{}┘", "─".repeat(left), "─".repeat(right)));
+    let cells: Vec<String> =
+        row.iter().map(|_| format!("═{}╧{}═", "═".repeat(left), "═".repeat(right))).collect();
+    let _infallible = writeln!(text, "  {}", cells.join("══"));
+}
+
+fn underlay(plan: &Plan) -> String {
+    if plan.underlay == UnderlayKind::Veth {
+        return "a bridge with veth pairs".into();
+    }
+    let faults = plan.wire.faults;
+    let shares = [("loss", faults.loss), ("duplicate", faults.duplicate), ("reorder", faults.reorder)];
+    let times = [("delay", faults.delay), ("jitter", faults.jitter)];
+    let shares =
+        shares.iter().filter(|(_, share)| *share > 0.0).map(|(name, share)| format!("{name} {share}"));
+    let times =
+        times.iter().filter(|(_, time)| !time.is_zero()).map(|(name, time)| format!("{name} {time:?}"));
+    let mut all: Vec<String> = shares.chain(times).collect();
+    if all.is_empty() {
+        all.push("no faults".into());
+    }
+    format!("a simulated wire ({}, seed {})", all.join(", "), plan.wire.seed)
+}
+
+/// The table of round trips over IPv4, the stream and the verdict.
+#[must_use]
+pub fn findings(plan: &Plan, findings: &Findings) -> String {
+    let mut text = matrix(plan, findings);
+    if let Some(stream) = &findings.stream {
+        let _infallible = writeln!(text, "\n{}", stream_line(plan, stream));
+    }
+    text.push('\n');
+    for fault in faults(plan, findings).iter().take(FAULTS_SHOWN) {
+        let _infallible = writeln!(text, "  {fault}");
+    }
+    text.push_str(&verdict(findings));
+    text.push('\n');
+    text
+}
+
+fn matrix(plan: &Plan, findings: &Findings) -> String {
+    let names: Vec<&str> = plan.endpoints().map(|(_, endpoint)| endpoint.name.as_str()).collect();
+    let mut text =
+        "Round trips in ms, asker by row (·: silent, as it must be; IPv6 was asked too)\n".to_owned();
+    text.push_str("       ");
+    for name in &names {
+        let _infallible = write!(text, "{name:>7}");
+    }
+    text.push('\n');
+    for (from, name) in names.iter().enumerate() {
+        let _infallible = write!(text, "  {name:<5}");
+        for to in 0..names.len() {
+            let pair = findings.pairs.iter().find(|pair| pair.from == from && pair.to == to);
+            let _infallible = write!(text, "{:>7}", pair.map_or_else(|| "-".into(), cell));
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn cell(pair: &Pair) -> String {
+    match (pair.is_right(), pair.expected, pair.v4) {
+        (true, true, Some(rtt)) => milliseconds(rtt),
+        (true, ..) => "·".into(),
+        (false, true, None) => "LOST".into(),
+        (false, true, Some(_)) => "LOST6".into(),
+        (false, false, _) => "LEAK".into(),
+    }
+}
+
+/// Three significant digits.
+fn milliseconds(time: Duration) -> String {
+    let ms = time.as_secs_f64() * 1e3;
+    let digits = if ms < 10.0 { 2 } else { usize::from(ms < 100.0) };
+    format!("{ms:.digits$}")
+}
+
+fn stream_line(plan: &Plan, stream: &Stream) -> String {
+    let (from, to) = (endpoint(plan, stream.from), endpoint(plan, stream.to));
+    match &stream.outcome {
+        Ok(flow) => {
+            let megabits = flow.bytes as f64 * 8.0 / flow.took.as_secs_f64().max(1e-9) / 1e6;
+            format!("TCP {from} to {to}: {megabits:.0} Mbit/s ({} MiB, every byte checked)", flow.bytes >> 20)
+        }
+        Err(error) => format!("TCP {from} to {to}: {error}"),
+    }
+}
+
+fn endpoint(plan: &Plan, index: usize) -> &str {
+    plan.endpoints().nth(index).map_or("?", |(_, endpoint)| endpoint.name.as_str())
+}
+
+/// Everything that is not as it must be, a line each.
+#[must_use]
+pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
+    let pairs = findings.pairs.iter().flat_map(|pair| {
+        let (from, to) = (endpoint(plan, pair.from), endpoint(plan, pair.to));
+        [("IPv4", pair.v4), ("IPv6", pair.v6)].into_iter().filter_map(move |(family, answer)| {
+            match (pair.expected, answer.is_some()) {
+                (true, false) => Some(format!("{from} gets no answer from {to} over {family}")),
+                (false, true) => {
+                    Some(format!("{from} reaches {to} over {family}, which is in another network"))
+                }
+                _ => None,
+            }
+        })
+    });
+    let stream = findings.stream.iter().filter_map(|stream| {
+        let error = stream.outcome.as_ref().err()?;
+        Some(format!("{} to {}: {error}", endpoint(plan, stream.from), endpoint(plan, stream.to)))
+    });
+    pairs.chain(stream).collect()
+}
+
+fn verdict(findings: &Findings) -> String {
+    let within = findings.pairs.iter().filter(|pair| pair.expected).count();
+    let across = findings.pairs.len() - within;
+    let wrong = findings.pairs.iter().filter(|pair| !pair.is_right()).count();
+    if findings.is_right() {
+        return format!(
+            "OK: all {within} pairs within a network answer, none of the {across} across networks does"
+        );
+    }
+    let stream = findings.stream.as_ref().is_some_and(|stream| stream.outcome.is_err());
+    let stream = if stream { ", and the TCP stream failed" } else { "" };
+    format!("FAILED: {wrong} of {} pairs are not as they must be{stream}", findings.pairs.len())
+}
+
+/// One document with the plan, every pair, the stream and the verdict. Times are in microseconds.
+#[must_use]
+pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
+    let micros = |time: Option<Duration>| time.map(|time| time.as_nanos() as f64 / 1e3);
+    let pair = |pair: &Pair| {
+        json!({
+            "from": endpoint(plan, pair.from), "to": endpoint(plan, pair.to), "expected": pair.expected,
+            "rtt_ipv4_us": micros(pair.v4), "rtt_ipv6_us": micros(pair.v6), "ok": pair.is_right(),
+        })
+    };
+    let stream = findings.stream.as_ref().map(|stream| {
+        let ends = (endpoint(plan, stream.from), endpoint(plan, stream.to));
+        match &stream.outcome {
+            Ok(flow) => json!({
+                "from": ends.0, "to": ends.1, "bytes": flow.bytes, "seconds": flow.took.as_secs_f64(),
+                "bits_per_second": flow.bytes as f64 * 8.0 / flow.took.as_secs_f64().max(1e-9), "ok": true,
+            }),
+            Err(error) => json!({ "from": ends.0, "to": ends.1, "error": error.to_string(), "ok": false }),
+        }
+    });
+    json!({
+        "lab": name,
+        "plan": plan,
+        "pairs": findings.pairs.iter().map(pair).collect::<Vec<_>>(),
+        "tcp": stream,
+        "faults": faults(plan, findings),
+        "ok": findings.is_right(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Shape;
+    use super::super::throughput::{Flow, FlowError};
+    use super::*;
+
+    fn plan(nodes: u16, ipv6: bool) -> Plan {
+        Plan::new(Shape { nodes, ipv6, ..Shape::default() }).unwrap()
+    }
+
+    fn perfect(plan: &Plan) -> Findings {
+        let members: Vec<_> = plan.endpoints().map(|(_, endpoint)| endpoint.network).collect();
+        let all = (0..members.len()).flat_map(|from| (0..members.len()).map(move |to| (from, to)));
+        let pairs = all.filter(|(from, to)| from != to).map(|(from, to)| {
+            let expected = members[from] == members[to];
+            let rtt = expected.then_some(Duration::from_micros(234));
+            Pair { from, to, expected, v4: rtt, v6: rtt }
+        });
+        let flow = Flow { bytes: 125_000_000, took: Duration::from_secs(1) };
+        Findings { pairs: pairs.collect(), stream: Some(Stream { from: 0, to: 2, outcome: Ok(flow) }) }
+    }
+
+    #[test]
+    fn the_picture_shows_everything_and_keeps_its_shape() {
+        for (nodes, ipv6) in [(1, false), (3, false), (3, true), (7, false), (64, true)] {
+            let plan = plan(nodes, ipv6);
+            let picture = picture(&plan);
+            for node in &plan.nodes {
+                assert!(picture.contains(&node.address.to_string()), "{picture}");
+                assert!(node.endpoints.iter().all(|e| picture.contains(&e.name)), "{picture}");
+            }
+            let widths =
+                |c| picture.lines().filter(|l| l.contains(c)).map(|l| l.chars().count()).collect::<Vec<_>>();
+            assert_eq!(widths('┌'), widths('└'), "{picture}");
+            assert_eq!(widths('┌'), widths('╧'), "{picture}");
+            assert!(picture.lines().all(|line| line.chars().count() <= WIDTH + 2), "{picture}");
+        }
+    }
+
+    #[test]
+    fn a_perfect_lab_is_ok() {
+        let plan = plan(3, false);
+        let text = findings(&plan, &perfect(&plan));
+        assert!(text.contains("0.23"), "{text}");
+        assert!(text.contains("TCP n1a to n2a: 1000 Mbit/s (119 MiB, every byte checked)"), "{text}");
+        assert!(
+            text.ends_with("OK: all 12 pairs within a network answer, none of the 18 across networks does\n")
+        );
+        let document = document("lab", &plan, &perfect(&plan));
+        assert_eq!(document["ok"], true);
+        assert_eq!(document["pairs"].as_array().unwrap().len(), 30);
+        assert_eq!(document["pairs"][1]["rtt_ipv4_us"], 234.0);
+    }
+
+    #[test]
+    fn silence_leaks_and_corruption_each_fail_it_and_are_named() {
+        let plan = plan(2, false);
+        let edits: [(fn(&mut Findings), &str, &str); 4] = [
+            (|f| f.pairs[1].v4 = None, "LOST", "n1a gets no answer from n2a over IPv4"),
+            (|f| f.pairs[1].v6 = None, "LOST6", "n1a gets no answer from n2a over IPv6"),
+            (
+                |f| f.pairs[0].v6 = Some(Duration::ZERO),
+                "LEAK",
+                "n1a reaches n1b over IPv6, which is in another",
+            ),
+            (
+                |f| {
+                    let error = FlowError::Corrupt { offset: 7, expected: 1, found: 2 };
+                    f.stream.as_mut().unwrap().outcome = Err(error);
+                },
+                "TCP stream failed",
+                "byte 7 arrived as 0x02, not 0x01",
+            ),
+        ];
+        for (edit, table, fault) in edits {
+            let mut found = perfect(&plan);
+            edit(&mut found);
+            let text = findings(&plan, &found);
+            assert!(text.contains(table) && text.contains(fault) && text.contains("FAILED"), "{text}");
+            assert_eq!(document("lab", &plan, &found)["ok"], false);
+        }
+    }
+
+    #[test]
+    fn a_wire_is_described_with_its_faults() {
+        let mut plan = Plan::new(Shape { underlay: UnderlayKind::Wire, ..Shape::default() }).unwrap();
+        assert!(picture(&plan).contains("no faults, seed 0"));
+        plan.wire.faults.loss = 0.01;
+        plan.wire.faults.delay = Duration::from_millis(20);
+        plan.wire.seed = 7;
+        assert!(picture(&plan).contains("a simulated wire (loss 0.01, delay 20ms, seed 7)"));
+    }
+}
