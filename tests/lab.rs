@@ -1,0 +1,192 @@
+//! `vswitchd lab` as a user runs it.
+//!
+//! Where this machine forbids it the tests say so, in the program's own words, and fail if `CI=true`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn vswitchd(arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
+    command.args(arguments.split_whitespace());
+    command
+}
+
+fn output(arguments: &str) -> Result<Output> {
+    vswitchd(arguments).stdin(Stdio::null()).output().context("starting vswitchd")
+}
+
+/// Whether labs can be built here at all.
+fn can_run() -> Result<bool> {
+    let smallest = output("lab --nodes 1 --endpoints 1 --networks 1")?;
+    if smallest.status.success() {
+        return Ok(true);
+    }
+    let reason = String::from_utf8_lossy(&smallest.stderr).into_owned();
+    ensure!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "with CI=true it must run: {reason}");
+    eprintln!("\nLAB TESTS CAN'T RUN HERE: {reason}\n");
+    Ok(false)
+}
+
+/// A lab that stays up; killed at the end if a test fails.
+struct Kept {
+    name: String,
+    child: Child,
+    said: BufReader<std::process::ChildStdout>,
+}
+
+impl Kept {
+    fn new(name: &str, arguments: &str) -> Result<Self> {
+        let name = format!("{name}-{}", std::process::id());
+        let mut command = vswitchd(&format!("lab --keep --format json --name {name} {arguments}"));
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let mut said = BufReader::new(child.stdout.take().context("stdout is piped")?);
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        let verdict: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line:?}"))?;
+        ensure!(verdict["ok"] == true, "{verdict}");
+        Ok(Self { name, child, said })
+    }
+
+    fn exec(&self, place: &str, command: &[&str]) -> Result<Output> {
+        let mut exec = vswitchd(&format!("lab exec --name {} {place} --", self.name));
+        exec.args(command).stdin(Stdio::null()).output().context("starting vswitchd lab exec")
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // It has ended in a test that passed; else the test has already failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Every process that descends from `root`, itself included.
+fn family(root: u32) -> Result<Vec<u32>> {
+    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };
+        // It may have ended since the folder was read.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+        if let Some(parent) = behind.split_whitespace().nth(1).and_then(|parent| parent.parse().ok()) {
+            children.entry(parent).or_default().push(pid);
+        }
+    }
+    let mut family = vec![root];
+    let mut next = 0;
+    while let Some(&pid) = family.get(next) {
+        family.extend(children.remove(&pid).unwrap_or_default());
+        next += 1;
+    }
+    Ok(family)
+}
+
+fn is_alive(pid: u32) -> bool {
+    // A zombie is dead; whoever is its parent now has only not asked yet.
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, behind)| behind.starts_with('Z')))
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !done()? {
+        ensure!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+#[test]
+fn the_usual_lab_is_well() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let text = output("lab")?;
+    let said = String::from_utf8_lossy(&text.stdout);
+    ensure!(text.status.success(), "{said} {}", String::from_utf8_lossy(&text.stderr));
+    for part in ["node3", "n2b", "Mbit/s", "OK: all 12 pairs"] {
+        ensure!(said.contains(part), "no {part:?} in {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn json_tells_every_pair_and_the_throughput() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let json = output("lab --nodes 2 --endpoints 2 --networks 1 --ipv6 --format json")?;
+    let report: Value = serde_json::from_slice(&json.stdout)?;
+    ensure!(report["ok"] == true, "{report}");
+    let pairs = report["pairs"].as_array().context("a list")?;
+    ensure!(pairs.len() == 12, "every ordered pair of four: {report}");
+    ensure!(pairs.iter().all(|pair| pair["expected"] == true && pair["rtt_ipv4_us"].as_f64() > Some(0.0)));
+    Ok(())
+}
+
+#[test]
+fn a_bad_wire_is_survived() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let wire = "--underlay wire --loss 0.05 --delay 2 --jitter 1 --reorder 0.05 --duplicate 0.05 --seed 7";
+    let text = output(&format!("lab {wire}"))?;
+    let said = String::from_utf8_lossy(&text.stdout);
+    ensure!(text.status.success(), "{said} {}", String::from_utf8_lossy(&text.stderr));
+    Ok(())
+}
+
+#[test]
+fn a_kept_lab_can_be_visited_listed_and_taken_down() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let mut lab = Kept::new("visit", "")?;
+    let inside = lab.exec("n1a", &["sh", "-c", "cat /sys/class/net/eth0/address; exit 7"])?;
+    ensure!(inside.status.code() == Some(7), "{inside:?}");
+    let nowhere = lab.exec("n9z", &["true"])?;
+    ensure!(!nowhere.status.success() && String::from_utf8_lossy(&nowhere.stderr).contains("n9z"));
+    let list = output("lab ls --format json")?;
+    let listed = String::from_utf8_lossy(&list.stdout);
+    ensure!(list.status.success() && listed.contains(&lab.name) && listed.contains("n3b"), "{listed}");
+    let all = family(lab.child.id())?;
+    let down = output(&format!("lab down --name {}", lab.name))?;
+    ensure!(down.status.success(), "{down:?}");
+    lab.child.wait()?;
+    ensure!(!all.into_iter().any(is_alive), "something is left");
+    let mut rest = String::new();
+    lab.said.read_line(&mut rest)?;
+    Ok(())
+}
+
+#[test]
+fn killing_any_of_its_heads_leaves_nothing() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    // The program that was started, process 1 of its PID namespace, and the one that does the work.
+    for head in 0..3 {
+        let lab = Kept::new("kill", "--nodes 2")?;
+        let mut visitor = vswitchd(&format!("lab exec --name {} n1a -- sleep 1000", lab.name)).spawn()?;
+        let sleeper = || -> Result<Vec<u32>> { Ok(family(visitor.id())?.split_off(1)) };
+        wait_until("the visitor's command starts", || Ok(!sleeper()?.is_empty()))?;
+        let visit = sleeper()?;
+        let all = family(lab.child.id())?;
+        ensure!(all.len() >= 5, "three heads and two nodes: {all:?}");
+        let pid = i32::try_from(all[head]).ok().and_then(rustix::process::Pid::from_raw).context("a pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        let gone = || Ok(!all.iter().chain(&visit).any(|&pid| is_alive(pid)));
+        wait_until(&format!("everything ends with head {head}"), gone)?;
+        visitor.wait()?;
+    }
+    Ok(())
+}
