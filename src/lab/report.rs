@@ -33,7 +33,7 @@ pub fn picture(plan: &Plan) -> String {
         let number = index + 1;
         let _infallible = writeln!(
             text,
-            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:0:0:{number:x}::/{}",
+            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:{number:x}::/{}",
             network.name, network.vni, NETWORK_PREFIX.0, NETWORK_PREFIX.1
         );
     }
