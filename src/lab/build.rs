@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -131,6 +132,8 @@ impl Lab {
         let node = &self.nodes[index];
         let inherited = node.endpoints.iter().map(|endpoint| endpoint.netns.shared_fd()).collect();
         let mut command = node.netns.command_with(program, inherited);
+        // For lists of processes, where the program's path may be a name of no use.
+        CommandExt::arg0(&mut command, "vswitchd");
         command.args(["switch", "--format", "json", "--local"]).arg(node.plan.address.to_string());
         for (_, peer) in self.plan.nodes.iter().enumerate().filter(|&(other, _)| other != index) {
             command.arg("--peer").arg(peer.address.to_string());
@@ -144,7 +147,7 @@ impl Lab {
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: a terminal's Ctrl-C is for the lab, which stops its programs itself.
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        CommandExt::process_group(&mut command, 0);
         command
     }
 
@@ -284,6 +287,6 @@ impl Endpoint {
         netlink.add_address(ENDPOINT_LINK, self.plan.v4.into(), NETWORK_PREFIX.0)?;
         netlink.add_address(ENDPOINT_LINK, self.plan.v6.into(), NETWORK_PREFIX.1)?;
         netlink.add_route((IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8), None, ENDPOINT_LINK)?;
-        netlink.add_route((IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 32), None, ENDPOINT_LINK)
+        netlink.add_route((IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 16), None, ENDPOINT_LINK)
     }
 }

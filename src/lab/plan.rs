@@ -1,6 +1,6 @@
 //! What a lab is to be: names, addresses and networks, computed and not yet made.
 //!
-//! Addresses say where they belong: `10.M.N.K` is endpoint `K` of node `N` in network `M`; `fd00:0:0:M::N:K` likewise;
+//! Addresses say where they belong: `10.M.N.K` is endpoint `K` of node `N` in network `M`; `fd00:M::N:K` likewise;
 //! `198.18.0.N` (RFC 2544's range for benchmarks) or `2001:db8::N` (RFC 3849's for documentation) is node `N`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -251,7 +251,7 @@ fn endpoint(node: u16, index: u16, network: u16) -> EndpointPlan {
         network: usize::from(network),
         mac: MacAddr([0x02, 1, 0, m, n, k]),
         v4: Ipv4Addr::new(10, m, n, k),
-        v6: Ipv6Addr::new(0xfd00, 0, 0, network + 1, 0, 0, node, index + 1),
+        v6: Ipv6Addr::new(0xfd00, network + 1, 0, 0, 0, 0, node, index + 1),
     }
 }
 
@@ -271,7 +271,7 @@ mod tests {
         );
         assert_eq!(plan.nodes[2].address, IpAddr::from([198, 18, 0, 3]));
         assert_eq!(plan.nodes[1].endpoints[1].v4, Ipv4Addr::new(10, 2, 2, 2));
-        assert_eq!(plan.nodes[1].endpoints[1].v6, "fd00:0:0:2::2:2".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(plan.nodes[1].endpoints[1].v6, "fd00:2::2:2".parse::<Ipv6Addr>().unwrap());
         let vnis: Vec<_> = plan.networks.iter().map(|network| network.vni.id()).collect();
         assert_eq!(vnis, [42, 43]);
     }

@@ -33,7 +33,7 @@ pub fn picture(plan: &Plan) -> String {
         let number = index + 1;
         let _infallible = writeln!(
             text,
-            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:0:0:{number:x}::/{}",
+            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:{number:x}::/{}",
             network.name, network.vni, NETWORK_PREFIX.0, NETWORK_PREFIX.1
         );
     }
@@ -277,7 +277,8 @@ mod tests {
     #[test]
     fn silence_leaks_and_corruption_each_fail_it_and_are_named() {
         let plan = plan(2, false);
-        let edits: [(fn(&mut Findings), &str, &str); 4] = [
+        type Edit = fn(&mut Findings);
+        let edits: [(Edit, &str, &str); 4] = [
             (|f| f.pairs[1].v4 = None, "LOST", "n1a gets no answer from n2a over IPv4"),
             (|f| f.pairs[1].v6 = None, "LOST6", "n1a gets no answer from n2a over IPv6"),
             (

@@ -9,12 +9,13 @@
 //! so the kernel takes everything back when the processes end, whatever ended them.
 //!
 //! This module and the I/O drivers of the data plane are the only places with `unsafe`: `unshare`, the code that
-//! runs between fork and exec, and taking over inherited descriptors.
+//! runs between fork and exec, taking over inherited descriptors, and asking who a socket's peer is.
 
 pub mod init;
 pub mod names;
 pub mod netlink;
 pub mod netns;
 pub mod obstacle;
+pub mod peer;
 pub mod sandbox;
 pub mod visit;

@@ -20,8 +20,8 @@ pub(super) fn exec(exec: Exec) -> ExitCode {
         let namespaces = client::enter(&name, &exec.target)?;
         Ok((name, namespaces))
     });
-    let (name, namespaces) = match entered {
-        Ok(entered) => entered,
+    let (name, visit, namespaces) = match entered {
+        Ok((name, (visit, namespaces))) => (name, visit, namespaces),
         Err(error) => return failed(&error),
     };
     let outcome = visit::join(namespaces).and_then(|()| {
@@ -30,9 +30,8 @@ pub(super) fn exec(exec: Exec) -> ExitCode {
     });
     match outcome {
         Ok(ended) => {
-            // The command may have been killed alone, but then its lab is still there.
-            if ended.code == KILLED && ended.signal.is_some() && client::list(&name).is_err() {
-                eprintln!("vswitchd: killed (has lab {name} ended?)");
+            if ended.code == KILLED && visit.has_lab_ended() {
+                eprintln!("vswitchd: lab {name} has ended");
             }
             ended.into()
         }
@@ -104,7 +103,7 @@ mod tests {
     fn a_listing_names_everything() {
         let plan = Plan::new(Shape::default()).unwrap();
         let text = text(&Listing::new("mine", &plan));
-        for word in ["mine", "node3", "198.18.0.3", "n3b", "10.2.3.2", "fd00:0:0:2::3:2", "net2 (VNI 43)"] {
+        for word in ["mine", "node3", "198.18.0.3", "n3b", "10.2.3.2", "fd00:2::3:2", "net2 (VNI 43)"] {
             assert!(text.contains(word), "{word} in {text}");
         }
     }

@@ -2,22 +2,24 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use super::codec::{self, CodecError};
 use super::server::address;
 use super::{LabName, Listing, Reply, Request, SOCKET_PREFIX};
+use crate::namespace::peer::peer_uid;
 use crate::namespace::visit::Kind;
 
 /// How long a lab may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a lab may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(20);
+/// How far apart the ends of a lab and of a command in it may be.
+const LAST_MOMENT: Duration = Duration::from_millis(200);
 
 /// Why a lab could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -109,14 +111,29 @@ pub fn list(name: &LabName) -> Result<Listing, AskError> {
     }
 }
 
+/// A visit to a lab; the lab ends the connection when it ends.
+#[derive(Debug)]
+pub struct Visit(UnixStream);
+
+impl Visit {
+    /// Whether the lab has ended, or does so within a moment: it dies together with the commands in it.
+    #[must_use]
+    pub fn has_lab_ended(&self) -> bool {
+        let mut stream = &self.0;
+        let patient = self.0.set_read_timeout(Some(LAST_MOMENT));
+        let outcome = patient.and_then(|()| stream.read(&mut [0]));
+        matches!(outcome, Ok(0)) || outcome.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+    }
+}
+
 /// The namespaces of a node or an endpoint, to be joined.
 ///
 /// # Errors
 /// See [`AskError`].
-pub fn enter(name: &LabName, target: &str) -> Result<Vec<(Kind, OwnedFd)>, AskError> {
+pub fn enter(name: &LabName, target: &str) -> Result<(Visit, Vec<(Kind, OwnedFd)>), AskError> {
     match ask(name, &Request::Enter { target: target.into() })? {
-        (_, Reply::Entrance { kinds }, descriptors) if kinds.len() == descriptors.len() => {
-            Ok(kinds.into_iter().zip(descriptors).collect())
+        (stream, Reply::Entrance { kinds }, descriptors) if kinds.len() == descriptors.len() => {
+            Ok((Visit(stream), kinds.into_iter().zip(descriptors).collect()))
         }
         (_, other, _) => Err(refused(name, other)),
     }
@@ -156,8 +173,8 @@ fn ask(name: &LabName, request: &Request) -> Result<(UnixStream, Reply, Vec<Owne
         _ => talk(error.into()),
     })?;
     // Anybody may listen under any abstract name.
-    let peer = socket_peercred(&stream).map_err(|errno| talk(io::Error::from(errno).into()))?;
-    if peer.uid != geteuid() {
+    let peer = peer_uid(stream.as_fd()).map_err(|error| talk(error.into()))?;
+    if peer != geteuid().as_raw() {
         return Err(AskError::Stranger(name.clone()));
     }
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| talk(error.into()))?;

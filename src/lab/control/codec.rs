@@ -66,7 +66,9 @@ pub fn send(
     let length = u32::try_from(body.len()).expect("the limit is lower").to_be_bytes();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+    let fits = descriptors.is_empty() || control.push(SendAncillaryMessage::ScmRights(descriptors));
+    // The space is rounded up, so there may be room for one too many.
+    if !fits || descriptors.len() > DESCRIPTORS_MAX {
         return Err(CodecError::Descriptors);
     }
     let sent = sendmsg(stream.as_fd(), &[IoSlice::new(&length)], &mut control, SendFlags::NOSIGNAL)
@@ -112,7 +114,8 @@ fn receive_first(stream: &UnixStream, into: &mut [u8]) -> Result<(usize, Vec<Own
         return Err(CodecError::Ended);
     }
     // The kernel has closed those that there was no room for.
-    if received.flags.contains(rustix::net::ReturnFlags::CTRUNC) {
+    let cut = received.flags.contains(rustix::net::ReturnFlags::CTRUNC);
+    if cut || descriptors.len() > DESCRIPTORS_MAX {
         return Err(CodecError::Descriptors);
     }
     Ok((received.bytes, descriptors))

@@ -1,23 +1,25 @@
 //! The lab's side.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use super::codec::{self, CodecError};
 use super::{LabName, Listing, Reply, Request, SOCKET_PREFIX};
 use crate::lab::Lab;
 use crate::namespace::netns::NetNs;
+use crate::namespace::peer::peer_uid;
 use crate::namespace::visit::Kind;
 
 /// How long a peer may take for its request; others wait meanwhile, and all are the same user.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Visitors whose connection is kept, so that they see it end with the lab; the first are let go for later ones.
+const VISITS_MAX: usize = 256;
 /// Names that are tried for a lab without one.
 const NAMES_TRIED: u32 = 100;
 
@@ -78,6 +80,13 @@ pub fn name_of(listener: &UnixListener) -> io::Result<LabName> {
     name.ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
+/// What becomes of a connection after its request.
+enum Then {
+    HangUp,
+    Stay,
+    End,
+}
+
 /// Answers requests.
 #[derive(Debug)]
 pub struct Server {
@@ -110,39 +119,50 @@ impl Server {
     /// # Errors
     /// If the socket fails. A peer's failure is only its own.
     pub fn serve(&self, listener: &UnixListener) -> io::Result<UnixStream> {
+        let mut visits = VecDeque::new();
         loop {
             let stream = match listener.accept() {
                 Ok((stream, _)) => stream,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            // A peer that hangs up or talks nonsense gets no answer.
-            if let Ok(true) = self.converse(&stream) {
-                return Ok(stream);
+            match self.converse(&stream) {
+                Ok(Then::HangUp) => {}
+                Ok(Then::Stay) => {
+                    if visits.len() == VISITS_MAX {
+                        visits.pop_front();
+                    }
+                    visits.push_back(stream);
+                }
+                Ok(Then::End) => return Ok(stream),
+                // A peer that hangs up or talks nonsense gets no answer.
+                Err(_) => {}
             }
         }
     }
 
-    /// Answers one request; gives whether it was to end.
-    fn converse(&self, stream: &UnixStream) -> Result<bool, CodecError> {
+    /// Answers one request.
+    fn converse(&self, stream: &UnixStream) -> Result<Then, CodecError> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
-        let peer = socket_peercred(stream).map_err(io::Error::from)?;
         // In a user namespace other users, root included, have no number: they are all "nobody".
-        if peer.uid != geteuid() {
+        if peer_uid(stream.as_fd())? != geteuid().as_raw() {
             codec::send(stream, &Reply::Refused { reason: "this lab is another user's".into() }, &[])?;
-            return Ok(false);
+            return Ok(Then::HangUp);
         }
         let (request, _) = codec::receive::<Request>(stream)?;
         match request {
             Request::List => codec::send(stream, &Reply::Lab(self.listing.clone()), &[])?,
-            Request::Enter { target } => self.admit(stream, &target)?,
+            Request::Enter { target } => {
+                self.admit(stream, &target)?;
+                return Ok(Then::Stay);
+            }
             Request::Down => {
                 codec::send(stream, &Reply::Ending, &[])?;
-                return Ok(true);
+                return Ok(Then::End);
             }
         }
-        Ok(false)
+        Ok(Then::HangUp)
     }
 
     fn admit(&self, stream: &UnixStream, target: &str) -> Result<(), CodecError> {
