@@ -154,7 +154,10 @@ fn a_kept_lab_can_be_visited_listed_and_taken_down() -> Result<()> {
     let inside = lab.exec("n1a", &["sh", "-c", "cat /sys/class/net/eth0/address; exit 7"])?;
     ensure!(inside.status.code() == Some(7), "{inside:?}");
     let nowhere = lab.exec("n9z", &["true"])?;
-    ensure!(!nowhere.status.success() && String::from_utf8_lossy(&nowhere.stderr).contains("n9z"));
+    ensure!(
+        !nowhere.status.success() && String::from_utf8_lossy(&nowhere.stderr).contains("n3b"),
+        "{nowhere:?}"
+    );
     let list = output("lab ls --format json")?;
     let listed = String::from_utf8_lossy(&list.stdout);
     ensure!(list.status.success() && listed.contains(&lab.name) && listed.contains("n3b"), "{listed}");
