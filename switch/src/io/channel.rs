@@ -1,1 +1,341 @@
-//! TAP devices by raw ioctl: offloads, another namespace, take-over of a pre-made device.
+//! A port whose other end is a program in this process: frames as byte strings, both ways.
+//!
+//! The end takes no offloads, so the switch finishes checksums and cuts super-frames for it; it may send either. Both
+//! queues are bounded. Dropping either side closes the other once it has taken what was sent before.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::{Capabilities, Frame, FrameIo, ReadError, ReadReport, WriteError};
+use crate::packet::{DATA_MAX, Pool};
+use crate::wire::virtio::Offload;
+
+/// Makes a port and its other end; either queue holds `capacity` frames.
+///
+/// # Errors
+/// No descriptor is left for the port's wake-up.
+pub fn channel(capacity: usize) -> io::Result<(ChannelPort, ChannelEnd)> {
+    let shared = Arc::new(Shared {
+        state: Mutex::default(),
+        arrived: Condvar::new(),
+        waiting: AtomicUsize::new(0),
+        wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        capacity,
+    });
+    Ok((ChannelPort { shared: Arc::clone(&shared), staged: Vec::new() }, ChannelEnd { shared }))
+}
+
+/// The switch's side.
+#[derive(Debug)]
+pub struct ChannelPort {
+    shared: Arc<Shared>,
+    /// Written and not yet flushed, so that a batch takes the lock once.
+    staged: Vec<Vec<u8>>,
+}
+
+/// The program's side.
+#[derive(Debug)]
+pub struct ChannelEnd {
+    shared: Arc<Shared>,
+}
+
+/// Why a frame was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelSendError {
+    /// The switch has not yet taken the frames before.
+    #[error("the queue to the switch is full")]
+    Full,
+    /// More than [`DATA_MAX`] bytes.
+    #[error("the frame is longer than any the switch can carry")]
+    TooLong,
+    /// The switch has closed the port.
+    #[error("the port is closed")]
+    Closed,
+}
+
+/// Why there is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChannelReceiveError {
+    /// None has come in time.
+    #[error("no frame has come")]
+    Empty,
+    /// The switch has closed the port, and all it had sent has been received.
+    #[error("the port is closed")]
+    Closed,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Signalled when `from_switch` gets frames or the port closes.
+    arrived: Condvar,
+    /// Length of `from_switch`, known to the port without the lock.
+    waiting: AtomicUsize,
+    /// Readable while `to_switch` may hold frames, or the end is gone.
+    wake: OwnedFd,
+    capacity: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    to_switch: VecDeque<(Vec<u8>, Offload)>,
+    from_switch: VecDeque<Vec<u8>>,
+    /// Emptied buffers, kept for the next frames.
+    spare: Vec<Vec<u8>>,
+    closed: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it holds the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn close(&self) {
+        self.state().closed = true;
+        self.arrived.notify_all();
+        self.wake_switch();
+    }
+
+    fn wake_switch(&self) {
+        // It fails only when it is at its maximum, and readable is all that it has to be.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl State {
+    fn spare(&mut self) -> Vec<u8> {
+        self.spare.pop().unwrap_or_default()
+    }
+}
+
+impl ChannelEnd {
+    /// Hands a frame to the switch, from the destination MAC on.
+    ///
+    /// # Errors
+    /// See [`ChannelSendError`]; the frame has not been taken.
+    pub fn send(&self, frame: &[u8]) -> Result<(), ChannelSendError> {
+        self.send_offload(frame, Offload::default())
+    }
+
+    /// Hands over a frame that is a super-frame, or whose checksum is unfinished, as `offload` says.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_offload(&self, frame: &[u8], offload: Offload) -> Result<(), ChannelSendError> {
+        if frame.len() > DATA_MAX {
+            return Err(ChannelSendError::TooLong);
+        }
+        let mut state = self.shared.state();
+        if state.closed {
+            return Err(ChannelSendError::Closed);
+        }
+        if state.to_switch.len() >= self.shared.capacity {
+            return Err(ChannelSendError::Full);
+        }
+        let mut bytes = state.spare();
+        bytes.extend_from_slice(frame);
+        state.to_switch.push_back((bytes, offload));
+        drop(state);
+        self.shared.wake_switch();
+        Ok(())
+    }
+
+    /// Waits for the next frame.
+    ///
+    /// # Errors
+    /// [`ChannelReceiveError::Closed`].
+    pub fn receive(&self) -> Result<Vec<u8>, ChannelReceiveError> {
+        let mut state = self.shared.state();
+        loop {
+            match self.take(&mut state) {
+                Err(ChannelReceiveError::Empty) => {
+                    state = self.shared.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Waits for the next frame, but not longer than that.
+    ///
+    /// # Errors
+    /// See [`ChannelReceiveError`].
+    pub fn receive_timeout(&self, patience: Duration) -> Result<Vec<u8>, ChannelReceiveError> {
+        let arrived = &self.shared.arrived;
+        let still = |state: &mut State| state.from_switch.is_empty() && !state.closed;
+        let waited = arrived.wait_timeout_while(self.shared.state(), patience, still);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        self.take(&mut state)
+    }
+
+    /// The next frame, if it is there.
+    ///
+    /// # Errors
+    /// See [`ChannelReceiveError`].
+    pub fn try_receive(&self) -> Result<Vec<u8>, ChannelReceiveError> {
+        self.take(&mut self.shared.state())
+    }
+
+    fn take(&self, state: &mut State) -> Result<Vec<u8>, ChannelReceiveError> {
+        let Some(frame) = state.from_switch.pop_front() else {
+            return Err(if state.closed { ChannelReceiveError::Closed } else { ChannelReceiveError::Empty });
+        };
+        self.shared.waiting.store(state.from_switch.len(), Ordering::Relaxed);
+        Ok(frame)
+    }
+}
+
+impl Drop for ChannelEnd {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+impl Drop for ChannelPort {
+    fn drop(&mut self) {
+        self.flush();
+        self.shared.close();
+    }
+}
+
+impl FrameIo for ChannelPort {
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError> {
+        // Before the queue is looked at, so that a frame sent meanwhile makes it readable again.
+        let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
+        let mut state = self.shared.state();
+        let before = into.len();
+        while into.len() - before < max && !state.to_switch.is_empty() {
+            let Some(mut buf) = pool.take() else { break };
+            let (mut bytes, offload) = state.to_switch.pop_front().expect("it is not empty");
+            buf.fill(&bytes);
+            into.push(Frame { buf, offload });
+            bytes.clear();
+            state.spare.push(bytes);
+        }
+        let more = !state.to_switch.is_empty();
+        let gone = state.closed && !more;
+        drop(state);
+        if gone && into.len() == before {
+            return Err(ReadError::Gone);
+        }
+        if more || gone {
+            self.shared.wake_switch();
+        }
+        Ok(ReadReport { malformed: 0, more })
+    }
+
+    fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
+        super::tap::assert_finished(offload);
+        if self.staged.len() + self.shared.waiting.load(Ordering::Relaxed) >= self.shared.capacity {
+            return Err(WriteError::Full);
+        }
+        self.staged.push(frame.to_vec());
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        if !self.staged.is_empty() {
+            let mut state = self.shared.state();
+            state.from_switch.extend(self.staged.drain(..));
+            self.shared.waiting.store(state.from_switch.len(), Ordering::Relaxed);
+            drop(state);
+            self.shared.arrived.notify_all();
+        }
+    }
+
+    fn pollable(&self) -> BorrowedFd<'_> {
+        self.shared.wake.as_fd()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(port: &mut ChannelPort, pool: &mut Pool) -> Result<Vec<Vec<u8>>, ReadError> {
+        let mut frames = Vec::new();
+        port.read(pool, &mut frames, 32)?;
+        let bytes = frames.iter().map(|frame| frame.buf.data().to_vec()).collect();
+        frames.into_iter().for_each(|frame| pool.put(frame.buf));
+        Ok(bytes)
+    }
+
+    #[test]
+    fn frames_go_both_ways_in_order() {
+        let (mut port, end) = channel(4).unwrap();
+        let mut pool = Pool::new(4);
+        for n in 0..3u8 {
+            end.send(&[n; 60]).unwrap();
+            port.write(&[n; 61], Offload::default()).unwrap();
+        }
+        assert_eq!(read(&mut port, &mut pool).unwrap(), [0, 1, 2].map(|n| vec![n; 60]));
+        assert_eq!(end.try_receive(), Err(ChannelReceiveError::Empty), "not before the batch's end");
+        port.flush();
+        for n in 0..3 {
+            assert_eq!(end.receive(), Ok(vec![n; 61]));
+        }
+        assert_eq!(end.receive_timeout(Duration::ZERO), Err(ChannelReceiveError::Empty));
+    }
+
+    #[test]
+    fn both_queues_are_bounded() {
+        let (mut port, end) = channel(2).unwrap();
+        for _ in 0..2 {
+            end.send(&[0; 60]).unwrap();
+            port.write(&[0; 60], Offload::default()).unwrap();
+        }
+        assert_eq!(end.send(&[0; 60]), Err(ChannelSendError::Full));
+        port.flush();
+        assert!(matches!(port.write(&[0; 60], Offload::default()), Err(WriteError::Full)));
+        end.receive().unwrap();
+        port.write(&[0; 60], Offload::default()).unwrap();
+        assert_eq!(end.send(&vec![0; DATA_MAX + 1]), Err(ChannelSendError::TooLong));
+    }
+
+    #[test]
+    fn a_pool_run_dry_leaves_frames_in_the_queue() {
+        let (mut port, end) = channel(4).unwrap();
+        let mut pool = Pool::new(1);
+        end.send(&[1; 60]).unwrap();
+        end.send(&[2; 60]).unwrap();
+        let mut frames = Vec::new();
+        assert!(port.read(&mut pool, &mut frames, 32).unwrap().more);
+        assert_eq!(frames.len(), 1);
+        pool.put(frames.remove(0).buf);
+        assert_eq!(read(&mut port, &mut pool).unwrap(), [vec![2; 60]]);
+    }
+
+    #[test]
+    fn a_dropped_end_is_gone_after_its_last_frame() {
+        let (mut port, end) = channel(4).unwrap();
+        let mut pool = Pool::new(4);
+        end.send(&[1; 60]).unwrap();
+        drop(end);
+        assert_eq!(read(&mut port, &mut pool).unwrap(), [vec![1; 60]]);
+        assert!(matches!(read(&mut port, &mut pool), Err(ReadError::Gone)));
+    }
+
+    #[test]
+    fn a_dropped_port_ends_a_waiting_receiver() {
+        let (mut port, end) = channel(4).unwrap();
+        port.write(&[1; 60], Offload::default()).unwrap();
+        std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| (end.receive(), end.receive()));
+            drop(port);
+            let (first, second) = receiver.join().unwrap();
+            assert_eq!((first, second), (Ok(vec![1; 60]), Err(ChannelReceiveError::Closed)));
+        });
+        assert_eq!(end.send(&[0; 60]), Err(ChannelSendError::Closed));
+    }
+}
