@@ -1,12 +1,13 @@
 //! A port whose other end is a program in this process: frames as byte strings, both ways.
 //!
-//! The end takes no offloads, so the switch finishes checksums and cuts super-frames for it; it may send either. Both
-//! queues are bounded. Dropping either side closes the other once it has taken what was sent before.
+//! By default the end takes no offloads, so the switch finishes checksums and cuts super-frames for it; it may send
+//! either. Both queues are bounded. Dropping either side closes the other once it has taken what was sent before.
+//! Nothing is allocated for a frame once the queues have been full, if the end gives back what it has received.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,29 +15,42 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::{Capabilities, Frame, FrameIo, ReadError, ReadReport, WriteError};
 use crate::packet::{DATA_MAX, Pool};
-use crate::wire::virtio::Offload;
+use crate::wire::virtio::{Checksum, GsoKind, Offload};
 
 /// Makes a port and its other end; either queue holds `capacity` frames.
 ///
 /// # Errors
 /// No descriptor is left for the port's wake-up.
 pub fn channel(capacity: usize) -> io::Result<(ChannelPort, ChannelEnd)> {
+    channel_with(capacity, Capabilities::default())
+}
+
+/// As [`channel`], with an end that takes some unfinished frames: see [`ChannelEnd::receive_offload`].
+///
+/// # Errors
+/// As [`channel`].
+pub fn channel_with(capacity: usize, takes: Capabilities) -> io::Result<(ChannelPort, ChannelEnd)> {
     let shared = Arc::new(Shared {
         state: Mutex::default(),
         arrived: Condvar::new(),
         waiting: AtomicUsize::new(0),
+        closed: AtomicBool::new(false),
         wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         capacity,
     });
-    Ok((ChannelPort { shared: Arc::clone(&shared), staged: Vec::new() }, ChannelEnd { shared }))
+    let port = ChannelPort { shared: Arc::clone(&shared), takes, staged: Vec::new(), spare: Vec::new() };
+    Ok((port, ChannelEnd { shared }))
 }
 
 /// The switch's side.
 #[derive(Debug)]
 pub struct ChannelPort {
     shared: Arc<Shared>,
+    takes: Capabilities,
     /// Written and not yet flushed, so that a batch takes the lock once.
-    staged: Vec<Vec<u8>>,
+    staged: Vec<(Vec<u8>, Offload)>,
+    /// Emptied buffers for the next writes.
+    spare: Vec<Vec<u8>>,
 }
 
 /// The program's side.
@@ -77,6 +91,8 @@ struct Shared {
     arrived: Condvar,
     /// Length of `from_switch`, known to the port without the lock.
     waiting: AtomicUsize,
+    /// [`State::closed`], known to the port without the lock.
+    closed: AtomicBool,
     /// Readable while `to_switch` may hold frames, or the end is gone.
     wake: OwnedFd,
     capacity: usize,
@@ -85,9 +101,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     to_switch: VecDeque<(Vec<u8>, Offload)>,
-    from_switch: VecDeque<Vec<u8>>,
-    /// Emptied buffers, kept for the next frames.
+    from_switch: VecDeque<(Vec<u8>, Offload)>,
+    /// Emptied buffers for the next frames to the switch: no more than its queue has held.
     spare: Vec<Vec<u8>>,
+    /// Emptied buffers that the end has given back, at most `capacity`.
+    returned: Vec<Vec<u8>>,
     closed: bool,
 }
 
@@ -99,6 +117,7 @@ impl Shared {
 
     fn close(&self) {
         self.state().closed = true;
+        self.closed.store(true, Ordering::Relaxed);
         self.arrived.notify_all();
         self.wake_switch();
     }
@@ -152,6 +171,14 @@ impl ChannelEnd {
     /// # Errors
     /// [`ChannelReceiveError::Closed`].
     pub fn receive(&self) -> Result<Vec<u8>, ChannelReceiveError> {
+        self.receive_offload().map(|(frame, _)| frame)
+    }
+
+    /// As [`Self::receive`], with what is left to do to the frame; needed only with [`channel_with`].
+    ///
+    /// # Errors
+    /// As [`Self::receive`].
+    pub fn receive_offload(&self) -> Result<(Vec<u8>, Offload), ChannelReceiveError> {
         let mut state = self.shared.state();
         loop {
             match self.take(&mut state) {
@@ -160,6 +187,15 @@ impl ChannelEnd {
                 }
                 outcome => return outcome,
             }
+        }
+    }
+
+    /// Gives a received frame's memory back for the next one. It may also be kept.
+    pub fn recycle(&self, mut frame: Vec<u8>) {
+        frame.clear();
+        let mut state = self.shared.state();
+        if state.returned.len() < self.shared.capacity {
+            state.returned.push(frame);
         }
     }
 
@@ -172,7 +208,7 @@ impl ChannelEnd {
         let still = |state: &mut State| state.from_switch.is_empty() && !state.closed;
         let waited = arrived.wait_timeout_while(self.shared.state(), patience, still);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        self.take(&mut state)
+        self.take(&mut state).map(|(frame, _)| frame)
     }
 
     /// The next frame, if it is there.
@@ -180,10 +216,10 @@ impl ChannelEnd {
     /// # Errors
     /// See [`ChannelReceiveError`].
     pub fn try_receive(&self) -> Result<Vec<u8>, ChannelReceiveError> {
-        self.take(&mut self.shared.state())
+        self.take(&mut self.shared.state()).map(|(frame, _)| frame)
     }
 
-    fn take(&self, state: &mut State) -> Result<Vec<u8>, ChannelReceiveError> {
+    fn take(&self, state: &mut State) -> Result<(Vec<u8>, Offload), ChannelReceiveError> {
         let Some(frame) = state.from_switch.pop_front() else {
             return Err(if state.closed { ChannelReceiveError::Closed } else { ChannelReceiveError::Empty });
         };
@@ -207,7 +243,8 @@ impl Drop for ChannelPort {
 
 impl FrameIo for ChannelPort {
     fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError> {
-        // Before the queue is looked at, so that a frame sent meanwhile makes it readable again.
+        // Before the queue is looked at, so that a frame sent meanwhile makes it readable again. EAGAIN, the only error
+        // of an eventfd of ours, is as good: it was not readable.
         let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
         let mut state = self.shared.state();
         let before = into.len();
@@ -232,11 +269,16 @@ impl FrameIo for ChannelPort {
     }
 
     fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
-        super::tap::assert_finished(offload);
+        debug_assert!(self.takes(offload), "the switch finishes what a port does not take");
+        if self.shared.closed.load(Ordering::Relaxed) {
+            return Err(WriteError::Gone);
+        }
         if self.staged.len() + self.shared.waiting.load(Ordering::Relaxed) >= self.shared.capacity {
             return Err(WriteError::Full);
         }
-        self.staged.push(frame.to_vec());
+        let mut bytes = self.spare.pop().unwrap_or_default();
+        bytes.extend_from_slice(frame);
+        self.staged.push((bytes, offload));
         Ok(())
     }
 
@@ -244,6 +286,8 @@ impl FrameIo for ChannelPort {
         if !self.staged.is_empty() {
             let mut state = self.shared.state();
             state.from_switch.extend(self.staged.drain(..));
+            self.spare.append(&mut state.returned);
+            self.spare.truncate(self.shared.capacity);
             self.shared.waiting.store(state.from_switch.len(), Ordering::Relaxed);
             drop(state);
             self.shared.arrived.notify_all();
@@ -255,7 +299,18 @@ impl FrameIo for ChannelPort {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
+        self.takes
+    }
+}
+
+impl ChannelPort {
+    fn takes(&self, offload: Offload) -> bool {
+        let checksum = self.takes.checksum || !matches!(offload.checksum, Checksum::Partial { .. });
+        checksum
+            && offload.gso.is_none_or(|gso| match gso.kind {
+                GsoKind::Tcp4 | GsoKind::Tcp6 => self.takes.tso,
+                GsoKind::Udp => self.takes.uso,
+            })
     }
 }
 
@@ -301,6 +356,58 @@ mod tests {
         end.receive().unwrap();
         port.write(&[0; 60], Offload::default()).unwrap();
         assert_eq!(end.send(&vec![0; DATA_MAX + 1]), Err(ChannelSendError::TooLong));
+    }
+
+    #[test]
+    fn the_pollable_is_readable_while_there_is_something_to_read() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let readable = |port: &ChannelPort| {
+            let mut fds = [PollFd::from_borrowed_fd(port.pollable(), PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        };
+        let (mut port, end) = channel(4).unwrap();
+        let mut pool = Pool::new(1);
+        assert!(!readable(&port));
+        end.send(&[1; 60]).unwrap();
+        end.send(&[2; 60]).unwrap();
+        for more in [true, false] {
+            assert!(readable(&port));
+            let mut frames = Vec::new();
+            assert_eq!(port.read(&mut pool, &mut frames, 32).unwrap().more, more);
+            pool.put(frames.remove(0).buf);
+        }
+        assert!(!readable(&port));
+        drop(end);
+        assert!(readable(&port));
+        assert!(matches!(port.write(&[0; 60], Offload::default()), Err(WriteError::Gone)));
+    }
+
+    #[test]
+    fn buffers_given_back_are_used_again() {
+        let (mut port, end) = channel(1).unwrap();
+        port.write(&[1; 60], Offload::default()).unwrap();
+        port.flush();
+        let frame = end.receive().unwrap();
+        let memory = frame.as_ptr();
+        end.recycle(frame);
+        port.write(&[2; 60], Offload::default()).unwrap();
+        port.flush();
+        end.recycle(end.receive().unwrap());
+        port.write(&[3; 60], Offload::default()).unwrap();
+        port.flush();
+        let frame = end.receive().unwrap();
+        assert_eq!((frame.as_ptr(), &frame[..]), (memory, &[3; 60][..]));
+    }
+
+    #[test]
+    fn an_end_that_takes_offloads_is_told_of_them() {
+        let takes = Capabilities { checksum: true, ..Capabilities::default() };
+        let (mut port, end) = channel_with(1, takes).unwrap();
+        let offload = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, gso: None };
+        port.write(&[1; 60], offload).unwrap();
+        port.flush();
+        assert_eq!(end.receive_offload(), Ok((vec![1; 60], offload)));
+        assert_eq!(port.capabilities(), takes);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use rustix::time::{
 };
 
 use super::wire::{Faults, Wire, WireCounts};
+use crate::io::udp::RUN_BYTES_MAX;
 use crate::io::{DatagramIo, Received, SendError};
 use crate::outbox::Outbox;
 use crate::packet::Pool;
@@ -39,6 +40,7 @@ pub struct Underlay {
 struct State {
     wire: Wire<SocketAddr, Vec<u8>>,
     members: HashMap<SocketAddr, Member>,
+    refused: u64,
 }
 
 #[derive(Debug)]
@@ -52,7 +54,7 @@ impl Network {
     /// A network without members.
     #[must_use]
     pub fn new(faults: Faults, seed: u64) -> Self {
-        let state = State { wire: Wire::new(faults, seed, WIRE_MAX), members: HashMap::new() };
+        let state = State { wire: Wire::new(faults, seed, WIRE_MAX), members: HashMap::new(), refused: 0 };
         Self { state: Arc::new(Mutex::new(state)) }
     }
 
@@ -82,6 +84,17 @@ impl Network {
         self.state().wire.heal(a, b);
     }
 
+    /// Joins everybody again.
+    pub fn heal_all(&self) {
+        self.state().wire.heal_all();
+    }
+
+    /// Datagrams that had crossed the link and were lost for want of a member, or of room at one.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.state().refused
+    }
+
     /// What has become of the datagrams so far.
     #[must_use]
     pub fn counts(&self) -> WireCounts {
@@ -101,6 +114,8 @@ impl State {
             // As in any network, datagrams for nobody, or for somebody who doesn't keep up, are lost.
             if let Some(member) = self.members.get_mut(&to).filter(|member| member.inbox.len() < INBOX_MAX) {
                 member.inbox.push_back((from, datagram));
+            } else {
+                self.refused += 1;
             }
         }
         let next = self.wire.next_deadline().map(|due| due.saturating_duration_since(now));
@@ -148,11 +163,15 @@ impl DatagramIo for Underlay {
         Ok(more)
     }
 
-    fn send(&mut self, out: &Outbox, _failed: &mut Vec<(usize, SendError)>) {
+    fn send(&mut self, out: &Outbox, failed: &mut Vec<(usize, SendError)>) {
         let mut state = self.network.state();
         let now = clock();
-        for transmit in &out.transmits {
-            for datagram in out.datagrams(transmit).chunks(transmit.segment) {
+        for (index, transmit) in out.transmits.iter().enumerate() {
+            if transmit.segment > RUN_BYTES_MAX {
+                failed.push((index, SendError::TooBig));
+                continue;
+            }
+            for datagram in out.datagrams(transmit).chunks(transmit.segment.max(1)) {
                 state.wire.send(self.address, transmit.to, datagram.to_vec(), now);
             }
         }
@@ -213,6 +232,17 @@ mod tests {
         a.send(&outbox(address(2), b"onetwofour", 3), &mut Vec::new());
         assert_eq!(received(&mut b), [&b"one"[..], b"two", b"fou", b"r"]);
         assert_eq!(network.counts().delivered, 4);
+    }
+
+    #[test]
+    fn what_no_datagram_can_hold_fails_and_what_nobody_takes_is_counted() {
+        let network = Network::new(Faults::default(), 1);
+        let mut a = network.attach(address(1)).unwrap();
+        let mut failed = Vec::new();
+        a.send(&outbox(address(9), &[0; RUN_BYTES_MAX + 1], RUN_BYTES_MAX + 1), &mut failed);
+        assert!(matches!(failed[..], [(0, SendError::TooBig)]));
+        a.send(&outbox(address(9), b"lost", 4), &mut failed);
+        assert_eq!((failed.len(), network.refused()), (1, 1));
     }
 
     #[test]
