@@ -4,6 +4,11 @@
 //! super-frame and leave checksums unfinished; [`Offloads`] says what the kernel has agreed to. A device that is
 //! already there is attached to and stays when closed; one that we make goes with [`Tap`].
 //!
+//! An open queue keeps the network namespace alive in which it was opened (its socket counts as one of it), so a device
+//! opened with [`TapConfig::netns`] outlasts the processes there and the namespace's name, until [`Tap`] is dropped.
+//! `Gone` is seen when the device is deleted, or when it was moved to a namespace that then dies. Whoever attaches a
+//! program's namespace has to notice that program's end by itself.
+//!
 //! This does not add addresses or routes, and never makes a device persistent.
 //! Sources: Linux Documentation/networking/tuntap.rst, drivers/net/tun.c; virtio 1.2 §5.1.6.
 
