@@ -7,10 +7,11 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::Duration;
 
-use super::build::Lab;
+use super::build::{ENDPOINT_LINK, Lab};
 use super::ping::{Patience, PingError, Target, ask};
 use super::plan::{EndpointPlan, Plan, UnderlayKind};
 use super::throughput::{Flow, FlowError, measure};
+use crate::namespace::netlink::{Netlink, NetlinkError};
 use crate::namespace::netns::NetNs;
 
 /// How long the TCP sender sends.
@@ -21,6 +22,11 @@ const ROUND: Duration = Duration::from_millis(150);
 const ROUNDS_MIN: u32 = 4;
 /// Rounds of questions while an answer is missing, on a link without faults.
 const ROUNDS_MAX: u32 = 20;
+/// Entries of the machine's tables of neighbours that a check may fill: all namespaces share one for IPv4 and one for IPv6,
+/// of 1024 by default (`gc_thresh3`, arp(7)), and only the host's root can enlarge them.
+const NEIGHBOURS_MAX: usize = 800;
+/// Rounds of questions, at least, where not everybody can ask at once and it would take long.
+const ROUNDS_MIN_IN_WAVES: u32 = 2;
 /// The same on a link with faults: it takes an ARP and its answer, a question and its answer to get through.
 const ROUNDS_MAX_FAULTY: u32 = 60;
 
@@ -76,11 +82,11 @@ impl Findings {
     }
 }
 
-/// Asks everybody, then sends the stream. Takes a few seconds.
+/// Asks everybody, then sends the stream. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`] endpoints.
 ///
 /// # Errors
 /// If the questions can't be asked; what the answers are is never an error.
-pub fn check(lab: &Lab) -> Result<Findings, PingError> {
+pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
     let members: Vec<Member> = lab
         .nodes()
         .iter()
@@ -99,6 +105,17 @@ pub fn check(lab: &Lab) -> Result<Findings, PingError> {
         Stream { from, to, outcome }
     });
     Ok(Findings { pairs, stream })
+}
+
+/// Why a lab could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// No questions can be asked.
+    #[error(transparent)]
+    Ping(#[from] PingError),
+    /// Neighbours can't be forgotten between two waves of questions.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
 }
 
 struct Member {
@@ -120,23 +137,49 @@ fn patience(plan: &Plan) -> Patience {
     Patience { rounds_min, rounds_max: rounds_min.saturating_add(ROUNDS_MAX_FAULTY), ..perfect }
 }
 
+/// Everybody at once, or in waves where the tables of neighbours can't hold them all.
+fn ask_all(members: &[Member], patience: Patience) -> Result<Vec<Pair>, CheckError> {
+    let askers: Vec<usize> = (0..members.len()).collect();
+    let wave = wave_len(members);
+    if wave >= askers.len() {
+        return Ok(ask_wave(members, &askers, patience)?);
+    }
+    let patience = Patience { rounds_min: patience.rounds_min.min(ROUNDS_MIN_IN_WAVES), ..patience };
+    let mut views =
+        members.iter().map(|member| Netlink::open(&member.netns)).collect::<Result<Vec<_>, _>>()?;
+    let mut pairs = Vec::new();
+    for askers in askers.chunks(wave) {
+        pairs.extend(ask_wave(members, askers, patience)?);
+        views.iter_mut().try_for_each(|view| view.flush_neighbours(ENDPOINT_LINK))?;
+    }
+    Ok(pairs)
+}
+
+/// How many may ask at once: each fills an entry for everybody else, and one at each that answers.
+fn wave_len(members: &[Member]) -> usize {
+    let joined =
+        |member: &Member| members.iter().filter(|other| other.plan.network == member.plan.network).count();
+    let largest = members.iter().map(joined).max().unwrap_or(0);
+    (NEIGHBOURS_MAX / (members.len() + largest).max(1)).max(1)
+}
+
 /// One thread for each asker and family.
-fn ask_all(members: &[Member], patience: Patience) -> Result<Vec<Pair>, PingError> {
+fn ask_wave(members: &[Member], askers: &[usize], patience: Patience) -> Result<Vec<Pair>, PingError> {
     let answers = thread::scope(|scope| {
         let ask_from = |from: usize, ipv6: bool| {
             let targets: Vec<Target> = targets(members, from, ipv6);
             scope.spawn(move || ask(&members[from].netns, number(from), &targets, patience))
         };
         let threads: Vec<_> =
-            (0..members.len()).map(|from| (ask_from(from, false), ask_from(from, true))).collect();
-        let join = |(v4, v6): (thread::ScopedJoinHandle<'_, _>, thread::ScopedJoinHandle<'_, _>)| {
-            let joined: (Result<_, PingError>, Result<_, PingError>) =
-                (v4.join().expect("asking does not panic"), v6.join().expect("asking does not panic"));
-            Ok((joined.0?, joined.1?))
-        };
-        threads.into_iter().map(join).collect::<Result<Vec<(Vec<_>, Vec<_>)>, PingError>>()
+            askers.iter().map(|&from| (ask_from(from, false), ask_from(from, true))).collect();
+        let joined = threads.into_iter().map(|(v4, v6)| {
+            let v4 = v4.join().expect("asking does not panic");
+            let v6 = v6.join().expect("asking does not panic");
+            Ok((v4?, v6?))
+        });
+        joined.collect::<Result<Vec<(Vec<_>, Vec<_>)>, PingError>>()
     })?;
-    let pairs = answers.into_iter().enumerate().flat_map(|(from, (v4, v6))| {
+    let pairs = askers.iter().zip(answers).flat_map(|(&from, (v4, v6))| {
         let others = (0..members.len()).filter(move |&to| to != from);
         others.zip(v4.into_iter().zip(v6)).map(move |(to, (v4, v6))| {
             let expected = members[from].plan.network == members[to].plan.network;

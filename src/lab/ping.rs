@@ -79,6 +79,9 @@ pub enum PingError {
     /// No raw socket.
     #[error("can't open a raw ICMP socket: {0}")]
     Socket(io::Error),
+    /// A question was refused.
+    #[error("can't send echo requests: {0}")]
+    Send(io::Error),
     /// The socket failed.
     #[error("can't receive echo replies: {0}")]
     Receive(io::Error),
@@ -112,8 +115,8 @@ impl Asker<'_> {
         match self.socket.send_to(&message, &SocketAddr::new(target.address, 0).into()) {
             Ok(_) => Ok(()),
             // Errors of earlier questions (nobody answered ARP) come up here; that is an answer too: none.
-            Err(error) if is_unreachable(&error) => Ok(()),
-            Err(error) => Err(PingError::Receive(error)),
+            Err(error) if is_unreachable(&error) || is_full(&error) => Ok(()),
+            Err(error) => Err(PingError::Send(error)),
         }
     }
 
@@ -162,6 +165,12 @@ impl Asker<'_> {
 fn is_unreachable(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
     matches!(error.kind(), HostUnreachable | NetworkUnreachable | ConnectionRefused)
+}
+
+/// Whether the machine's table of neighbours has no room just now; IPv6 says so with EINVAL.
+fn is_full(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::NOBUFS | Errno::INVAL))
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -10,6 +10,8 @@ use super::plan::{NETWORK_PREFIX, NodePlan, Plan, UNDERLAY_PREFIX, UnderlayKind}
 
 /// Characters of a line of the picture.
 const WIDTH: usize = 96;
+/// Endpoints up to which the table fits a screen; more are summed up.
+const TABLE_MAX: usize = 16;
 /// Wrong pairs that are written out; the table shows all of them.
 const FAULTS_SHOWN: usize = 10;
 
@@ -86,10 +88,11 @@ fn underlay(plan: &Plan) -> String {
     format!("a simulated wire ({}, seed {})", all.join(", "), plan.wire.seed)
 }
 
-/// The table of round trips over IPv4, the stream and the verdict.
+/// The table of round trips over IPv4 (or a summary of it), the stream and the verdict.
 #[must_use]
 pub fn findings(plan: &Plan, findings: &Findings) -> String {
-    let mut text = matrix(plan, findings);
+    let mut text =
+        if plan.endpoints().count() > TABLE_MAX { summary(plan, findings) } else { table(plan, findings) };
     if let Some(stream) = &findings.stream {
         let _infallible = writeln!(text, "\n{}", stream_line(plan, stream));
     }
@@ -102,7 +105,31 @@ pub fn findings(plan: &Plan, findings: &Findings) -> String {
     text
 }
 
-fn matrix(plan: &Plan, findings: &Findings) -> String {
+fn summary(plan: &Plan, findings: &Findings) -> String {
+    let mut text = "Round trips in ms (least, median, most), IPv4\n".to_owned();
+    let network_of: Vec<usize> = plan.endpoints().map(|(_, endpoint)| endpoint.network).collect();
+    for (index, network) in plan.networks.iter().enumerate() {
+        let within = findings.pairs.iter().filter(|pair| pair.expected && network_of[pair.from] == index);
+        let mut times: Vec<Duration> = within.filter_map(|pair| pair.v4).collect();
+        times.sort_unstable();
+        let [Some(least), Some(median), Some(most)] =
+            [times.first(), times.get(times.len() / 2), times.last()]
+                .map(|time| time.map(|&time| milliseconds(time)))
+        else {
+            continue;
+        };
+        let members = network_of.iter().filter(|&&of| of == index).count();
+        let _infallible = writeln!(
+            text,
+            "  {:<6} {members:>3} endpoints {:>5} pairs  {least:>6} {median:>6} {most:>6}",
+            network.name,
+            times.len()
+        );
+    }
+    text
+}
+
+fn table(plan: &Plan, findings: &Findings) -> String {
     let names: Vec<&str> = plan.endpoints().map(|(_, endpoint)| endpoint.name.as_str()).collect();
     let mut text =
         "Round trips in ms, asker by row (·: silent, as it must be; IPv6 was asked too)\n".to_owned();
@@ -302,6 +329,14 @@ mod tests {
             assert!(text.contains(table) && text.contains(fault) && text.contains("FAILED"), "{text}");
             assert_eq!(document("lab", &plan, &found)["ok"], false);
         }
+    }
+
+    #[test]
+    fn a_large_lab_is_summed_up() {
+        let plan = plan(9, false);
+        let text = findings(&plan, &perfect(&plan));
+        assert!(text.contains("net2     9 endpoints    72 pairs    0.23   0.23   0.23"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() < 100), "{text}");
     }
 
     #[test]

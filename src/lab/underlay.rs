@@ -1,7 +1,5 @@
 //! What joins the nodes: a kernel bridge with veth pairs, or a simulated link between TAPs.
 
-use std::net::IpAddr;
-
 use super::plan::{Plan, UNDERLAY_PREFIX, UnderlayKind};
 use super::wire::{WireError, WireUnderlay};
 use crate::namespace::netlink::{Netlink, NetlinkError, VethEnd};
@@ -11,6 +9,10 @@ use crate::namespace::netns::{NetNs, NetnsError};
 pub const UPLINK: &str = "eth0";
 /// The bridge in the underlay's own namespace.
 pub const BRIDGE: &str = "br0";
+
+/// Nodes up to which they learn each other's MAC addresses by ARP. All namespaces of a machine share one table of 1024
+/// neighbours (`gc_thresh3`, arp(7)), and each node talks to each; permanent entries don't count, so more nodes get those.
+const LEARNING_NODES_MAX: usize = 16;
 
 /// The underlay; ends when dropped.
 #[derive(Debug)]
@@ -42,8 +44,8 @@ impl Underlay {
             UnderlayKind::Veth => Self::Veth(veth(plan, nodes)?),
             UnderlayKind::Wire => Self::Wire(WireUnderlay::new(plan, nodes)?),
         };
-        for (node, netns) in plan.nodes.iter().zip(nodes) {
-            address(netns, node.address)?;
+        for (index, netns) in nodes.iter().enumerate() {
+            address(plan, index, netns)?;
         }
         Ok(underlay)
     }
@@ -65,10 +67,17 @@ fn veth(plan: &Plan, nodes: &[&NetNs]) -> Result<NetNs, UnderlayError> {
     Ok(netns)
 }
 
-fn address(netns: &NetNs, address: IpAddr) -> Result<(), NetlinkError> {
-    let prefix_len = if address.is_ipv4() { UNDERLAY_PREFIX.0 } else { UNDERLAY_PREFIX.1 };
+fn address(plan: &Plan, index: usize, netns: &NetNs) -> Result<(), NetlinkError> {
+    let own = plan.nodes[index].address;
+    let prefix_len = if own.is_ipv4() { UNDERLAY_PREFIX.0 } else { UNDERLAY_PREFIX.1 };
     let mut netlink = Netlink::open(netns)?;
     netlink.set_up("lo")?;
-    netlink.add_address(UPLINK, address, prefix_len)?;
-    netlink.set_up(UPLINK)
+    netlink.add_address(UPLINK, own, prefix_len)?;
+    netlink.set_up(UPLINK)?;
+    if plan.nodes.len() > LEARNING_NODES_MAX {
+        for (_, other) in plan.nodes.iter().enumerate().filter(|&(other, _)| other != index) {
+            netlink.add_neighbour(UPLINK, other.address, other.mac)?;
+        }
+    }
+    Ok(())
 }

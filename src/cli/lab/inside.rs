@@ -16,10 +16,9 @@ use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Format, failed};
-use crate::lab::check::{Findings, check};
+use crate::lab::check::{CheckError, Findings, check};
 use crate::lab::control::LabName;
 use crate::lab::control::server::{Server, name_of};
-use crate::lab::ping::PingError;
 use crate::lab::{Lab, LabError, Plan, report};
 use crate::namespace::init::THIS_PROGRAM;
 use crate::namespace::names::Names;
@@ -43,7 +42,7 @@ enum Error {
     #[error(transparent)]
     Lab(#[from] LabError),
     #[error("the check failed: {0}")]
-    Check(#[from] PingError),
+    Check(#[from] CheckError),
     #[error("the lab's own process: {0}")]
     System(#[from] io::Error),
 }

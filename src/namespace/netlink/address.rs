@@ -9,6 +9,7 @@ use rtnetlink::packet_route::neighbour::{
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{AddressMessageBuilder, RouteMessageBuilder};
+use rustix::io::Errno;
 use vswitchd_switch::wire::MacAddr;
 
 use super::{Netlink, NetlinkError};
@@ -82,6 +83,39 @@ impl Netlink {
         message.header.flags = NeighbourFlags::Own;
         let request = || format!("append {remote} to the entry {mac} of {name}");
         self.change(request, RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_APPEND)
+    }
+
+    /// Forgets every neighbour that was learnt on a link, IPv4 and IPv6.
+    ///
+    /// # Errors
+    /// If there is no such link, or the kernel refuses.
+    pub fn flush_neighbours(&mut self, name: &str) -> Result<(), NetlinkError> {
+        let index = self.link(name)?.index;
+        let mut learnt = Vec::new();
+        let all = RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default());
+        self.dump(
+            || "list the neighbours".into(),
+            all,
+            |answer| {
+                if let RouteNetlinkMessage::NewNeighbour(entry) = answer
+                    && entry.header.ifindex == index
+                    && !matches!(entry.header.state, NeighbourState::Permanent | NeighbourState::Noarp)
+                {
+                    learnt.push(entry);
+                }
+            },
+        )?;
+        for mut entry in learnt {
+            entry.attributes.retain(|attribute| matches!(attribute, NeighbourAttribute::Destination(_)));
+            let request = || format!("forget the neighbours of {name}");
+            match self.change(request, RouteNetlinkMessage::DelNeighbour(entry), 0) {
+                Ok(()) => {}
+                // The kernel was faster.
+                Err(error) if error.errno() == Some(Errno::NOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     fn entry(
