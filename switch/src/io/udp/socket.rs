@@ -140,7 +140,7 @@ fn tolerate_unsupported(outcome: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn set_int(socket: &Socket, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
+pub(super) fn set_int(socket: &Socket, level: c_int, option: c_int, value: c_int) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of::<c_int>()).expect("four");
     // SAFETY: the pointer and the length are those of an int that outlives the call.
     let answer = unsafe {

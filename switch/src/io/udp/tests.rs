@@ -85,6 +85,16 @@ fn whole_run_arrives(from: &mut Udp, to: &mut Udp, len: usize, segment: usize) {
     assert_eq!(came.concat_bytes(), bytes);
 }
 
+#[test]
+fn a_socket_that_can_not_cut_runs_falls_back_for_ever_and_loses_nothing() {
+    let (mut from, mut to) = (bound(V4, 1, true, 20), bound(V4, 1, true, 21));
+    // The kernel refuses UDP_SEGMENT (EINVAL) on a socket that sends no checksums.
+    socket::set_int(from.senders[0].socket(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
+    whole_run_arrives(&mut from, &mut to, 10_000, 1_000);
+    assert!(!from.senders[0].segments());
+    whole_run_arrives(&mut from, &mut to, 9_999, 1_000);
+}
+
 trait ConcatBytes {
     fn concat_bytes(&self) -> Vec<u8>;
 }
