@@ -3,7 +3,7 @@
 //! The thread is a perfect switch, for it knows every node's MAC address; loss and delay are [`Wire`]'s.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -183,7 +183,7 @@ impl Carrier {
         let now = Instant::now();
         while let Some((_, to, frame)) = link.poll(now) {
             // A full queue loses packets, as any link does.
-            let _lost = self.taps[to].write(&frame, Offload::default());
+            let _lost = self.taps[to].write(&[IoSlice::new(&frame)], Offload::default());
         }
         drop(link);
         self.taps.iter_mut().for_each(FrameIo::flush);

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use crate::coalesce::Coalescer;
 use crate::drops::{DropReason, Drops};
 use crate::io::{Frame, Received};
 use crate::outbox::Outbox;
@@ -24,6 +25,7 @@ pub struct Datapath {
     storms: HashMap<PortId, StormBucket, foldhash::fast::RandomState>,
     news: Vec<News>,
     made: Vec<PacketBuf>,
+    coalescer: Coalescer,
     publish_due: Option<Instant>,
 }
 
@@ -36,6 +38,7 @@ pub(crate) struct Context<'a> {
     pub(crate) news: &'a mut Vec<News>,
     /// Buffers made while others are borrowed; empty between frames.
     pub(crate) made: &'a mut Vec<PacketBuf>,
+    pub(crate) coalescer: &'a mut Coalescer,
     pub(crate) storms: &'a mut HashMap<PortId, StormBucket, foldhash::fast::RandomState>,
     pub(crate) now: Instant,
 }
@@ -49,6 +52,7 @@ impl Datapath {
             storms: HashMap::default(),
             news: Vec::with_capacity(NEWS_MAX),
             made: Vec::new(),
+            coalescer: Coalescer::default(),
             publish_due: None,
         }
     }
@@ -92,6 +96,7 @@ impl Datapath {
         for received in batch.drain(..) {
             ingress::ingress(&mut cx, received);
         }
+        cx.coalescer.finish(cx.out);
         self.tell(now);
     }
 
@@ -120,8 +125,8 @@ impl Datapath {
         out: &'a mut Outbox,
         now: Instant,
     ) -> Context<'a> {
-        let Self { switch, storms, news, made, .. } = self;
-        Context { tables, drops: switch.drops(), pool, out, news, made, storms, now }
+        let Self { switch, storms, news, made, coalescer, .. } = self;
+        Context { tables, drops: switch.drops(), pool, out, news, made, coalescer, storms, now }
     }
 
     fn tell(&mut self, now: Instant) {

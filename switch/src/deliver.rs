@@ -59,12 +59,8 @@ pub(crate) fn deliver(
     match frame.offload.gso {
         Some(gso) if !takes(port, gso) => deliver_cut(cx, id, frame),
         _ => {
-            cx.out.deliveries.push(Delivery {
-                port: id,
-                packet: frame.packet,
-                range: frame.range.clone(),
-                offload: frame.offload,
-            });
+            let (packet, range) = (frame.packet, frame.range.clone());
+            cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: frame.offload });
             Ok(())
         }
     }
@@ -86,7 +82,7 @@ fn deliver_cut(cx: &mut Context<'_>, id: PortId, frame: &Stowed) -> Result<(), D
         let packet = packets.len() + run.made;
         for start in run.range.clone().step_by(run.stride) {
             let range = start..run.range.end.min(start + run.stride);
-            deliveries.push(Delivery { port: id, packet, range, offload });
+            deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload });
         }
     });
     packets.append(cx.made);

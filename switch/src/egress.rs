@@ -131,7 +131,7 @@ fn answer(cx: &mut Context<'_>, id: PortId, question: &Question, mac: MacAddr) -
     buf.set_len(len);
     let (packet, range) = (cx.out.packets.len(), buf.range());
     cx.out.packets.push(buf);
-    cx.out.deliveries.push(Delivery { port: id, packet, range, offload: Offload::default() });
+    cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: Offload::default() });
     Ok(())
 }
 

@@ -3,7 +3,8 @@
 //! 1. [`ingress`] knows the peer by the outer source address and takes a run apart into datagrams.
 //! 2. [`decap`] checks the VXLAN header and that the peer belongs to that network.
 //! 3. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
-//! 4. [`hand_over`] recognises what the sender left undone and gives the frame to one port or to all.
+//! 4. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
+//!    neighbours where the port takes that ([`crate::coalesce`]), or to all.
 //!
 //! The functions stand in that order.
 
@@ -122,6 +123,12 @@ fn hand_over(
     recognise(cx, &mut frame, mtu);
     if ports().any(|(_, port)| needs_checksum(port, frame.offload)) {
         finish_checksum(cx, &mut frame)?;
+    }
+    // Joining changes a frame's header, which receivers of a flooded one share.
+    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| port.spec.capabilities.tso)) {
+        network.traffic.sent(1, frame.range.len());
+        cx.coalescer.deliver(cx.out, id, &frame);
+        return Ok(());
     }
     let mut outcome = Ok(());
     for (id, port) in ports() {

@@ -19,6 +19,7 @@
 //! tables: no socket, file, thread or clock. `egress` and `ingress` join them into the two paths, [`datapath`] is their face.
 //! [`io`] and [`worker`] drive them. What a frame can die of is in [`drops`].
 
+mod coalesce;
 pub mod counters;
 pub mod datapath;
 mod deliver;

@@ -10,6 +10,19 @@ use crate::tables::PortId;
 use crate::vtep::VtepId;
 use crate::wire::virtio::Offload;
 
+/// Pieces of one frame that a port is given: a first segment and payloads of others. One `writev` of that many and a
+/// header is far below the system's limit (1024), and 64 segments fill 64 KiB at any MTU from 1,090 up.
+pub const PARTS_MAX: usize = 64;
+
+/// Bytes in a shared buffer.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Index of the buffer in [`Outbox::packets`].
+    pub packet: usize,
+    /// Where in it.
+    pub range: Range<usize>,
+}
+
 /// A frame for a port.
 #[derive(Clone, Debug)]
 pub struct Delivery {
@@ -17,8 +30,10 @@ pub struct Delivery {
     pub port: PortId,
     /// Index of the buffer in [`Outbox::packets`].
     pub packet: usize,
-    /// The frame in that buffer.
+    /// The frame in that buffer, or its beginning.
     pub range: Range<usize>,
+    /// The rest of a joined frame, in [`Outbox::parts`]: at most [`PARTS_MAX`] - 1; empty for others.
+    pub more: Range<usize>,
     /// State of its checksum, and how it is to be cut.
     pub offload: Offload,
 }
@@ -47,15 +62,19 @@ pub struct Outbox {
     pub packets: Vec<PacketBuf>,
     /// Frames for ports, in order.
     pub deliveries: Vec<Delivery>,
+    /// What joined frames consist of besides their first segments.
+    pub parts: Vec<Part>,
     /// Datagrams for peers, in order.
     pub transmits: Vec<Transmit>,
 }
 
 impl Outbox {
-    /// The frame of a delivery.
-    #[must_use]
-    pub fn frame(&self, delivery: &Delivery) -> &[u8] {
-        self.packets[delivery.packet].slice(delivery.range.clone())
+    /// The pieces of a delivery's frame, in order: one, or up to [`PARTS_MAX`].
+    pub fn frame(&self, delivery: &Delivery) -> impl Iterator<Item = &[u8]> {
+        let first = self.packets[delivery.packet].slice(delivery.range.clone());
+        let more = &self.parts[delivery.more.clone()];
+        let more = more.iter().map(|part| self.packets[part.packet].slice(part.range.clone()));
+        std::iter::once(first).chain(more)
     }
 
     /// The datagrams of a transmit, back to back.
@@ -68,6 +87,7 @@ impl Outbox {
     pub fn recycle(&mut self, pool: &mut Pool) {
         self.deliveries.clear();
         self.transmits.clear();
+        self.parts.clear();
         self.packets.drain(..).for_each(|buf| pool.put(buf));
     }
 }

@@ -4,7 +4,7 @@
 //! once a turn. With nothing to do the thread sleeps until the next second's ageing.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -17,7 +17,7 @@ use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use crate::datapath::Datapath;
 use crate::drops::DropReason;
 use crate::io::{DatagramIo, Frame, FrameIo, ReadError, Received, SendError, WriteError};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, PARTS_MAX};
 use crate::packet::Pool;
 use crate::switch::{PortReport, Switch};
 use crate::tables::PortId;
@@ -316,12 +316,19 @@ impl Loop {
         let tables = switch.tables();
         for delivery in &out.deliveries {
             let id = delivery.port;
-            let frame = out.frame(delivery);
+            let mut pieces = [IoSlice::new(&[]); PARTS_MAX];
+            let mut count = 0;
+            for (place, piece) in pieces.iter_mut().zip(out.frame(delivery)) {
+                *place = IoSlice::new(piece);
+                count += 1;
+            }
+            let frame = &pieces[..count];
             let outcome = self.devices.get_mut(&id).map(|device| device.write(frame, delivery.offload));
             let traffic = tables.topology.ports.get(&id).map(|port| &port.traffic);
             let reason = match outcome {
                 Some(Ok(())) => {
-                    traffic.inspect(|traffic| traffic.sent(1, frame.len()));
+                    let bytes = frame.iter().map(|piece| piece.len()).sum();
+                    traffic.inspect(|traffic| traffic.sent(1, bytes));
                     if touched.last() != Some(&id) {
                         touched.push(id);
                     }

@@ -1,5 +1,6 @@
 //! Our switches among themselves.
 
+use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
@@ -123,9 +124,9 @@ fn vlan_tags() -> Result<()> {
             let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
             let frame = |to: &[u8], from: &[u8]| [to, from, tags, &[0x88, 0xb5], &payload].concat();
             let (out, back) = (frame(&there, &here), frame(&here, &there));
-            a.write(&out, Offload::default())?;
+            a.write(&[IoSlice::new(&out)], Offload::default())?;
             ensure!(frame_from(&mut b, &here)? == out, "{tags:02x?}, {size} bytes, there");
-            b.write(&back, Offload::default())?;
+            b.write(&[IoSlice::new(&back)], Offload::default())?;
             ensure!(frame_from(&mut a, &there)? == back, "{tags:02x?}, {size} bytes, back");
         }
     }

@@ -132,7 +132,7 @@ impl World {
         }
         for delivery in &at.out.deliveries {
             let port = at.ports.iter().position(|&id| id == delivery.port).expect("one of the host's ports");
-            self.delivered.push((host, port, at.out.frame(delivery).to_vec()));
+            self.delivered.push((host, port, at.out.frame(delivery).collect::<Vec<_>>().concat()));
         }
         at.out.recycle(&mut at.pool);
     }

@@ -8,6 +8,7 @@ use vswitchd_switch::fdb::Limits;
 use vswitchd_switch::io::{Capabilities, Frame, Received};
 use vswitchd_switch::outbox::Outbox;
 use vswitchd_switch::packet::{DATA_MAX, Pool};
+use vswitchd_switch::segment::Segmenter;
 use vswitchd_switch::storm::StormLimit;
 use vswitchd_switch::switch::Switch;
 use vswitchd_switch::tables::{PortId, PortSpec};
@@ -62,7 +63,8 @@ impl Bench {
             }
         }
         for delivery in &self.out.deliveries {
-            Header::parse(self.out.frame(delivery)).expect("a whole Ethernet header");
+            let frame = self.out.frame(delivery).collect::<Vec<_>>().concat();
+            Header::parse(&frame).expect("a whole Ethernet header");
             if delivery.port == self.poor {
                 assert_eq!(delivery.offload.gso, None, "the poor port takes no super-frames");
                 assert!(
@@ -71,9 +73,12 @@ impl Bench {
                 );
             } else {
                 let header = delivery.offload.emit();
-                let parsed =
-                    Offload::parse(&header, delivery.range.len()).expect("what the kernel would take");
+                let parsed = Offload::parse(&header, frame.len()).expect("what the kernel would take");
                 assert_eq!(parsed.gso.map(|gso| gso.size), delivery.offload.gso.map(|gso| gso.size));
+                if !delivery.more.is_empty() {
+                    let header = Header::parse(&frame).expect("as above");
+                    Segmenter::new(&frame, delivery.offload, &header).expect("what was joined can be cut");
+                }
             }
         }
         self.out.recycle(&mut self.pool);

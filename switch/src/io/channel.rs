@@ -5,7 +5,7 @@
 //! Nothing is allocated for a frame once the queues have been full, if the end gives back what it has received.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -268,7 +268,7 @@ impl FrameIo for ChannelPort {
         Ok(ReadReport { malformed: 0, more })
     }
 
-    fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
+    fn write(&mut self, frame: &[IoSlice<'_>], offload: Offload) -> Result<(), WriteError> {
         debug_assert!(self.takes(offload), "the switch finishes what a port does not take");
         if self.shared.closed.load(Ordering::Relaxed) {
             return Err(WriteError::Gone);
@@ -277,7 +277,7 @@ impl FrameIo for ChannelPort {
             return Err(WriteError::Full);
         }
         let mut bytes = self.spare.pop().unwrap_or_default();
-        bytes.extend_from_slice(frame);
+        frame.iter().for_each(|piece| bytes.extend_from_slice(piece));
         self.staged.push((bytes, offload));
         Ok(())
     }
@@ -332,7 +332,7 @@ mod tests {
         let mut pool = Pool::new(4);
         for n in 0..3u8 {
             end.send(&[n; 60]).unwrap();
-            port.write(&[n; 61], Offload::default()).unwrap();
+            port.write(&[IoSlice::new(&[n; 61])], Offload::default()).unwrap();
         }
         assert_eq!(read(&mut port, &mut pool).unwrap(), [0, 1, 2].map(|n| vec![n; 60]));
         assert_eq!(end.try_receive(), Err(ChannelReceiveError::Empty), "not before the batch's end");
@@ -348,13 +348,13 @@ mod tests {
         let (mut port, end) = channel(2).unwrap();
         for _ in 0..2 {
             end.send(&[0; 60]).unwrap();
-            port.write(&[0; 60], Offload::default()).unwrap();
+            port.write(&[IoSlice::new(&[0; 60])], Offload::default()).unwrap();
         }
         assert_eq!(end.send(&[0; 60]), Err(ChannelSendError::Full));
         port.flush();
-        assert!(matches!(port.write(&[0; 60], Offload::default()), Err(WriteError::Full)));
+        assert!(matches!(port.write(&[IoSlice::new(&[0; 60])], Offload::default()), Err(WriteError::Full)));
         end.receive().unwrap();
-        port.write(&[0; 60], Offload::default()).unwrap();
+        port.write(&[IoSlice::new(&[0; 60])], Offload::default()).unwrap();
         assert_eq!(end.send(&vec![0; DATA_MAX + 1]), Err(ChannelSendError::TooLong));
     }
 
@@ -379,21 +379,21 @@ mod tests {
         assert!(!readable(&port));
         drop(end);
         assert!(readable(&port));
-        assert!(matches!(port.write(&[0; 60], Offload::default()), Err(WriteError::Gone)));
+        assert!(matches!(port.write(&[IoSlice::new(&[0; 60])], Offload::default()), Err(WriteError::Gone)));
     }
 
     #[test]
     fn buffers_given_back_are_used_again() {
         let (mut port, end) = channel(1).unwrap();
-        port.write(&[1; 60], Offload::default()).unwrap();
+        port.write(&[IoSlice::new(&[1; 60])], Offload::default()).unwrap();
         port.flush();
         let frame = end.receive().unwrap();
         let memory = frame.as_ptr();
         end.recycle(frame);
-        port.write(&[2; 60], Offload::default()).unwrap();
+        port.write(&[IoSlice::new(&[2; 60])], Offload::default()).unwrap();
         port.flush();
         end.recycle(end.receive().unwrap());
-        port.write(&[3; 60], Offload::default()).unwrap();
+        port.write(&[IoSlice::new(&[3; 60])], Offload::default()).unwrap();
         port.flush();
         let frame = end.receive().unwrap();
         assert_eq!((frame.as_ptr(), &frame[..]), (memory, &[3; 60][..]));
@@ -404,7 +404,7 @@ mod tests {
         let takes = Capabilities { checksum: true, ..Capabilities::default() };
         let (mut port, end) = channel_with(1, takes).unwrap();
         let offload = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, gso: None };
-        port.write(&[1; 60], offload).unwrap();
+        port.write(&[IoSlice::new(&[1; 60])], offload).unwrap();
         port.flush();
         assert_eq!(end.receive_offload(), Ok((vec![1; 60], offload)));
         assert_eq!(port.capabilities(), takes);
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn a_dropped_port_ends_a_waiting_receiver() {
         let (mut port, end) = channel(4).unwrap();
-        port.write(&[1; 60], Offload::default()).unwrap();
+        port.write(&[IoSlice::new(&[1; 60])], Offload::default()).unwrap();
         std::thread::scope(|scope| {
             let receiver = scope.spawn(|| (end.receive(), end.receive()));
             drop(port);

@@ -11,7 +11,7 @@ pub mod tap;
 pub mod tun_tap;
 pub mod udp;
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
@@ -49,11 +49,11 @@ pub trait FrameIo: Send + std::fmt::Debug {
     /// Only where the device as a whole fails; what was appended before stays.
     fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError>;
 
-    /// Hands one frame over; [`Self::flush`] ends a batch.
+    /// Hands one frame over, in 1 to [`crate::outbox::PARTS_MAX`] pieces; [`Self::flush`] ends a batch.
     ///
     /// # Errors
     /// The frame is lost in every case; only [`WriteError::Gone`] says something of the next.
-    fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError>;
+    fn write(&mut self, frame: &[IoSlice<'_>], offload: Offload) -> Result<(), WriteError>;
 
     /// Ends a batch of writes.
     fn flush(&mut self) {}

@@ -3,6 +3,7 @@
 //! For those who want the crate that everybody knows; [`super::tap`] does the same and more without it. The crate can't
 //! ask for a virtio-net header, so every frame costs a system call and a checksum.
 
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use rustix::io::retry_on_intr;
@@ -60,9 +61,9 @@ impl FrameIo for TunTap {
         Ok(ReadReport { more: true, ..ReadReport::default() })
     }
 
-    fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
+    fn write(&mut self, frame: &[IoSlice<'_>], offload: Offload) -> Result<(), WriteError> {
         super::tap::assert_finished(offload);
-        retry_on_intr(|| rustix::io::write(&self.queue, frame)).map(drop).map_err(super::tap::write_refused)
+        retry_on_intr(|| rustix::io::writev(&self.queue, frame)).map(drop).map_err(super::tap::write_refused)
     }
 
     fn pollable(&self) -> BorrowedFd<'_> {

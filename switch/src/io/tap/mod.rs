@@ -21,6 +21,7 @@ pub use self::error::TapError;
 use self::ioctl::{IfName, Link};
 use super::netns::{self, NetnsRef};
 use super::{Capabilities, Frame, FrameIo, ReadError, ReadReport, WriteError};
+use crate::outbox::PARTS_MAX;
 use crate::packet::{DATA_MAX, PacketBuf, Pool};
 use crate::wire::MacAddr;
 use crate::wire::virtio::{self, Offload};
@@ -380,13 +381,16 @@ impl FrameIo for Tap {
         Ok(report)
     }
 
-    fn write(&mut self, frame: &[u8], offload: Offload) -> Result<(), WriteError> {
+    fn write(&mut self, frame: &[IoSlice<'_>], offload: Offload) -> Result<(), WriteError> {
         let outcome = if self.device.offloads.header {
             let header = offload.emit();
-            retry_on_intr(|| rustix::io::writev(&self.queue, &[IoSlice::new(&header), IoSlice::new(frame)]))
+            let mut pieces = [IoSlice::new(&[]); 1 + PARTS_MAX];
+            pieces[0] = IoSlice::new(&header);
+            pieces[1..=frame.len()].copy_from_slice(frame);
+            retry_on_intr(|| rustix::io::writev(&self.queue, &pieces[..=frame.len()]))
         } else {
             assert_finished(offload);
-            retry_on_intr(|| rustix::io::write(&self.queue, frame))
+            retry_on_intr(|| rustix::io::writev(&self.queue, frame))
         };
         outcome.map(drop).map_err(write_refused)
     }
