@@ -64,14 +64,20 @@ pub fn enter() -> Result<Privilege, SandboxError> {
     if privilege == Privilege::User {
         flags |= UnshareFlags::NEWUSER;
     }
+    // Read before: inside, ids and limits are others.
+    let facts = Facts::read();
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let forbidden = |step, errno| SandboxError::from(explain(step, errno, &facts));
     unshare(flags).map_err(|errno| forbidden(Step::Unshare, errno))?;
     if privilege == Privilege::User {
         map_to_root(uid, gid).map_err(|error| forbidden(Step::MapIds, errno_of(&error)))?;
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|errno| forbidden(Step::Mount, errno))?;
-    loopback_up()?;
+    loopback_up().map_err(|error| match error.errno() {
+        Some(errno @ (Errno::PERM | Errno::ACCESS)) => forbidden(Step::Loopback, errno),
+        _ => SandboxError::Loopback(error),
+    })?;
     Ok(privilege)
 }
 
@@ -79,12 +85,9 @@ pub fn enter() -> Result<Privilege, SandboxError> {
 /// from then on (unshare(2), `CLONE_NEWPID`).
 pub(super) fn enter_with_children() -> Result<Privilege, SandboxError> {
     let privilege = enter()?;
-    unshare(UnshareFlags::NEWPID).map_err(|errno| forbidden(Step::Unshare, errno))?;
+    let facts = Facts::read();
+    unshare(UnshareFlags::NEWPID).map_err(|errno| explain(Step::Unshare, errno, &facts))?;
     Ok(privilege)
-}
-
-fn forbidden(step: Step, errno: Errno) -> SandboxError {
-    explain(step, errno, &Facts::read()).into()
 }
 
 fn errno_of(error: &io::Error) -> Errno {
@@ -107,10 +110,6 @@ fn map_to_root(uid: u32, gid: u32) -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-fn loopback_up() -> Result<(), SandboxError> {
-    let up = || Netlink::open(&NetNs::current()?)?.set_up("lo");
-    up().map_err(|error| match error.errno() {
-        Some(errno @ (Errno::PERM | Errno::ACCESS)) => forbidden(Step::Loopback, errno),
-        _ => SandboxError::Loopback(error),
-    })
+fn loopback_up() -> Result<(), NetlinkError> {
+    Netlink::open(&NetNs::current()?)?.set_up("lo")
 }
