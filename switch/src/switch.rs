@@ -1,7 +1,47 @@
 //! A switch, seen by whoever controls it: ports, peers, announcements, counters.
 //!
 //! A [`Switch`] is a handle; clones are the same switch. It does nothing by itself: a [`crate::worker::Worker`] moves
-//! frames for it, or a [`crate::datapath::Datapath`] driven by hand.
+//! frames for it, or a [`crate::datapath::Datapath`] driven by hand:
+//!
+//! ```
+//! use std::time::Instant;
+//! use vswitchd_switch::datapath::Datapath;
+//! use vswitchd_switch::fdb::Limits;
+//! use vswitchd_switch::io::{Capabilities, Frame};
+//! use vswitchd_switch::outbox::Outbox;
+//! use vswitchd_switch::packet::Pool;
+//! use vswitchd_switch::storm::StormLimit;
+//! use vswitchd_switch::switch::Switch;
+//! use vswitchd_switch::tables::PortSpec;
+//! use vswitchd_switch::wire::virtio::Offload;
+//! use vswitchd_switch::wire::{Vni, vxlan};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let vni = Vni::new(42).ok_or("24 bits")?;
+//! let switch = Switch::new("192.0.2.1:4789".parse()?, Limits::default());
+//! let port = switch.add_port(PortSpec {
+//!     name: "tap0".into(),
+//!     vni,
+//!     mtu: 1450,
+//!     capabilities: Capabilities::default(),
+//!     storm: StormLimit::default(),
+//! })?;
+//! switch.add_peer(vni, "192.0.2.2:4789".parse()?)?;
+//!
+//! // A broadcast from the port goes to the peer, behind a VXLAN header.
+//! let (mut pool, mut out) = (Pool::new(8), Outbox::default());
+//! let mut buf = pool.take().ok_or("a new pool has buffers")?;
+//! let frame = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0x88, 0xb5], b"hello"].concat();
+//! buf.fill(&frame);
+//! let mut batch = vec![Frame { buf, offload: Offload::default() }];
+//! Datapath::new(switch).egress(port, &mut batch, &mut pool, &mut out, Instant::now());
+//!
+//! let datagram = out.datagrams(&out.transmits[0]);
+//! assert_eq!(vxlan::parse(datagram), Ok(vni));
+//! assert_eq!(datagram[vxlan::HEADER_LEN..], frame);
+//! # Ok(())
+//! # }
+//! ```
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -20,6 +20,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ("ports::what_was_made_is_removed_at_the_end", removed_at_the_end),
         ("ports::refusals_are_one_line_that_says_what_to_do", refusals),
         ("ports::counters_add_up", counters_add_up),
+        ("ports::a_tap_that_was_there_is_taken_over_and_left", taken_over),
+        ("ports::without_rights_it_says_how_to_get_them", without_rights),
         #[cfg(feature = "compat-tun-tap")]
         ("ports::a_tun_tap_device_is_a_port_too", tun_tap),
     ]
@@ -129,6 +131,62 @@ fn counters_add_up() -> Result<()> {
     let last = event(node, "counters")?;
     ensure!(last["ports"][0]["rx_frames"].as_u64() >= port["rx_frames"].as_u64(), "{last}");
     lab.stop()?;
+    Ok(())
+}
+
+/// Runs a program of the system's in a host. Where it is not installed the test can't run, which `CI=true` forbids.
+fn tool(host: &NetNs, line: &str) -> Result<Option<Output>> {
+    let mut words = line.split(' ');
+    let name = words.next().context("a program")?;
+    match host.command(name).args(words).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            ensure!(
+                std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+                "with CI=true {name} must be there"
+            );
+            eprintln!("\nA PART OF THIS TEST CAN'T RUN HERE: {name} is not installed\n");
+            Ok(None)
+        }
+        outcome => Ok(Some(outcome?)),
+    }
+}
+
+fn taken_over() -> Result<()> {
+    let lab = Lab::build(Plan::new(shape(2, 0, 1, false))?)?;
+    for (kind, node) in ["", " multi_queue", " multi_queue vnet_hdr"].iter().zip([0, 1, 0]) {
+        let host = lab.nodes()[node].netns();
+        let Some(made) = tool(host, &format!("ip tuntap add dev mine mode tap{kind}"))? else {
+            return Ok(());
+        };
+        ensure!(made.status.success(), "{made:?}");
+        let before = Netlink::open(host)?.link("mine")?;
+        let mut command = host.command(VSWITCHD);
+        let local = lab.nodes()[node].plan().address.to_string();
+        command.args(["switch", "--format", "json", "--vni", "1:mine", "--mtu", "1400", "--local", &local]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut program = Program::new("node", lab.spawn(command)?)?;
+        let said = program.wait_ready(PATIENCE)?;
+        ensure!(said.iter().any(|event| event["event"] == "port" && event["created"] == false), "{said:?}");
+        let during = Netlink::open(host)?.link("mine")?;
+        ensure!((during.index, during.mac, during.up, during.mtu) == (before.index, before.mac, true, 1_400));
+        ensure!(program.stop()?.success());
+        ensure!(Netlink::open(host)?.link("mine").is_ok(), "what was taken over must stay");
+        Netlink::open(host)?.delete("mine")?;
+    }
+    Ok(())
+}
+
+fn without_rights() -> Result<()> {
+    let lab = Lab::build(Plan::new(shape(1, 0, 1, false))?)?;
+    let host = lab.nodes()[0].netns();
+    let dropped = "setpriv --inh-caps=-all --bounding-set=-all";
+    let line = format!("{dropped} {VSWITCHD} switch --vni 1:t0 --local 198.18.0.1");
+    let Some(refused) = tool(host, &line)? else { return Ok(()) };
+    let text = String::from_utf8_lossy(&refused.stderr);
+    ensure!(refused.status.code() == Some(1), "{refused:?}");
+    for way in ["root", "setcap", "ip tuntap add", "vswitchd lab"] {
+        ensure!(text.contains(way), "no {way:?} in {text}");
+    }
     Ok(())
 }
 
