@@ -1,10 +1,10 @@
 //! What of this machine forbids a sandbox or a TAP, and the one-line remedy.
 //!
-//! The kernel says only EPERM; which rule said so is found by reading its switches ([`Facts`]) afterwards. The decision
-//! is pure: [`explain`] takes the step, the error and the facts.
+//! The kernel says only EPERM; which rule said so is found by reading its switches ([`Facts`]) afterwards. The
+//! decision is pure: [`explain`] takes the step, the error and the facts.
 //!
-//! Sources: user_namespaces(7), namespaces(7), Ubuntu 24.04 release notes (AppArmor restriction of unprivileged user
-//! namespaces), Linux `Documentation/networking/tuntap.rst`.
+//! Sources: user_namespaces(7), namespaces(7), Ubuntu 24.04 release notes (AppArmor restriction of unprivileged
+//! user namespaces), Linux `Documentation/networking/tuntap.rst`.
 
 use std::fs;
 use std::io;
@@ -62,7 +62,8 @@ pub enum Obstacle {
          `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run as root"
     )]
     AppArmor,
-    /// Root without capabilities, as in some containers, may not even map itself (user_namespaces(7), `CAP_SETFCAP`).
+    /// Root without capabilities, as in some containers, may not even map itself (user_namespaces(7),
+    /// `CAP_SETFCAP`).
     #[error(
         "root lacks the capabilities for namespaces here: run as an ordinary user, or start the container with \
          `--cap-add SYS_ADMIN --cap-add NET_ADMIN`"
@@ -188,8 +189,8 @@ pub fn explain(step: Step, errno: Errno, facts: &Facts) -> Obstacle {
     }
 }
 
-/// Tells whether this user can make TAPs, by opening [`TUN_DEVICE`]; a user namespace does not change the answer, for
-/// capabilities in it don't reach the host's file.
+/// Tells whether this user can make TAPs, by opening [`TUN_DEVICE`]; a user namespace does not change the
+/// answer, for capabilities in it don't reach the host's file.
 ///
 /// # Errors
 /// What forbids it.
