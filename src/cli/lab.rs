@@ -21,10 +21,10 @@ const KILLED: u8 = 128 + 9;
 
 /// Build a network laboratory on this machine, check it, take it down
 ///
-/// Nodes, each running a switch in a network namespace of its own, are joined by an underlay; each has endpoints,
-/// namespaces with a TAP device eth0, spread over networks. Every pair of endpoints is pinged (within a network they must
-/// answer, across networks they may not), and one TCP stream is measured. It needs no root, only access to /dev/net/tun and
-/// user namespaces, and leaves nothing behind, whatever ends it.
+/// Nodes, each running a switch in a network namespace of its own, are joined by an underlay; each has
+/// endpoints, namespaces with a TAP device eth0, spread over networks. Every pair of endpoints is pinged
+/// (within a network they must answer, across networks they may not), and one TCP stream is measured. It needs
+/// no root, only access to /dev/net/tun and user namespaces, and leaves nothing behind, whatever ends it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
@@ -111,8 +111,8 @@ enum Underlay {
 
 /// Run a command in a node or an endpoint of a lab
 ///
-/// Without a command it is a shell. Terminal and job control work, and the exit status is the command's. In the lab you
-/// appear as root, whoever you are; files are this machine's. The command ends with the lab.
+/// Without a command it is a shell. Terminal and job control work, and the exit status is the command's. In the
+/// lab you appear as root, whoever you are; files are this machine's. The command ends with the lab.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXEC_EXAMPLES)]
 struct Exec {

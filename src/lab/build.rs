@@ -269,8 +269,8 @@ impl Endpoint {
 
     /// Gives [`ENDPOINT_LINK`], which must be there, the planned addresses and brings it up.
     ///
-    /// All networks' ranges are routed on-link, so that asking for a stranger's address really sends a question into
-    /// this endpoint's network: that nobody answers then means something.
+    /// All networks' ranges are routed on-link, so that asking for a stranger's address really sends a question
+    /// into this endpoint's network: that nobody answers then means something.
     ///
     /// # Errors
     /// If there is no such link, or the kernel refuses.

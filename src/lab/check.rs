@@ -1,7 +1,8 @@
 //! Who reaches whom in a lab, and how much goes through.
 //!
-//! Every ordered pair of endpoints is pinged over IPv4 and IPv6. Within a network everybody must answer; from another network
-//! nobody may, though the question really goes out into the asker's own network (see [`super::Endpoint::configure`]).
+//! Every ordered pair of endpoints is pinged over IPv4 and IPv6. Within a network everybody must answer; from
+//! another network nobody may, though the question really goes out into the asker's own network (see
+//! [`super::Endpoint::configure`]).
 
 use std::net::IpAddr;
 use std::thread;
@@ -22,8 +23,8 @@ const ROUND: Duration = Duration::from_millis(150);
 const ROUNDS_MIN: u32 = 4;
 /// Rounds of questions while an answer is missing, on a link without faults.
 const ROUNDS_MAX: u32 = 20;
-/// Entries of the machine's tables of neighbours that a check may fill: all namespaces share one for IPv4 and one for IPv6,
-/// of 1024 by default (`gc_thresh3`, arp(7)), and only the host's root can enlarge them.
+/// Entries of the machine's tables of neighbours that a check may fill: all namespaces share one for IPv4 and
+/// one for IPv6, of 1024 by default (`gc_thresh3`, arp(7)), and only the host's root can enlarge them.
 const NEIGHBOURS_MAX: usize = 800;
 /// Rounds of questions, at least, where not everybody can ask at once and it would take long.
 const ROUNDS_MIN_IN_WAVES: u32 = 2;
@@ -82,7 +83,8 @@ impl Findings {
     }
 }
 
-/// Asks everybody, then sends the stream. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`] endpoints.
+/// Asks everybody, then sends the stream. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`]
+/// endpoints.
 ///
 /// # Errors
 /// If the questions can't be asked; what the answers are is never an error.

@@ -1,17 +1,19 @@
 //! A network laboratory on one machine: nodes in network namespaces, joined by an underlay, each with endpoints.
 //!
 //! ```text
-//!  endpoint n1a ─┐                                    ┌─ n2a     endpoints: TAP `eth0` in a namespace each
-//!  endpoint n1b ─┴─ node1 ══ underlay (veth or wire) ══ node2 ─┴─ n2b     nodes: a program each, `eth0` towards the others
+//!  n1a ─┐                          ┌─ n2a    endpoints: a namespace each, a TAP in it as `eth0`
+//!  n1b ─┴─ node1 ══════════ node2 ─┴─ n2b    nodes: a namespace and a program each, `eth0` in the underlay
+//!               underlay: veth or wire
 //! ```
 //!
-//! A [`Plan`] is pure: names, addresses and networks computed from a [`Shape`]. [`Lab::build`] makes its namespaces and
-//! underlay, [`Lab::start`] runs a program in every node and gives the endpoints their addresses; a lab without the second
-//! step has bare nodes, for other programs and for tests. [`check`] asks who reaches whom, [`report`] shows it,
-//! [`control`] lets other terminals in.
+//! A [`Plan`] is pure: names, addresses and networks computed from a [`Shape`]. [`Lab::build`] makes its
+//! namespaces and underlay, [`Lab::start`] runs a program in every node and gives the endpoints their
+//! addresses; a lab without the second step has bare nodes, for other programs and for tests. [`check`] asks
+//! who reaches whom, [`report`] shows it, [`control`] lets other terminals in.
 //!
 //! Everything is held by descriptors of this process: when it ends, so does the lab. Build labs in a sandbox
-//! ([`crate::namespace::sandbox`], [`crate::namespace::init`]); nothing here touches the namespace that it is called in.
+//! ([`crate::namespace::sandbox`], [`crate::namespace::init`]); nothing here touches the namespace that it is
+//! called in.
 
 mod build;
 pub mod check;

@@ -1,8 +1,8 @@
 //! Echo requests between namespaces: who answers whom, and how fast.
 //!
-//! One raw socket (RFC 792 and RFC 4443 §4.1 echo) in each source's namespace asks all targets in turn, again and again, until
-//! everybody who ought to answer has done so or the rounds are used up. Every request carries who asks whom, so that an
-//! answer that went astray is not taken for another's.
+//! One raw socket (RFC 792 and RFC 4443 §4.1 echo) in each source's namespace asks all targets in turn, again
+//! and again, until everybody who ought to answer has done so or the rounds are used up. Every request carries
+//! who asks whom, so that an answer that went astray is not taken for another's.
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};

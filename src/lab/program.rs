@@ -1,7 +1,8 @@
 //! A program that runs in a node: started, waited for until it is ready, stopped.
 //!
-//! It reports on standard output, one JSON object a line, each with an `event`: `ready` once it forwards, others before and
-//! after. It stops on SIGTERM. What it says on standard error is kept, for the message that tells why it ended.
+//! It reports on standard output, one JSON object a line, each with an `event`: `ready` once it forwards,
+//! others before and after. It stops on SIGTERM. What it says on standard error is kept, for the message that
+//! tells why it ended.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
@@ -118,7 +119,8 @@ impl Program {
         self.pidfd.try_clone()
     }
 
-    /// The next event, waited for until `deadline`; `None` if there was none, or the program has closed its output.
+    /// The next event, waited for until `deadline`; `None` if there was none, or the program has closed its
+    /// output.
     pub fn next_event(&self, deadline: Instant) -> Option<Value> {
         self.events.recv_timeout(deadline.saturating_duration_since(now())).ok()
     }

@@ -10,8 +10,9 @@ pub const UPLINK: &str = "eth0";
 /// The bridge in the underlay's own namespace.
 pub const BRIDGE: &str = "br0";
 
-/// Nodes up to which they learn each other's MAC addresses by ARP. All namespaces of a machine share one table of 1024
-/// neighbours (`gc_thresh3`, arp(7)), and each node talks to each; permanent entries don't count, so more nodes get those.
+/// Nodes up to which they learn each other's MAC addresses by ARP. All namespaces of a machine share one table
+/// of 1024 neighbours (`gc_thresh3`, arp(7)), and each node talks to each; permanent entries don't count, so
+/// more nodes get those.
 const LEARNING_NODES_MAX: usize = 16;
 
 /// The underlay; ends when dropped.

@@ -1,4 +1,5 @@
-//! The underlay as a simulated link: a TAP in every node, and a thread that carries their frames with chosen faults.
+//! The underlay as a simulated link: a TAP in every node, and a thread that carries their frames with chosen
+//! faults.
 //!
 //! The thread is a perfect switch, for it knows every node's MAC address; loss and delay are [`Wire`]'s.
 

@@ -6,13 +6,13 @@
 //!        └─ inside ── the real work; its commands are its children
 //! ```
 //!
-//! The three are the same program with the same arguments; [`stage`] tells which one this is. If the outer process
-//! is killed, init gets SIGKILL (`PR_SET_PDEATHSIG`); if init ends, the kernel kills all that is in its PID namespace
-//! (pid_namespaces(7)); if the inside ends, so does init, with its code. Init is a process of its own so that its reaping
-//! never takes the exit status of a command from the thread that waits for it.
+//! The three are the same program with the same arguments; [`stage`] tells which one this is. If the outer
+//! process is killed, init gets SIGKILL (`PR_SET_PDEATHSIG`); if init ends, the kernel kills all that is in its
+//! PID namespace (pid_namespaces(7)); if the inside ends, so does init, with its code. Init is a process of its
+//! own so that its reaping never takes the exit status of a command from the thread that waits for it.
 //!
-//! SIGINT, SIGTERM and SIGHUP are passed inwards. A terminal's Ctrl-C reaches all three, so the inside may get it more than
-//! once.
+//! SIGINT, SIGTERM and SIGHUP are passed inwards. A terminal's Ctrl-C reaches all three, so the inside may get
+//! it more than once.
 
 use std::env;
 use std::io;
@@ -155,8 +155,9 @@ impl Init {
     }
 }
 
-/// Mounts a `/proc` of this PID namespace, for `ps` and tmux. Where it is refused (in a container some of the host's
-/// `/proc` is covered, and the kernel then allows no fresh one) the host's stays, which serves us as well.
+/// Mounts a `/proc` of this PID namespace, for `ps` and tmux. Where it is refused (in a container some of the
+/// host's `/proc` is covered, and the kernel then allows no fresh one) the host's stays, which serves us as
+/// well.
 fn show_own_processes() {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let _refused = mount("proc", "/proc", "proc", flags, None);

@@ -1,7 +1,7 @@
 //! Names for network namespaces, where `ip netns` looks for them (ip-netns(8)): files under `/run/netns`.
 //!
-//! They are bind mounts in a `/run` of the sandbox's own mount namespace, so nothing is written to the host and all vanish
-//! with the sandbox. For people's convenience only: nothing in vswitchd relies on them.
+//! They are bind mounts in a `/run` of the sandbox's own mount namespace, so nothing is written to the host and
+//! all vanish with the sandbox. For people's convenience only: nothing in vswitchd relies on them.
 
 use std::fs::{self, File};
 use std::io;
@@ -23,7 +23,8 @@ pub const PRIVATE_DIR: &str = "/run/vswitchd-lab";
 pub struct Names(());
 
 impl Names {
-    /// Covers `/run` by a private one in which everything that was there is still found, with an empty [`NAMES_DIR`].
+    /// Covers `/run` by a private one in which everything that was there is still found, with an empty
+    /// [`NAMES_DIR`].
     ///
     /// Call it in a sandbox only: it changes the mounts of this process's mount namespace.
     ///

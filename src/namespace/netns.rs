@@ -16,10 +16,11 @@ use std::thread;
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use vswitchd_switch::io::netns::{self as io_netns, within};
 
 use super::init::STAGE;
+use super::sandbox::unshare;
 
 /// The calling thread's own network namespace.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -61,7 +62,7 @@ impl NetNs {
         thread::scope(|scope| {
             // This thread's namespace stays the caller's: another one moves and opens what it has got.
             let thread = thread::Builder::new().name("netns".into()).spawn_scoped(scope, || {
-                unshare_network().map_err(NetnsError::Create)?;
+                unshare(UnshareFlags::NEWNET).map_err(|errno| NetnsError::Create(errno.into()))?;
                 Self::current()
             });
             let outcome = thread.map_err(NetnsError::Thread)?.join();
@@ -91,8 +92,8 @@ impl NetNs {
 
     /// Runs `work` on a thread of this namespace and waits for it. A panic of `work` goes on in the caller.
     ///
-    /// Sockets and devices that it opens stay in this namespace wherever they are used. Start no command in it that
-    /// is to outlive it: see [`Self::command`].
+    /// Sockets and devices that it opens stay in this namespace wherever they are used. Start no command in it
+    /// that is to outlive it: see [`Self::command`].
     ///
     /// # Errors
     /// If the namespace can't be entered; `work` has not run then.
@@ -100,8 +101,8 @@ impl NetNs {
         Ok(within(self.fd.as_fd(), work)?)
     }
 
-    /// A command that will run in this namespace and **ends (SIGKILL) with the thread that spawns it**, however that
-    /// one ends: spawn it from a thread that lives long enough.
+    /// A command that will run in this namespace and **ends (SIGKILL) with the thread that spawns it**, however
+    /// that one ends: spawn it from a thread that lives long enough.
     #[must_use]
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
@@ -171,10 +172,4 @@ fn before_exec(command: &mut Command, netns: Option<Arc<OwnedFd>>, descriptors: 
     // SAFETY: between fork and exec only async-signal-safe calls are allowed; these are bare system calls that
     // allocate nothing, and their captures are only read.
     unsafe { command.pre_exec(prepare) };
-}
-
-#[expect(unsafe_code, reason = "unshare is unsafe for the sake of a flag that is not used here")]
-fn unshare_network() -> io::Result<()> {
-    // SAFETY: only CLONE_FILES makes unshare unsafe; NEWNET shares no descriptor table.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(Into::into)
 }

@@ -1,10 +1,10 @@
 //! What of this machine forbids a sandbox or a TAP, and the one-line remedy.
 //!
-//! The kernel says only EPERM; which rule said so is found by reading its switches ([`Facts`]) afterwards. The decision
-//! is pure: [`explain`] takes the step, the error and the facts.
+//! The kernel says only EPERM; which rule said so is found by reading its switches ([`Facts`]) afterwards. The
+//! decision is pure: [`explain`] takes the step, the error and the facts.
 //!
-//! Sources: user_namespaces(7), namespaces(7), Ubuntu 24.04 release notes (AppArmor restriction of unprivileged user
-//! namespaces), Linux `Documentation/networking/tuntap.rst`.
+//! Sources: user_namespaces(7), namespaces(7), Ubuntu 24.04 release notes (AppArmor restriction of unprivileged
+//! user namespaces), Linux `Documentation/networking/tuntap.rst`.
 
 use std::fs;
 use std::io;
@@ -62,6 +62,13 @@ pub enum Obstacle {
          `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run as root"
     )]
     AppArmor,
+    /// Root without capabilities, as in some containers, may not even map itself (user_namespaces(7),
+    /// `CAP_SETFCAP`).
+    #[error(
+        "root lacks the capabilities for namespaces here: run as an ordinary user, or start the container with \
+         `--cap-add SYS_ADMIN --cap-add NET_ADMIN`"
+    )]
+    PowerlessRoot,
     /// A seccomp filter, as containers have, refuses the call.
     #[error(
         "a seccomp filter (a container's?) refuses {step}: start the container with \
@@ -128,6 +135,8 @@ pub struct Facts {
     pub userns_clone: Option<u64>,
     /// `kernel.apparmor_restrict_unprivileged_userns` (Ubuntu's kernels).
     pub apparmor_restricts: Option<u64>,
+    /// Whether this process is root's.
+    pub is_root: bool,
     /// Whether a seccomp filter is on this process.
     pub seccomp: bool,
 }
@@ -143,6 +152,7 @@ impl Facts {
             lowest_limit: limits.min_by_key(|&(_, limit)| limit),
             userns_clone: number("/proc/sys/kernel/unprivileged_userns_clone"),
             apparmor_restricts: number("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+            is_root: rustix::process::geteuid().is_root(),
             seccomp: seccomp.is_some_and(|mode| mode.trim() == "2"),
         }
     }
@@ -167,6 +177,8 @@ pub fn explain(step: Step, errno: Errno, facts: &Facts) -> Obstacle {
                 Obstacle::UsernsClone
             } else if facts.apparmor_restricts.is_some_and(|value| value != 0) {
                 Obstacle::AppArmor
+            } else if step == Step::MapIds && facts.is_root {
+                Obstacle::PowerlessRoot
             } else if facts.seccomp {
                 Obstacle::Seccomp { step }
             } else {
@@ -177,8 +189,8 @@ pub fn explain(step: Step, errno: Errno, facts: &Facts) -> Obstacle {
     }
 }
 
-/// Tells whether this user can make TAPs, by opening [`TUN_DEVICE`]; a user namespace does not change the answer, for
-/// capabilities in it don't reach the host's file.
+/// Tells whether this user can make TAPs, by opening [`TUN_DEVICE`]; a user namespace does not change the
+/// answer, for capabilities in it don't reach the host's file.
 ///
 /// # Errors
 /// What forbids it.
@@ -245,6 +257,7 @@ mod tests {
             Obstacle::NamespacesExhausted,
             Obstacle::UsernsClone,
             Obstacle::AppArmor,
+            Obstacle::PowerlessRoot,
             Obstacle::Seccomp { step: Step::Unshare },
             Obstacle::Kernel,
         ];

@@ -1,7 +1,7 @@
 //! Puts this process into namespaces of its own: network and mounts, and a user namespace where it has no root.
 //!
-//! The caller appears as root inside, and is nobody but itself outside. Everything made inside goes when the process
-//! does. For a family of processes that is to end together, see [`super::init`].
+//! The caller appears as root inside, and is nobody but itself outside. Everything made inside goes when the
+//! process does. For a family of processes that is to end together, see [`super::init`].
 
 use std::fs;
 use std::io;
@@ -49,8 +49,8 @@ pub fn is_privileged() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
-/// Moves this process into new network and mount namespaces (and a user namespace if it needs one), its loopback up,
-/// its mounts invisible outside. For test programs; call it first in `main`.
+/// Moves this process into new network and mount namespaces (and a user namespace if it needs one), its
+/// loopback up, its mounts invisible outside. For test programs; call it first in `main`.
 ///
 /// # Errors
 /// What forbids it, with the remedy.
@@ -64,41 +64,46 @@ pub fn enter() -> Result<Privilege, SandboxError> {
     if privilege == Privilege::User {
         flags |= UnshareFlags::NEWUSER;
     }
+    // Read before: inside, ids and limits are others.
+    let facts = Facts::read();
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let forbidden = |step, errno| SandboxError::from(explain(step, errno, &facts));
     unshare(flags).map_err(|errno| forbidden(Step::Unshare, errno))?;
     if privilege == Privilege::User {
         map_to_root(uid, gid).map_err(|error| forbidden(Step::MapIds, errno_of(&error)))?;
     }
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|errno| forbidden(Step::Mount, errno))?;
-    loopback_up()?;
+    loopback_up().map_err(|error| match error.errno() {
+        Some(errno @ (Errno::PERM | Errno::ACCESS)) => forbidden(Step::Loopback, errno),
+        _ => SandboxError::Loopback(error),
+    })?;
     Ok(privilege)
 }
 
-/// Moves this process's children, the first of which must come next, into a new PID namespace. This process can start no thread
-/// from then on (unshare(2), `CLONE_NEWPID`).
+/// Moves this process's children, the first of which must come next, into a new PID namespace. This process can
+/// start no thread from then on (unshare(2), `CLONE_NEWPID`).
 pub(super) fn enter_with_children() -> Result<Privilege, SandboxError> {
     let privilege = enter()?;
-    unshare(UnshareFlags::NEWPID).map_err(|errno| forbidden(Step::Unshare, errno))?;
+    let facts = Facts::read();
+    unshare(UnshareFlags::NEWPID).map_err(|errno| explain(Step::Unshare, errno, &facts))?;
     Ok(privilege)
-}
-
-fn forbidden(step: Step, errno: Errno) -> SandboxError {
-    explain(step, errno, &Facts::read()).into()
 }
 
 fn errno_of(error: &io::Error) -> Errno {
     Errno::from_io_error(error).unwrap_or(Errno::IO)
 }
 
+/// Moves the calling thread into new namespaces (unshare(2)). Refuses to unshare descriptors.
 #[expect(unsafe_code, reason = "unshare is unsafe for the sake of a flag that is not used here")]
-fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
+pub(super) fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     assert!(!flags.contains(UnshareFlags::FILES), "descriptor tables stay shared");
     // SAFETY: only CLONE_FILES makes unshare unsafe, and it is not among the flags.
     unsafe { unshare_unsafe(flags) }
 }
 
-/// Maps one user and group to root's ids (user_namespaces(7), "User and group ID mappings"); setgroups must be given up first.
+/// Maps one user and group to root's ids (user_namespaces(7), "User and group ID mappings"); setgroups must be
+/// given up first.
 fn map_to_root(uid: u32, gid: u32) -> io::Result<()> {
     // A program with file capabilities is not dumpable, and its /proc files belong to root: no writing to them.
     set_dumpable_behavior(DumpableBehavior::Dumpable)?;
@@ -107,10 +112,6 @@ fn map_to_root(uid: u32, gid: u32) -> io::Result<()> {
     fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-fn loopback_up() -> Result<(), SandboxError> {
-    let up = || Netlink::open(&NetNs::current()?)?.set_up("lo");
-    up().map_err(|error| match error.errno() {
-        Some(errno @ (Errno::PERM | Errno::ACCESS)) => forbidden(Step::Loopback, errno),
-        _ => SandboxError::Loopback(error),
-    })
+fn loopback_up() -> Result<(), NetlinkError> {
+    Netlink::open(&NetNs::current()?)?.set_up("lo")
 }

@@ -17,11 +17,12 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, pidfd_open,
     set_parent_process_death_signal, waitpid,
 };
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::init::Ended;
+use super::sandbox::unshare;
 
 /// A kind of namespace to join, in the order of joining.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,7 +92,8 @@ pub enum VisitError {
     Wait(#[from] io::Error),
 }
 
-/// Joins namespaces. This process must have one thread; it stays where it is but for its children in a PID namespace.
+/// Joins namespaces. This process must have one thread; it stays where it is but for its children in a PID
+/// namespace.
 ///
 /// # Errors
 /// If one can't be joined. The process may have joined some and is best ended.
@@ -123,8 +125,8 @@ fn is_same(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool> {
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-/// Gives this process a host name of its own and a `/sys` of its network namespace. For people's convenience (prompts, `ls
-/// /sys/class/net`): what is refused is left as it is.
+/// Gives this process a host name of its own and a `/sys` of its network namespace. For people's convenience
+/// (prompts, `ls /sys/class/net`): what is refused is left as it is.
 pub fn dress_up(host: &str) {
     if unshare(UnshareFlags::NEWUTS).is_ok() {
         let _refused = rustix::system::sethostname(host.as_bytes());
@@ -133,13 +135,6 @@ pub fn dress_up(host: &str) {
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
         let _refused = mount("sysfs", "/sys", "sysfs", flags, None);
     }
-}
-
-#[expect(unsafe_code, reason = "unshare is unsafe for the sake of a flag that is not used here")]
-fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
-    assert!(!flags.contains(UnshareFlags::FILES), "descriptor tables stay shared");
-    // SAFETY: only CLONE_FILES makes unshare unsafe, and it is not among the flags.
-    unsafe { unshare_unsafe(flags) }
 }
 
 /// Runs a command in the foreground and waits for it: terminal, job control and exit status are as if it had been

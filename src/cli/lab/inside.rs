@@ -1,8 +1,8 @@
 //! The lab's own process: builds, checks, prints, and stays up if asked to.
 //!
-//! The work goes on in a thread of its own, and `main` waits for whatever happens first: that it is done, a signal, or
-//! somebody's `down`. Returning from here ends the process and with it, by the kernel's hand, everything in the sandbox;
-//! so an interruption needs no clean-up and can come at any time.
+//! The work goes on in a thread of its own, and `main` waits for whatever happens first: that it is done, a
+//! signal, or somebody's `down`. Returning from here ends the process and with it, by the kernel's hand,
+//! everything in the sandbox; so an interruption needs no clean-up and can come at any time.
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;

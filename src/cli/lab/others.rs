@@ -48,8 +48,8 @@ fn command(lab: &LabName, words: Vec<OsString>) -> Command {
     let mut words = words.into_iter();
     let mut command = Command::new(words.next().unwrap_or_else(visit::shell));
     command.args(words).env(LAB_VARIABLE, lab.as_str());
-    // A tmux of the host's must not be taken for one in the lab, nor its folder of sockets, which belongs to a user
-    // who in the lab is nobody.
+    // A tmux of the host's must not be taken for one in the lab, nor its folder of sockets, which belongs to a
+    // user who in the lab is nobody.
     command.env_remove("TMUX").env("TMUX_TMPDIR", PRIVATE_DIR);
     command
 }

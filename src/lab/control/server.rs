@@ -41,8 +41,8 @@ pub(super) fn address(name: &LabName) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("{SOCKET_PREFIX}{}/{name}", geteuid().as_raw()))
 }
 
-/// Opens the socket of a lab, in the calling thread's network namespace: before entering a sandbox. Without a name it
-/// is called `lab`, or `lab2`, `lab3`, … if others are there.
+/// Opens the socket of a lab, in the calling thread's network namespace: before entering a sandbox. Without a
+/// name it is called `lab`, or `lab2`, `lab3`, … if others are there.
 ///
 /// # Errors
 /// If the name is taken, or no socket is to be had.

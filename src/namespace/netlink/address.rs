@@ -15,7 +15,8 @@ use vswitchd_switch::wire::MacAddr;
 use super::{Netlink, NetlinkError};
 
 impl Netlink {
-    /// Gives a link an address; an IPv6 one is usable at once, without duplicate address detection (RFC 4862 §5.4).
+    /// Gives a link an address; an IPv6 one is usable at once, without duplicate address detection (RFC 4862
+    /// §5.4).
     ///
     /// # Errors
     /// If there is no such link, it has the address, or the kernel refuses.

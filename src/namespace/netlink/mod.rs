@@ -1,8 +1,8 @@
 //! Links, addresses, routes and forwarding entries of a network namespace, by rtnetlink: no `ip` program needed.
 //!
-//! Messages are built with the `rtnetlink` crate and carried by one blocking socket, one request at a time: a lab is
-//! built step by step, and its crate's own asynchronous requests can't say `NLM_F_APPEND`, which a second remote of a
-//! vxlan device needs. Links are named, not numbered: an index is looked up when needed.
+//! Messages are built with the `rtnetlink` crate and carried by one blocking socket, one request at a time: a
+//! lab is built step by step, and its crate's own asynchronous requests can't say `NLM_F_APPEND`, which a
+//! second remote of a vxlan device needs. Links are named, not numbered: an index is looked up when needed.
 //!
 //! Source: rtnetlink(7), netlink(7), Linux `include/uapi/linux/{if_link,neighbour}.h`.
 
@@ -127,6 +127,7 @@ pub struct VxlanDevice {
     pub learning: bool,
     /// Its MAC address; the kernel's choice where none is given.
     pub mac: Option<MacAddr>,
-    /// Bytes of the largest inner packet; the kernel's choice (50 or 70 less than the lower link's) where none is given.
+    /// Bytes of the largest inner packet; the kernel's choice (50 or 70 less than the lower link's) where none
+    /// is given.
     pub mtu: Option<u32>,
 }
