@@ -1,4 +1,7 @@
-//! Sending: `sendmmsg`, runs of equal datagrams in one message each (`UDP_SEGMENT`).
+//! Sending: `sendmmsg`, equal datagrams for one peer in one message each (`UDP_SEGMENT`).
+//!
+//! A run that was cut from a super-frame is one message. Ordinary frames of one size that follow each other to one
+//! peer are joined to one as well, whatever flows they are of: they share the socket, and so the source port.
 
 use std::io;
 use std::ops::Range;
@@ -10,44 +13,61 @@ use super::control::Control;
 use crate::io::SendError;
 use crate::outbox::{Outbox, Transmit};
 
-/// Messages of one system call; each is a run, so even this many are several megabytes.
+/// Messages of one system call; each may be a run, so even this many are several megabytes.
 const BATCH: usize = 64;
 /// Datagrams of one run that every kernel takes (`UDP_MAX_SEGMENTS` before Linux 6.9, where it became 128).
 pub const RUN_DATAGRAMS_MAX: usize = 64;
 /// Bytes of one run: the most that UDP over IPv4 carries, since the kernel makes one such packet before it cuts.
 pub const RUN_BYTES_MAX: usize = 65_507;
 
-/// One message: some datagrams of a transmit.
+/// Some datagrams of a transmit, few enough for one message.
 #[derive(Clone, Debug)]
-struct Message {
+struct Piece {
     transmit: usize,
     range: Range<usize>,
     segment: usize,
 }
 
-impl Message {
-    fn is_run(&self) -> bool {
-        self.range.len() > self.segment
+impl Piece {
+    fn datagrams(&self) -> usize {
+        self.range.len().div_ceil(self.segment)
     }
 
-    /// Its datagrams, one message each.
+    /// Its datagrams, one piece each.
     fn singles(self) -> impl Iterator<Item = Self> {
         pieces(self.transmit, self.range, self.segment, 1)
     }
 }
 
-/// Cuts a range into messages of at most `datagrams` each.
+/// Cuts a range into pieces of at most `datagrams` each.
 fn pieces(
     transmit: usize,
     range: Range<usize>,
     segment: usize,
     datagrams: usize,
-) -> impl Iterator<Item = Message> {
+) -> impl Iterator<Item = Piece> {
     let step = segment.max(1) * datagrams;
     range.clone().step_by(step).map(move |start| {
         let range = start..range.end.min(start + step);
-        Message { transmit, range, segment }
+        Piece { transmit, range, segment }
     })
+}
+
+/// How many pieces from the first on go in one message: of one size, for one peer, and only the last one short.
+fn joinable(queue: &[Piece], out: &Outbox) -> usize {
+    let peer = |piece: &Piece| out.transmits[piece.transmit].to;
+    let (mut count, mut bytes, mut datagrams) = (0, 0, 0);
+    for piece in queue {
+        let same = piece.segment == queue[0].segment && peer(piece) == peer(&queue[0]);
+        let whole = bytes == datagrams * queue[0].segment;
+        (bytes, datagrams) = (bytes + piece.range.len(), datagrams + piece.datagrams());
+        let fits = bytes <= RUN_BYTES_MAX && datagrams <= RUN_DATAGRAMS_MAX;
+        if count > 0 && !(same && whole && fits) {
+            break;
+        }
+        count += 1;
+    }
+    count
 }
 
 /// A socket that sends from one port, and what waits for it.
@@ -56,9 +76,11 @@ pub(super) struct Sender {
     socket: Socket,
     /// Cleared for ever when this kernel or route turns out not to cut runs.
     segmentation: bool,
-    queue: Vec<Message>,
+    queue: Vec<Piece>,
+    /// How many pieces each message has.
+    counts: Vec<usize>,
     messages: Vec<libc::mmsghdr>,
-    pieces: Vec<libc::iovec>,
+    slices: Vec<libc::iovec>,
     addresses: Vec<SockAddr>,
     controls: Vec<Control>,
 }
@@ -73,8 +95,9 @@ impl Sender {
             socket,
             segmentation,
             queue: Vec::new(),
+            counts: Vec::with_capacity(BATCH),
             messages: Vec::with_capacity(BATCH),
-            pieces: Vec::with_capacity(BATCH),
+            slices: Vec::with_capacity(BATCH),
             addresses: Vec::with_capacity(BATCH),
             controls: Vec::with_capacity(BATCH),
         }
@@ -102,29 +125,28 @@ impl Sender {
     pub(super) fn flush(&mut self, out: &Outbox, failed: &mut Vec<(usize, SendError)>) {
         let mut done = 0;
         while done < self.queue.len() {
-            let batch = done..self.queue.len().min(done + BATCH);
-            let error = match self.call(batch, out) {
+            let error = match self.call(done, out) {
                 Ok(sent) => {
                     done += sent;
                     continue;
                 }
                 Err(error) => error,
             };
-            let message = self.queue[done].clone();
-            match self.judge(&message, error, out) {
+            let message = done..done + self.counts[0];
+            match self.judge(&self.queue[message.clone()], &error, out) {
                 Verdict::Retry => {}
-                Verdict::Lost(error) => {
-                    fail(failed, message.transmit, error);
-                    done += 1;
+                Verdict::Lost(code) => {
+                    self.queue[message].iter().for_each(|piece| fail(failed, piece.transmit, lost(code)));
+                    done += self.counts[0];
                 }
                 Verdict::Full => {
-                    let rest = self.queue.drain(done..);
-                    rest.for_each(|message| fail(failed, message.transmit, SendError::Full));
+                    self.queue[done..].iter().for_each(|piece| fail(failed, piece.transmit, SendError::Full));
+                    done = self.queue.len();
                 }
                 Verdict::NotCut => {
                     self.segmentation = false;
-                    let rest: Vec<Message> = self.queue.drain(done..).collect();
-                    self.queue.extend(rest.into_iter().flat_map(Message::singles));
+                    let rest: Vec<Piece> = self.queue.drain(done..).collect();
+                    self.queue.extend(rest.into_iter().flat_map(Piece::singles));
                     // The first of them has been sent by the test.
                     done += 1;
                 }
@@ -137,27 +159,22 @@ impl Sender {
     ///
     /// A refused run may be too large (old kernels say EINVAL), undeliverable, or beyond this kernel, device or route:
     /// sending its first datagram alone tells.
-    fn judge(&mut self, message: &Message, error: io::Error, out: &Outbox) -> Verdict {
+    fn judge(&self, message: &[Piece], error: &io::Error, out: &Outbox) -> Verdict {
         let beyond = [libc::EINVAL, libc::EIO, libc::EOPNOTSUPP, libc::ENOPROTOOPT];
+        let is_run = message.len() > 1 || message[0].datagrams() > 1;
         match error.raw_os_error() {
             Some(libc::EINTR) => Verdict::Retry,
-            Some(libc::EAGAIN | libc::ENOBUFS) => Verdict::Full,
-            Some(libc::EMSGSIZE) => Verdict::Lost(SendError::TooBig),
-            Some(code) if message.is_run() && beyond.contains(&code) => match self.send_first(message, out) {
+            Some(code) if is_run && beyond.contains(&code) => match self.send_first(&message[0], out) {
                 Ok(()) => Verdict::NotCut,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN | libc::ENOBUFS) => Verdict::Full,
-                    Some(libc::EMSGSIZE) => Verdict::Lost(SendError::TooBig),
-                    _ => Verdict::Lost(SendError::Refused(error)),
-                },
+                Err(error) => Verdict::of_one(&error),
             },
-            _ => Verdict::Lost(SendError::Refused(error)),
+            _ => Verdict::of_one(error),
         }
     }
 
-    fn send_first(&self, message: &Message, out: &Outbox) -> io::Result<()> {
-        let transmit = &out.transmits[message.transmit];
-        let first = message.range.start..message.range.start + message.segment;
+    fn send_first(&self, piece: &Piece, out: &Outbox) -> io::Result<()> {
+        let transmit = &out.transmits[piece.transmit];
+        let first = piece.range.start..piece.range.end.min(piece.range.start + piece.segment);
         let datagram = out.packets[transmit.packet].slice(first);
         loop {
             match self.socket.send_to(datagram, &transmit.to.into()) {
@@ -167,43 +184,55 @@ impl Sender {
         }
     }
 
-    /// One `sendmmsg`: how many were sent, at least one; or why the first was not.
-    fn call(&mut self, batch: Range<usize>, out: &Outbox) -> io::Result<usize> {
-        self.prepare(batch, out);
+    /// One `sendmmsg` from a place in the queue on: how many pieces were sent, at least one; or why the first message,
+    /// of as many pieces as [`Self::counts`] says, was not.
+    fn call(&mut self, start: usize, out: &Outbox) -> io::Result<usize> {
+        self.prepare(start, out);
         let count = libc::c_uint::try_from(self.messages.len()).expect("at most BATCH");
         // SAFETY: `prepare` has just made every pointer one into arrays of this struct, or to bytes of the outbox that
         // is borrowed meanwhile, with their lengths, and none has moved since. Sending only reads them.
         let sent = unsafe {
             libc::sendmmsg(self.socket.as_raw_fd(), self.messages.as_mut_ptr(), count, libc::MSG_DONTWAIT)
         };
-        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+        let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
+        Ok(self.counts[..sent].iter().sum())
     }
 
-    fn prepare(&mut self, batch: Range<usize>, out: &Outbox) {
-        let queue = &self.queue[batch];
+    fn prepare(&mut self, start: usize, out: &Outbox) {
+        self.counts.clear();
+        self.addresses.clear();
+        let mut end = start;
+        while end < self.queue.len() && self.counts.len() < BATCH {
+            let rest = &self.queue[end..];
+            let count = if self.segmentation { joinable(rest, out) } else { 1 };
+            self.addresses.push(SockAddr::from(out.transmits[rest[0].transmit].to));
+            self.counts.push(count);
+            end += count;
+        }
+        let queue = &self.queue[start..end];
+        self.slices.clear();
+        self.slices.extend(queue.iter().map(|piece| {
+            let bytes = out.packets[out.transmits[piece.transmit].packet].slice(piece.range.clone());
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+        }));
         // SAFETY: all zeros is a valid message header with null pointers.
         let empty: libc::mmsghdr = unsafe { std::mem::zeroed() };
         self.messages.clear();
-        self.messages.resize(queue.len(), empty);
-        self.controls.resize(queue.len(), Control::EMPTY);
-        self.addresses.clear();
-        self.addresses.extend(queue.iter().map(|message| SockAddr::from(out.transmits[message.transmit].to)));
-        self.pieces.clear();
-        self.pieces.extend(queue.iter().map(|message| {
-            let packet = &out.packets[out.transmits[message.transmit].packet];
-            let bytes = packet.slice(message.range.clone());
-            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
-        }));
-        let parts = self.pieces.iter_mut().zip(&self.addresses).zip(&mut self.controls);
-        for ((entry, ((piece, address), control)), message) in self.messages.iter_mut().zip(parts).zip(queue)
-        {
+        self.messages.resize(self.counts.len(), empty);
+        self.controls.resize(self.counts.len(), Control::EMPTY);
+        let (mut queue, mut slices) = (queue, &mut self.slices[..]);
+        let parts = self.addresses.iter().zip(&mut self.controls).zip(&self.counts);
+        for (entry, ((address, control), &count)) in self.messages.iter_mut().zip(parts) {
+            let (pieces, behind) = queue.split_at(count);
+            let (own, rest) = slices.split_at_mut(count);
+            (queue, slices) = (behind, rest);
             let header = &mut entry.msg_hdr;
-            header.msg_iov = piece;
-            header.msg_iovlen = 1;
+            header.msg_iov = own.as_mut_ptr();
+            header.msg_iovlen = count;
             header.msg_name = address.as_ptr().cast_mut().cast();
             header.msg_namelen = address.len();
-            if message.is_run() {
-                let segment = u16::try_from(message.segment).expect("a run is within RUN_BYTES_MAX");
+            if count > 1 || pieces[0].datagrams() > 1 {
+                let segment = u16::try_from(pieces[0].segment).expect("a run is within RUN_BYTES_MAX");
                 control.set_segment(header, segment);
             }
         }
@@ -213,14 +242,32 @@ impl Sender {
 /// What to do after a failure.
 enum Verdict {
     Retry,
-    Lost(SendError),
+    /// All of the message, for this errno.
+    Lost(i32),
     /// This one and all behind it.
     Full,
     /// Runs are not cut here; the first datagram of this one has been sent alone.
     NotCut,
 }
 
-/// Notes a failure, once for all messages of a transmit, which follow each other.
+impl Verdict {
+    /// Of a single datagram, or of what fails as a single one would.
+    fn of_one(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS) => Self::Full,
+            code => Self::Lost(code.unwrap_or(libc::EIO)),
+        }
+    }
+}
+
+fn lost(code: i32) -> SendError {
+    match code {
+        libc::EMSGSIZE => SendError::TooBig,
+        code => SendError::Refused(io::Error::from_raw_os_error(code)),
+    }
+}
+
+/// Notes a failure, once for all pieces of a transmit, which follow each other.
 fn fail(failed: &mut Vec<(usize, SendError)>, transmit: usize, error: SendError) {
     if failed.last().is_none_or(|(last, _)| *last != transmit) {
         failed.push((transmit, error));
@@ -229,7 +276,45 @@ fn fail(failed: &mut Vec<(usize, SendError)>, transmit: usize, error: SendError)
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
+    use crate::vtep::VtepId;
+
+    #[test]
+    fn equal_datagrams_for_one_peer_are_joined_and_only_the_last_may_be_short() {
+        let out = |sizes: &[(u8, usize)]| {
+            let transmit = |&(peer, len): &(u8, usize)| Transmit {
+                peer: VtepId(0),
+                to: SocketAddr::from(([192, 0, 2, peer], 4789)),
+                entropy: 0,
+                packet: 0,
+                range: 0..len,
+                segment: len.min(100),
+            };
+            Outbox { transmits: sizes.iter().map(transmit).collect(), ..Outbox::default() }
+        };
+        for (sizes, want) in [
+            (&[(1, 60)][..], 1),
+            (&[(1, 60), (1, 60), (1, 60)], 3),
+            (&[(1, 60), (2, 60)], 1),
+            (&[(1, 60), (1, 61)], 1),
+            (&[(1, 60), (1, 59)], 1),
+            (&[(1, 200), (1, 300), (1, 100)], 3),
+            (&[(1, 200), (1, 250), (1, 100)], 2),
+            (&[(1, 60); 70], RUN_DATAGRAMS_MAX),
+            (&[(1, 6_400), (1, 100)], 1),
+        ] {
+            let out = out(sizes);
+            let queue: Vec<Piece> = (0..sizes.len())
+                .map(|transmit| {
+                    let Transmit { range, segment, .. } = out.transmits[transmit].clone();
+                    Piece { transmit, range, segment }
+                })
+                .collect();
+            assert_eq!(joinable(&queue, &out), want, "{sizes:?}");
+        }
+    }
 
     #[test]
     fn a_range_is_cut_without_gap_and_the_last_may_be_short() {

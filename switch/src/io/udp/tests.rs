@@ -95,6 +95,25 @@ fn a_socket_that_can_not_cut_runs_falls_back_for_ever_and_loses_nothing() {
     whole_run_arrives(&mut from, &mut to, 9_999, 1_000);
 }
 
+#[test]
+fn ordinary_datagrams_of_all_sizes_and_peers_arrive_in_order() {
+    let mut from = bound(V4, 1, true, 22);
+    let (mut a, mut b) = (bound(V4, 1, true, 23), bound(V4, 1, true, 24));
+    let (mut pool, mut out) = (Pool::new(256), Outbox::default());
+    let mut want = [Vec::new(), Vec::new()];
+    for n in 0..150usize {
+        // Long stretches of one size and peer, and changes of either.
+        let (peer, len) = (usize::from(n % 50 > 40), 100 + n / 30 * 10 + usize::from(n % 7 == 0));
+        let to = [a.local_addr(), b.local_addr()][peer];
+        want[peer].push(add(&mut out, &mut pool, to, 5, len, len));
+    }
+    assert!(send(&mut from, &out).is_empty());
+    for (udp, want) in [&mut a, &mut b].into_iter().zip(want) {
+        let came = take(udp, &mut Pool::new(64), want.len());
+        assert_eq!(came.into_iter().map(|(_, datagram)| datagram).collect::<Vec<_>>(), want);
+    }
+}
+
 trait ConcatBytes {
     fn concat_bytes(&self) -> Vec<u8>;
 }
