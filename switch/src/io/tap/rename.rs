@@ -1,6 +1,7 @@
 //! One rtnetlink request (RFC 3549, rtnetlink(7)): a link moved to another namespace and renamed on the way.
 //!
-//! A blocking exchange of two messages; the crates for netlink bring a runtime that the data plane has no use for.
+//! A blocking exchange of two short messages, written out: the crates for it (message, codec, socket) would be three more
+//! dependencies of the data plane, for 52 bytes.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
