@@ -3,8 +3,6 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::ArgGroup;
-
 use super::{Format, failed};
 use crate::standalone::{self, Config, NetworkSpec, PeerSpec, TapSpec};
 use crate::switch::fdb::Limits;
@@ -18,7 +16,7 @@ use crate::switch::wire::{MacAddr, vxlan};
 /// Learns where addresses are from the traffic. Peers may be other vswitchd hosts, Linux's own vxlan device, Open
 /// vSwitch, or any other RFC 7348 end point.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXAMPLES, group(ArgGroup::new("ports").args(["tap", "vni"]).required(true).multiple(true)))]
+#[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
     /// Network to serve, 0 to 16777215, with its TAPs: VNI[:TAP[,TAP]...]
     #[arg(long, value_name = "VNI[:TAP,...]", required = true)]
@@ -115,7 +113,7 @@ impl Args {
         let networks = standalone::assign(self.vni, self.tap, self.tap_netns.as_ref(), &self.mac)?;
         let peers = standalone::check_peers(self.peer, &networks)?;
         Ok(Config {
-            local: std::net::SocketAddr::new(self.local, self.port),
+            local: std::net::SocketAddr::new(standalone::check_local(self.local)?, self.port),
             networks,
             peers,
             mtu: self.mtu,

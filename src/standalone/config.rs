@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use crate::switch::fdb::Limits;
@@ -96,6 +96,9 @@ pub enum ConfigError {
     /// A group's address.
     #[error("{0} is a multicast address, and can't be a TAP's")]
     MacMulticast(MacAddr),
+    /// Not one host's address.
+    #[error("--local must be one address of this host, not {0}")]
+    Local(IpAddr),
     /// A peer in a network that we don't serve.
     #[error("peer {0} is given network {1}, which has no --vni")]
     PeerVni(IpAddr, Vni),
@@ -201,6 +204,18 @@ pub fn assign(
     Ok(networks)
 }
 
+/// Checks that an address can be this host's own end of tunnels.
+///
+/// # Errors
+/// An unspecified, multicast or broadcast address: our own datagrams could not be told from others.
+pub fn check_local(address: IpAddr) -> Result<IpAddr, ConfigError> {
+    let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    if address.is_unspecified() || address.is_multicast() || broadcast {
+        return Err(ConfigError::Local(address));
+    }
+    Ok(address)
+}
+
 /// Checks that peers are given only networks that are served.
 ///
 /// # Errors
@@ -268,6 +283,14 @@ mod tests {
         let peer: PeerSpec = "192.0.2.1@1,2".parse().unwrap();
         let error = check_peers(vec![peer], &networks(&["1:a"])).unwrap_err();
         assert_eq!(error, ConfigError::PeerVni("192.0.2.1".parse().unwrap(), vni(2)));
+    }
+
+    #[test]
+    fn our_own_address_is_one_hosts() {
+        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            assert!(check_local(text.parse().unwrap()).is_err(), "{text}");
+        }
+        assert!(check_local("127.0.0.1".parse().unwrap()).is_ok());
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! One switch with peers given by hand: what `vswitchd switch` does.
 //!
 //! Opens what the [`Config`] names, runs a worker until a signal, and prints counters. Everything that it made goes
-//! with it: TAPs that it created vanish when closed, ones that it took over stay as they were.
+//! with it: TAPs that it created vanish when closed; ones that it took over stay, with the MTU and address given to them.
 
 mod config;
 mod report;
 
-pub use config::{Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_peers};
+pub use config::{Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_local, check_peers};
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -97,11 +97,12 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
     let port = config.local.port();
     let underlay = Udp::bind(&UdpConfig { port, ..UdpConfig::new(config.local.ip(), random()) })?;
     let receive_buffer = underlay.receive_buffer()?;
-    let peers: Vec<_> = config.peers.iter().map(|spec| find_path(&underlay, &config, spec)).collect();
+    let peers = config.peers.iter().map(|spec| find_path(&underlay, &config, spec));
+    let peers = peers.collect::<Result<Vec<_>, _>>()?;
     let mtu = choose_mtu(config.mtu, config.local.ip(), &peers)?;
 
     let switch = Switch::new(config.local, config.limits);
-    // Ports close at most once each, so the queue is bounded by their number.
+    // A port closes once, and the underlay fails at most once a second: the queue stays short.
     let (tell, events) = mpsc::unbounded_channel();
     let mut ports = Vec::new();
     for network in &config.networks {
@@ -161,10 +162,20 @@ fn tap_config(config: &Config, spec: &TapSpec, mtu: u32) -> TapConfig {
 }
 
 /// A peer's path MTU as the system knows it now; none without a route, which may come later.
-fn find_path(underlay: &Udp, config: &Config, spec: &PeerSpec) -> Peer {
-    let same_family = spec.address.is_ipv4() == config.local.is_ipv4();
-    let path_mtu = same_family.then(|| underlay.path_mtu(spec.address).ok()).flatten();
-    Peer { address: SocketAddr::new(spec.address, config.local.port()), spec: spec.clone(), path_mtu }
+fn find_path(underlay: &Udp, config: &Config, spec: &PeerSpec) -> io::Result<Peer> {
+    let address = SocketAddr::new(spec.address, config.local.port());
+    let unreachable = [io::ErrorKind::NetworkUnreachable, io::ErrorKind::HostUnreachable];
+    let path_mtu = if spec.address.is_ipv4() == config.local.is_ipv4() {
+        match underlay.path_mtu(spec.address) {
+            Ok(mtu) => Some(mtu),
+            Err(error) if unreachable.contains(&error.kind()) => None,
+            Err(error) => return Err(error),
+        }
+    } else {
+        // The tables refuse it by name.
+        None
+    };
+    Ok(Peer { address, spec: spec.clone(), path_mtu })
 }
 
 fn choose_mtu(asked: Option<u32>, local: IpAddr, peers: &[Peer]) -> Result<u32, RunError> {
@@ -211,9 +222,9 @@ impl Running {
                 },
             }
         }
-        self.worker.stop()?;
+        let ended = self.worker.stop();
         self.printer.print(&Line::Counters(&self.switch.report()));
-        Ok(())
+        Ok(ended?)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::outbox::{Delivery, Outbox, PARTS_MAX, Part};
 use crate::tables::PortId;
 use crate::wire::checksum::Sum;
 use crate::wire::flow::field::{ipv4, ipv6, tcp};
-use crate::wire::flow::{IpVersion, Transport};
+use crate::wire::flow::{IpVersion, TCP, Transport};
 use crate::wire::virtio::{Checksum, Gso, GsoKind, Offload};
 
 /// Frames open at once. A batch is a few runs, most of one flow each; with more flows the oldest is written as it is.
@@ -23,7 +23,6 @@ const OPEN_MAX: usize = 8;
 /// The longest IP packet.
 const IP_BYTES_MAX: usize = 65_535;
 
-const TCP: u8 = 6;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
 
@@ -73,7 +72,9 @@ impl Coalescer {
         };
         let bytes = segment.bytes(out);
         let flow = self.open.iter().position(|open| open.first.is_same_flow(&segment, out));
-        let joinable = segment.is_plain(bytes) && segment.verifies(bytes);
+        // A super-frame, or an unfinished segment, is its sender's business.
+        let joinable =
+            frame.offload == Offload::default() && segment.is_plain(bytes) && segment.verifies(bytes);
         if let Some(index) = flow {
             if joinable && self.open[index].takes(&segment, out) {
                 if self.open[index].append(&segment, out) {
@@ -84,8 +85,8 @@ impl Coalescer {
             self.close(index, out);
         }
         if !joinable || segment.has_push(segment.bytes(out)) {
-            let checksum = if joinable { Checksum::Verified } else { frame.offload.checksum };
-            return push(out, port, frame, Offload { checksum, gso: frame.offload.gso });
+            let verified = Offload { checksum: Checksum::Verified, gso: None };
+            return push(out, port, frame, if joinable { verified } else { frame.offload });
         }
         if self.open.len() == OPEN_MAX {
             self.close(0, out);
@@ -121,12 +122,9 @@ fn push(out: &mut Outbox, port: PortId, frame: &Stowed, offload: Offload) {
 }
 
 impl Segment {
-    /// `None` for what is no TCP segment with a whole header, or is a super-frame or unfinished already.
+    /// `None` for what is no TCP segment with a whole header.
     fn find(out: &Outbox, port: PortId, frame: &Stowed) -> Option<Self> {
         let transport = frame.transport.filter(|transport| transport.protocol == TCP)?;
-        if frame.offload != Offload::default() {
-            return None;
-        }
         let bytes = out.packets[frame.packet].slice(frame.range.clone());
         let head = bytes.get(transport.start..transport.end)?;
         let header_len = usize::from(head.get(tcp::DATA_OFFSET)? >> 4) * 4;

@@ -1,6 +1,6 @@
 //! Counters of ports, peers and networks.
 //!
-//! One thread adds, anybody reads; a reader may see a frame counted before its bytes.
+//! Anybody adds, anybody reads; a reader may see a frame counted before its bytes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

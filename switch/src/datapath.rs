@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::coalesce::Coalescer;
-use crate::drops::{DropReason, Drops};
+use crate::drops::DropReason;
 use crate::io::{Frame, Received};
 use crate::outbox::Outbox;
 use crate::packet::{PacketBuf, Pool};
@@ -32,7 +32,7 @@ pub struct Datapath {
 /// What the paths work with during one batch.
 pub(crate) struct Context<'a> {
     pub(crate) tables: &'a Tables,
-    pub(crate) drops: &'a Drops,
+    pub(crate) switch: &'a Switch,
     pub(crate) pool: &'a mut Pool,
     pub(crate) out: &'a mut Outbox,
     pub(crate) news: &'a mut Vec<News>,
@@ -126,7 +126,7 @@ impl Datapath {
         now: Instant,
     ) -> Context<'a> {
         let Self { switch, storms, news, made, coalescer, .. } = self;
-        Context { tables, drops: switch.drops(), pool, out, news, made, coalescer, storms, now }
+        Context { tables, switch, pool, out, news, made, coalescer, storms, now }
     }
 
     fn tell(&mut self, now: Instant) {
@@ -147,16 +147,12 @@ impl Context<'_> {
 
     /// Counts a frame from a port that went no further.
     pub(crate) fn drop_from_port(&self, port: &Port, reason: DropReason) {
-        self.drops.add(reason, 1);
-        port.traffic.dropped(1);
-        if let Some(network) = self.tables.topology.networks.get(&port.spec.vni) {
-            network.traffic.dropped(1);
-        }
+        self.switch.count_dropped(self.tables, Some(port), reason, 1);
     }
 
-    /// Whether the port may have another frame flooded.
-    pub(crate) fn may_flood(&mut self, id: PortId, port: &Port) -> bool {
+    /// Whether the port may have something flooded that comes to so many frames.
+    pub(crate) fn may_flood(&mut self, id: PortId, port: &Port, frames: usize) -> bool {
         let now = self.now;
-        self.storms.entry(id).or_insert_with(|| StormBucket::new(port.spec.storm, now)).allow(now)
+        self.storms.entry(id).or_insert_with(|| StormBucket::new(port.spec.storm, now)).allow(frames, now)
     }
 }

@@ -25,6 +25,8 @@ pub(crate) struct Stowed {
     pub(crate) header: Header,
     /// Its transport header's place, if it has one.
     pub(crate) transport: Option<Transport>,
+    /// Deliveries of its segments, once it has been cut for a port.
+    pub(crate) cut: Option<Range<usize>>,
 }
 
 /// Whether the frame's checksum must be finished before the port gets it. Super-frames get theirs when cut.
@@ -53,13 +55,16 @@ pub(crate) fn deliver(
     network: &Network,
     id: PortId,
     port: &Port,
-    frame: &Stowed,
+    frame: &mut Stowed,
 ) -> Result<(), DropReason> {
-    network.traffic.sent(1, frame.range.len());
+    if !cx.out.has_room() {
+        return Err(DropReason::BatchFull);
+    }
     match frame.offload.gso {
-        Some(gso) if !takes(port, gso) => deliver_cut(cx, id, frame),
+        Some(gso) if !takes(port, gso) => deliver_cut(cx, network, id, frame),
         _ => {
             let (packet, range) = (frame.packet, frame.range.clone());
+            network.traffic.sent(1, range.len());
             cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: frame.offload });
             Ok(())
         }
@@ -73,7 +78,32 @@ fn takes(port: &Port, gso: Gso) -> bool {
     }
 }
 
-fn deliver_cut(cx: &mut Context<'_>, id: PortId, frame: &Stowed) -> Result<(), DropReason> {
+/// The first port's segments serve the others too.
+fn deliver_cut(
+    cx: &mut Context<'_>,
+    network: &Network,
+    id: PortId,
+    frame: &mut Stowed,
+) -> Result<(), DropReason> {
+    let first = cx.out.deliveries.len();
+    let outcome = match frame.cut.clone() {
+        Some(cut) => {
+            for index in cut {
+                let copy = Delivery { port: id, ..cx.out.deliveries[index].clone() };
+                cx.out.deliveries.push(copy);
+            }
+            Ok(())
+        }
+        None => cut(cx, id, frame),
+    };
+    let made = first..cx.out.deliveries.len();
+    let bytes = cx.out.deliveries[made.clone()].iter().map(|delivery| delivery.range.len()).sum();
+    network.traffic.sent(made.len(), bytes);
+    frame.cut.get_or_insert(made);
+    outcome
+}
+
+fn cut(cx: &mut Context<'_>, id: PortId, frame: &Stowed) -> Result<(), DropReason> {
     let Outbox { packets, deliveries, .. } = &mut *cx.out;
     let bytes = packets[frame.packet].slice(frame.range.clone());
     let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;

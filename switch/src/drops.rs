@@ -42,6 +42,8 @@ drop_reasons! {
     OffloadInvalid = "offload-invalid",
     /// The frame is larger than the path to the peer takes.
     TooBig = "too-big",
+    /// The batch has come to too many frames, by flooding to many receivers.
+    BatchFull = "batch-full",
     /// No packet buffer was free.
     NoBuffer = "no-buffer",
     /// The datagram came from an address that is no peer's.
@@ -72,7 +74,7 @@ drop_reasons! {
     PortGone = "port-gone",
 }
 
-/// A count for each reason. One writer adds; anybody reads.
+/// A count for each reason. Anybody adds, anybody reads.
 #[derive(Debug)]
 pub struct Drops([AtomicU64; DropReason::ALL.len()]);
 

@@ -18,18 +18,16 @@ use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Frame;
 use crate::neighbour::{self, Question};
-use crate::outbox::{Delivery, Outbox, Transmit};
+use crate::outbox::{Delivery, Outbox, RUN_BYTES_MAX, Transmit};
 use crate::packet::HEADROOM;
 use crate::runs;
 use crate::segment::Segmenter;
 use crate::tables::{Network, News, Port, PortId};
 use crate::vtep::VtepId;
 use crate::wire::ethernet::Header;
-use crate::wire::flow::{self, Transport};
+use crate::wire::flow::{self, Transport, UDP};
 use crate::wire::virtio::Offload;
 use crate::wire::{MacAddr, Vni, vxlan};
-
-const UDP: u8 = 17;
 
 /// What is to be done with a frame.
 enum Verdict {
@@ -56,10 +54,10 @@ pub(crate) fn egress(cx: &mut Context<'_>, id: PortId, port: &Port, frame: Frame
     let verdict = judge(cx, id, port, frame.buf.data(), &header, transport.as_ref());
 
     let (packet, range) = (cx.out.packets.len(), frame.buf.range());
-    let mut stowed = Stowed { packet, range, offload: frame.offload, header, transport };
+    let mut stowed = Stowed { packet, range, offload: frame.offload, header, transport, cut: None };
     cx.out.packets.push(frame.buf);
     let outcome = match verdict {
-        Ok(Verdict::Answer(question, mac)) => answer(cx, id, &question, mac),
+        Ok(Verdict::Answer(question, mac)) => answer(cx, network, id, &question, mac),
         Ok(Verdict::Local(to)) => local(cx, network, to, &mut stowed),
         Ok(Verdict::Remote(peer)) => encap(cx, network, port.spec.vni, &[peer], &mut stowed),
         Ok(Verdict::Flood) => flood(cx, id, port, network, &mut stowed),
@@ -102,9 +100,12 @@ fn judge(
 /// Whether the frame is one of this switch's own datagrams, come back through a route into the overlay.
 fn is_own_outer(cx: &Context<'_>, frame: &[u8], transport: &Transport) -> bool {
     let local = cx.tables.topology.local;
-    transport.protocol == UDP
-        && transport.destination_port(frame) == Some(local.port())
-        && transport.source(frame) == local.ip()
+    transport.protocol == UDP && transport.source(frame) == local.ip() && {
+        let (to, port) = (transport.destination(frame), transport.destination_port(frame));
+        let peers = &cx.tables.topology.peers;
+        let peer = peers.find(to).and_then(|id| peers.peer(id));
+        port == Some(peer.map_or_else(|| local.port(), |peer| peer.address.port()))
+    }
 }
 
 /// A question for the address of an announced endpoint that is not itself at the asking port.
@@ -125,10 +126,17 @@ fn known_neighbour(
     foreign.then_some((question, mac))
 }
 
-fn answer(cx: &mut Context<'_>, id: PortId, question: &Question, mac: MacAddr) -> Result<(), DropReason> {
+fn answer(
+    cx: &mut Context<'_>,
+    network: &Network,
+    id: PortId,
+    question: &Question,
+    mac: MacAddr,
+) -> Result<(), DropReason> {
     let mut buf = cx.pool.take().ok_or(DropReason::NoBuffer)?;
     let len = question.answer(mac, buf.room());
     buf.set_len(len);
+    network.traffic.sent(1, len);
     let (packet, range) = (cx.out.packets.len(), buf.range());
     cx.out.packets.push(buf);
     cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: Offload::default() });
@@ -153,7 +161,11 @@ fn flood(
     if network.peers.is_empty() && network.ports.len() < 2 {
         return Err(DropReason::NoMembers);
     }
-    if !cx.may_flood(id, port) {
+    let frames = match frame.offload.gso {
+        Some(gso) => frame.range.len().div_ceil(usize::from(gso.size).max(1)),
+        None => 1,
+    };
+    if !cx.may_flood(id, port, frames) {
         return Err(DropReason::StormLimit);
     }
     let topology = &cx.tables.topology;
@@ -187,7 +199,9 @@ fn encap(
     peers: &[VtepId],
     frame: &mut Stowed,
 ) -> Result<(), DropReason> {
-    network.traffic.sent(peers.len(), peers.len() * frame.range.len());
+    if !cx.out.has_room() {
+        return Err(DropReason::BatchFull);
+    }
     let topology = &cx.tables.topology;
     let mut peers = peers.iter().filter_map(|&id| Some((id, topology.peers.peer(id)?.address)));
     let (peer, to) = peers.next().ok_or(DropReason::UnknownPeer)?;
@@ -200,6 +214,10 @@ fn encap(
             cx.out.transmits.push(copy);
         }
     }
+    let (frames, bytes) = cx.out.transmits[first..].iter().fold((0, 0), |(frames, bytes), transmit| {
+        (frames + transmit.datagrams(), bytes + transmit.inner_bytes())
+    });
+    network.traffic.sent(frames, bytes);
     outcome
 }
 
@@ -227,6 +245,9 @@ fn encap_for(
     }
     debug_assert_eq!(frame.range.start, HEADROOM, "a port's frame starts behind the headroom");
     let range = HEADROOM - vxlan::HEADER_LEN..frame.range.end;
+    if range.len() > RUN_BYTES_MAX {
+        return Err(DropReason::TooBig);
+    }
     packets[frame.packet].slice_mut(range.start..HEADROOM).copy_from_slice(&vxlan::emit(vni));
     transmits.push(Transmit { peer, to, entropy, packet: frame.packet, segment: range.len(), range });
     Ok(())

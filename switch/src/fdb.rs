@@ -241,16 +241,10 @@ impl Fdb {
         before - self.entries.len()
     }
 
-    /// Forgets everything at a place that is no more.
-    pub fn forget(&mut self, place: Place) {
-        self.entries.retain(|_, entry| entry.place != place);
-    }
-
-    /// Every entry: network, address, place, and whether it was announced.
-    pub fn iter(&self) -> impl Iterator<Item = (Vni, MacAddr, Place, bool)> + '_ {
-        self.entries
-            .iter()
-            .map(|(&(vni, mac), entry)| (vni, mac, entry.place, matches!(entry.kind, Kind::Announced)))
+    /// Forgets everything at a place that has left a network; gives the addresses.
+    pub fn forget(&mut self, vni: Vni, place: Place) -> Vec<MacAddr> {
+        let gone = self.entries.extract_if(|&(network, _), entry| network == vni && entry.place == place);
+        gone.map(|((_, mac), _)| mac).collect()
     }
 }
 

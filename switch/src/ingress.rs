@@ -31,7 +31,7 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
     let Some((id, peer)) = id.and_then(|id| Some((id, topology.peers.peer(id)?))) else {
         let own = from.ip() == topology.local.ip();
         let reason = if own { DropReason::OwnDatagram } else { DropReason::UnknownPeer };
-        cx.drops.add(reason, buf.data().len().div_ceil(segment.max(1)).max(1) as u64);
+        cx.switch.drops().add(reason, buf.data().len().div_ceil(segment.max(1)).max(1) as u64);
         return cx.pool.put(buf);
     };
     if buf.data().is_empty() {
@@ -95,7 +95,7 @@ fn judge(
         Source::News => cx.hear(News { vni, mac: header.source, place }),
         Source::Refused(reason) => return Err(reason),
     }
-    let frame = Stowed { packet, range, offload: Offload::default(), header, transport };
+    let frame = Stowed { packet, range, offload: Offload::default(), header, transport, cut: None };
     match cx.tables.fdb.lookup(vni, header.destination) {
         Forward::Remote(_) => Err(DropReason::SplitHorizon),
         Forward::Drop(reason) => Err(reason),
@@ -133,7 +133,7 @@ fn hand_over(
     let mut outcome = Ok(());
     for (id, port) in ports() {
         // One that can't have it must not keep it from the others.
-        if let Err(reason) = deliver(cx, network, id, port, &frame) {
+        if let Err(reason) = deliver(cx, network, id, port, &mut frame) {
             outcome = Err(reason);
         }
     }
@@ -150,7 +150,7 @@ fn recognise(cx: &mut Context<'_>, frame: &mut Stowed, mtu: usize) {
 }
 
 fn drop_from_peer(cx: &Context<'_>, peer: &Vtep, network: Option<&Network>, reason: DropReason) {
-    cx.drops.add(reason, 1);
+    cx.switch.drops().add(reason, 1);
     peer.traffic.dropped(1);
     if let Some(network) = network {
         network.traffic.dropped(1);

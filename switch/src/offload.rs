@@ -4,16 +4,13 @@
 //! us the same unfinished frames and says nothing: [`recognise`] reads it from the frame. Cutting is
 //! [`crate::segment`]'s.
 
-use etherparse::{IpNumber, TcpHeaderSlice};
+use etherparse::TcpHeaderSlice;
 
 use crate::wire::checksum::Sum;
 use crate::wire::flow::field::{tcp, udp};
-use crate::wire::flow::{IpVersion, Transport};
+use crate::wire::flow::{IpVersion, TCP, Transport, UDP};
 use crate::wire::virtio::{Checksum, Gso, GsoKind, Offload};
 use crate::wire::{Cause, Layer, WireError};
-
-const TCP: u8 = IpNumber::TCP.0;
-const UDP: u8 = IpNumber::UDP.0;
 
 /// Completes a partial checksum in place: sums from `start` to the end of the frame, the field included, and
 /// stores the result at `start + offset`.

@@ -9,6 +9,16 @@ use crate::packet::{PacketBuf, Pool};
 use crate::tables::PortId;
 use crate::vtep::VtepId;
 use crate::wire::virtio::Offload;
+use crate::wire::vxlan;
+
+/// Bytes of a run of datagrams: the largest UDP payload over IPv4 (65,535 - 20 - 8); the kernel makes one such packet
+/// before it cuts.
+pub const RUN_BYTES_MAX: usize = 65_507;
+/// Datagrams of a run that every kernel takes (`UDP_MAX_SEGMENTS` before Linux 6.9, where it became 128).
+pub const RUN_DATAGRAMS_MAX: usize = 64;
+/// Entries of either kind that a batch may come to: a batch of the largest runs, flooded to some thirty receivers. What
+/// is more is dropped and counted, so that no batch holds the worker, or memory, for long.
+pub const ENTRIES_MAX: usize = 65_536;
 
 /// Pieces of one frame that a port is given: a first segment and payloads of others. One `writev` of that many and a
 /// header is far below the system's limit (1024), and 64 segments fill 64 KiB at any MTU from 1,090 up.
@@ -68,7 +78,27 @@ pub struct Outbox {
     pub transmits: Vec<Transmit>,
 }
 
+impl Transmit {
+    /// How many datagrams it is.
+    #[must_use]
+    pub fn datagrams(&self) -> usize {
+        self.range.len().div_ceil(self.segment)
+    }
+
+    /// Bytes of the frames in them.
+    #[must_use]
+    pub fn inner_bytes(&self) -> usize {
+        self.range.len() - self.datagrams() * vxlan::HEADER_LEN
+    }
+}
+
 impl Outbox {
+    /// Whether another frame may be added, with all of its receivers.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.deliveries.len().max(self.transmits.len()) < ENTRIES_MAX
+    }
+
     /// The pieces of a delivery's frame, in order: one, or up to [`PARTS_MAX`].
     pub fn frame(&self, delivery: &Delivery) -> impl Iterator<Item = &[u8]> {
         let first = self.packets[delivery.packet].slice(delivery.range.clone());

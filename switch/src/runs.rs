@@ -6,13 +6,9 @@
 use std::ops::Range;
 
 use crate::drops::DropReason;
+use crate::outbox::{RUN_BYTES_MAX, RUN_DATAGRAMS_MAX};
 use crate::packet::{DATA_MAX, HEADROOM, PacketBuf, Pool};
 use crate::segment::Segmenter;
-
-/// Bytes of a run: the largest UDP payload over IPv6 (65,535 − 40 − 8), and less than over IPv4.
-pub(crate) const RUN_BYTES_MAX: usize = 65_487;
-/// Segments of a run: `UDP_MAX_SEGMENTS` of kernels before 6.9.
-pub(crate) const RUN_SEGMENTS_MAX: usize = 64;
 
 const _: () = assert!(RUN_BYTES_MAX <= DATA_MAX);
 
@@ -39,7 +35,7 @@ pub(crate) fn cut(
     mut each: impl FnMut(Run),
 ) -> Result<(), DropReason> {
     let stride = prefix.len() + segments.segment_len(0);
-    let per_run = (RUN_BYTES_MAX / stride).min(RUN_SEGMENTS_MAX);
+    let per_run = (RUN_BYTES_MAX / stride).min(RUN_DATAGRAMS_MAX);
     if per_run == 0 {
         return Err(DropReason::TooBig);
     }

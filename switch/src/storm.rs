@@ -1,6 +1,7 @@
 //! Storm control: how many broadcast, multicast and unknown-destination frames a port may have flooded.
 //!
-//! A token bucket. Such frames cost one datagram for every peer, so one port must not be able to fill the underlay.
+//! A token bucket. Each frame that such a one is cut into costs a datagram for every peer, so one port must not be able to
+//! fill the underlay.
 
 use std::time::{Duration, Instant};
 
@@ -38,19 +39,18 @@ impl StormBucket {
         Self { limit, tokens: u64::from(limit.burst) * FRAME, filled: now }
     }
 
-    /// Whether a frame may be flooded now.
-    pub fn allow(&mut self, now: Instant) -> bool {
+    /// Whether something that comes to so many frames on the wire may be flooded now; all of it, or nothing.
+    pub fn allow(&mut self, frames: usize, now: Instant) -> bool {
         let full = u64::from(self.limit.burst) * FRAME;
         let elapsed = now.saturating_duration_since(self.filled).min(Duration::from_secs(3600));
         let nanoseconds = u64::try_from(elapsed.as_nanos()).expect("an hour fits");
         let gained = nanoseconds.saturating_mul(u64::from(self.limit.frames_per_second));
         self.tokens = self.tokens.saturating_add(gained).min(full);
         self.filled = self.filled.max(now);
-        if self.tokens < FRAME {
-            return false;
-        }
-        self.tokens -= FRAME;
-        true
+        let price = FRAME.saturating_mul(frames as u64);
+        let enough = self.tokens >= price;
+        self.tokens -= if enough { price } else { 0 };
+        enough
     }
 }
 
@@ -64,12 +64,12 @@ mod tests {
         let t0 = Instant::now();
         let mut bucket = StormBucket::new(StormLimit { frames_per_second: 10, burst: 3 }, t0);
         let allowed =
-            |bucket: &mut StormBucket, at: Duration| (0..100).filter(|_| bucket.allow(t0 + at)).count();
+            |bucket: &mut StormBucket, at: Duration| (0..100).filter(|_| bucket.allow(1, t0 + at)).count();
         assert_eq!(allowed(&mut bucket, Duration::ZERO), 3);
         assert_eq!(allowed(&mut bucket, Duration::from_millis(99)), 0);
         assert_eq!(allowed(&mut bucket, Duration::from_millis(100)), 1);
         assert_eq!(allowed(&mut bucket, Duration::from_secs(60)), 3, "never more than the burst");
-        let spread = (0..1000u64).filter(|n| bucket.allow(t0 + Duration::from_millis(60_000 + n))).count();
+        let spread = (0..1000u64).filter(|n| bucket.allow(1, t0 + Duration::from_millis(60_000 + n))).count();
         assert!((9..=10).contains(&spread), "{spread} in a second at 10 a second");
     }
 
@@ -78,6 +78,17 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "an arbitrary start; only differences matter")]
         let t0 = Instant::now();
         let mut bucket = StormBucket::new(StormLimit { frames_per_second: 0, burst: 0 }, t0);
-        assert!(!bucket.allow(t0 + Duration::from_secs(100)));
+        assert!(!bucket.allow(1, t0 + Duration::from_secs(100)));
+    }
+
+    #[test]
+    fn a_super_frame_costs_what_it_is_cut_into() {
+        #[expect(clippy::disallowed_methods, reason = "an arbitrary start; only differences matter")]
+        let t0 = Instant::now();
+        let mut bucket = StormBucket::new(StormLimit { frames_per_second: 10, burst: 10 }, t0);
+        assert!(!bucket.allow(11, t0), "all or nothing");
+        assert!(bucket.allow(8, t0));
+        assert!(!bucket.allow(3, t0));
+        assert!(bucket.allow(2, t0));
     }
 }

@@ -44,6 +44,7 @@
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -52,7 +53,7 @@ use arc_swap::{ArcSwap, Guard};
 use crate::counters::TrafficCount;
 use crate::drops::{DropReason, Drops};
 use crate::fdb::{Limits, Place};
-use crate::tables::{Learning, Master, News, PortId, PortSpec, TableError, Tables};
+use crate::tables::{Learning, Master, News, Port, PortId, PortSpec, TableError, Tables};
 use crate::vtep::VtepId;
 use crate::wire::{MacAddr, Vni};
 
@@ -67,6 +68,17 @@ struct Shared {
     tables: ArcSwap<Tables>,
     master: Mutex<Master>,
     drops: Drops,
+    claimed: AtomicBool,
+}
+
+/// The right to move a switch's frames, had by one worker at a time.
+#[derive(Debug)]
+pub(crate) struct Claim(Switch);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.0.shared.claimed.store(false, Ordering::Release);
+    }
 }
 
 /// Every counter at one moment.
@@ -105,7 +117,14 @@ impl Switch {
     pub fn new(local: SocketAddr, limits: Limits) -> Self {
         let master = Master::new(local, limits);
         let tables = ArcSwap::from_pointee(master.tables());
-        Self { shared: Arc::new(Shared { tables, master: Mutex::new(master), drops: Drops::default() }) }
+        let claimed = AtomicBool::new(false);
+        let (master, drops) = (Mutex::new(master), Drops::default());
+        Self { shared: Arc::new(Shared { tables, master, drops, claimed }) }
+    }
+
+    pub(crate) fn claim(&self) -> Option<Claim> {
+        let taken = self.shared.claimed.swap(true, Ordering::Acquire);
+        (!taken).then(|| Claim(self.clone()))
     }
 
     /// Adds a port. Its device goes to [`crate::worker::Worker::attach`].
@@ -166,6 +185,22 @@ impl Switch {
     #[must_use]
     pub fn drops(&self) -> &Drops {
         &self.shared.drops
+    }
+
+    /// Counts frames to or from a port that went no further: by reason, port and network.
+    pub(crate) fn count_dropped(
+        &self,
+        tables: &Tables,
+        port: Option<&Port>,
+        reason: DropReason,
+        frames: u64,
+    ) {
+        self.drops().add(reason, frames);
+        let Some(port) = port else { return };
+        port.traffic.dropped(frames);
+        if let Some(network) = tables.topology.networks.get(&port.spec.vni) {
+            network.traffic.dropped(frames);
+        }
     }
 
     /// Takes in what a path has heard. Gives when to call again (with nothing new) so that it takes effect, if that

@@ -19,7 +19,7 @@ use crate::drops::DropReason;
 use crate::io::{DatagramIo, Frame, FrameIo, ReadError, Received, SendError, WriteError};
 use crate::outbox::{Outbox, PARTS_MAX};
 use crate::packet::Pool;
-use crate::switch::{PortReport, Switch};
+use crate::switch::{Claim, PortReport, Switch};
 use crate::tables::PortId;
 use crate::wire::vxlan;
 
@@ -50,7 +50,7 @@ pub enum Event {
         /// Why.
         error: ReadError,
     },
-    /// The underlay failed to receive; the worker goes on.
+    /// The underlay failed to receive; the worker tries again within a second.
     UnderlayFailed(io::Error),
 }
 
@@ -91,14 +91,21 @@ const PORTS: u64 = 2;
 impl Worker {
     /// Starts a worker; `events` is called on its thread.
     ///
+    /// A switch has one worker at a time: ports' devices belong to it.
+    ///
     /// # Errors
-    /// The system has no more threads or descriptors.
+    /// [`io::ErrorKind::ResourceBusy`] if the switch has one already, [`io::ErrorKind::InvalidInput`] for a batch or pool
+    /// of nothing; or the system has no more threads or descriptors.
     pub fn spawn(
         switch: Switch,
         underlay: Box<dyn DatagramIo>,
         config: WorkerConfig,
         events: impl FnMut(Event) + Send + 'static,
     ) -> io::Result<Self> {
+        if config.batch == 0 || config.buffers == 0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a worker needs a batch and buffers"));
+        }
+        let claim = switch.claim().ok_or(io::ErrorKind::ResourceBusy)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (commands, inbox) = channel();
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -107,8 +114,10 @@ impl Worker {
             watch(&epoll, socket, UNDERLAY)?;
         }
         let state = Loop {
+            _claim: claim,
             datapath: Datapath::new(switch),
             underlay,
+            underlay_failed: false,
             devices: HashMap::default(),
             epoll,
             wake: Arc::clone(&wake),
@@ -167,8 +176,11 @@ fn watch(epoll: &OwnedFd, source: impl AsFd, token: u64) -> io::Result<()> {
 
 /// What lives on the worker's thread.
 struct Loop {
+    _claim: Claim,
     datapath: Datapath,
     underlay: Box<dyn DatagramIo>,
+    /// Its sockets are not watched until the next tick, so that a lasting error is no busy loop.
+    underlay_failed: bool,
     devices: HashMap<PortId, Box<dyn FrameIo>, foldhash::fast::RandomState>,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
@@ -212,6 +224,7 @@ impl Loop {
             }
             self.datapath.handle_timeout(now);
             if now >= tick {
+                self.retry_underlay()?;
                 self.datapath.switch().age(now);
                 tick = now + TICK;
             }
@@ -267,8 +280,22 @@ impl Loop {
         self.datapath.ingress(received, &mut self.pool, out, now);
         self.flush();
         if let Err(error) = outcome {
+            self.underlay_failed = true;
+            for socket in self.underlay.pollable() {
+                // It is watched, so this can't fail; if it did, the loop would only try again sooner.
+                let _ = epoll::delete(&self.epoll, socket);
+            }
             (self.events)(Event::UnderlayFailed(error));
         }
+    }
+
+    fn retry_underlay(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.underlay_failed) {
+            for socket in self.underlay.pollable() {
+                watch(&self.epoll, socket, UNDERLAY)?;
+            }
+        }
+        Ok(())
     }
 
     /// Sends and writes what the outbox holds, and counts what became of it.
@@ -292,12 +319,10 @@ impl Loop {
         let tables = switch.tables();
         let mut failed = failed.drain(..).peekable();
         for (index, transmit) in out.transmits.iter().enumerate() {
-            let frames = transmit.range.len().div_ceil(transmit.segment);
+            let frames = transmit.datagrams();
             let traffic = tables.topology.peers.peer(transmit.peer).map(|peer| &peer.traffic);
             let Some((_, error)) = failed.next_if(|&(lost, _)| lost == index) else {
-                traffic.inspect(|traffic| {
-                    traffic.sent(frames, transmit.range.len() - frames * vxlan::HEADER_LEN)
-                });
+                traffic.inspect(|traffic| traffic.sent(frames, transmit.inner_bytes()));
                 continue;
             };
             let reason = match error {
@@ -307,6 +332,9 @@ impl Loop {
             };
             switch.drops().add(reason, frames as u64);
             traffic.inspect(|traffic| traffic.dropped(frames as u64));
+            let network = vxlan::parse(out.datagrams(transmit)).ok();
+            let network = network.and_then(|vni| tables.topology.networks.get(&vni));
+            network.inspect(|network| network.traffic.dropped(frames as u64));
         }
     }
 
@@ -324,7 +352,8 @@ impl Loop {
             }
             let frame = &pieces[..count];
             let outcome = self.devices.get_mut(&id).map(|device| device.write(frame, delivery.offload));
-            let traffic = tables.topology.ports.get(&id).map(|port| &port.traffic);
+            let port = tables.topology.ports.get(&id);
+            let traffic = port.map(|port| &port.traffic);
             let reason = match outcome {
                 Some(Ok(())) => {
                     let bytes = frame.iter().map(|piece| piece.len()).sum();
@@ -344,8 +373,7 @@ impl Loop {
                 // Its device has not come yet, or has just gone.
                 None => DropReason::PortGone,
             };
-            switch.drops().add(reason, 1);
-            traffic.inspect(|traffic| traffic.dropped(1));
+            switch.count_dropped(&tables, port, reason, 1);
         }
         for id in touched.drain(..) {
             if let Some(device) = self.devices.get_mut(&id) {
@@ -371,10 +399,8 @@ impl Loop {
 
     fn count_dropped(&self, id: PortId, reason: DropReason, frames: u64) {
         let switch = self.datapath.switch();
-        switch.drops().add(reason, frames);
-        if let Some(port) = switch.tables().topology.ports.get(&id) {
-            port.traffic.dropped(frames);
-        }
+        let tables = switch.tables();
+        switch.count_dropped(&tables, tables.topology.ports.get(&id), reason, frames);
     }
 }
 

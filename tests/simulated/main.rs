@@ -246,6 +246,23 @@ fn hostile_datagrams_are_counted_and_go_nowhere() {
 }
 
 #[test]
+fn our_own_outer_packets_are_not_carried_again() {
+    let mut world = World::new(&[&[1], &[1]], Faults::default(), 15);
+    let outer = |from: u8, to: u8, port: u16| {
+        let packet = etherparse::PacketBuilder::ethernet2(mac(0, 0).0, mac(1, 0).0);
+        let mut bytes = Vec::new();
+        let packet = packet.ipv4([192, 0, 2, from], [192, 0, 2, to], 64).udp(50_000, port);
+        packet.write(&mut bytes, &vxlan::emit(vni(1))).expect("a vector takes all");
+        bytes
+    };
+    world.send(0, 0, &outer(1, 2, vxlan::PORT));
+    assert_eq!(world.drops(0), [("self-encapsulation", 1)]);
+    world.send(0, 0, &outer(7, 2, vxlan::PORT));
+    world.send(0, 0, &outer(1, 2, 53));
+    assert_eq!(world.take_delivered().len(), 2, "somebody else's tunnel, and another service of ours, pass");
+}
+
+#[test]
 fn a_frame_from_a_tunnel_never_goes_back_into_one() {
     let mut world = World::new(&[&[1], &[1], &[1]], Faults::default(), 13);
     world.send(2, 0, &frame(MacAddr::BROADCAST, mac(2, 0), 0));

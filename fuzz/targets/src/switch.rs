@@ -1,12 +1,13 @@
-//! A whole switch: two ports, one that takes everything unfinished and one that takes nothing, and one peer.
+//! A whole switch: two ports, one that takes everything unfinished and one that takes nothing, and one peer; a known
+//! station at each (`02:00:00:00:00:01`, `…:02` and `…:03`, which has 10.0.0.3 and fd00::3).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use vswitchd_switch::datapath::Datapath;
-use vswitchd_switch::fdb::Limits;
+use vswitchd_switch::fdb::{Limits, Place};
 use vswitchd_switch::io::{Capabilities, Frame, Received};
-use vswitchd_switch::outbox::Outbox;
+use vswitchd_switch::outbox::{Outbox, RUN_BYTES_MAX};
 use vswitchd_switch::packet::{DATA_MAX, Pool};
 use vswitchd_switch::segment::Segmenter;
 use vswitchd_switch::storm::StormLimit;
@@ -14,7 +15,7 @@ use vswitchd_switch::switch::Switch;
 use vswitchd_switch::tables::{PortId, PortSpec};
 use vswitchd_switch::wire::ethernet::Header;
 use vswitchd_switch::wire::virtio::{Checksum, HEADER_LEN, Offload};
-use vswitchd_switch::wire::{Vni, vxlan};
+use vswitchd_switch::wire::{MacAddr, Vni, vxlan};
 
 const BUFFERS: usize = 64;
 
@@ -46,7 +47,15 @@ impl Bench {
         };
         let rich = port(Capabilities { checksum: true, tso: true, uso: true });
         let poor = port(Capabilities::default());
-        switch.add_peer(vni(), peer).expect("room for a peer");
+        let far = switch.add_peer(vni(), peer).expect("room for a peer");
+        let known = |last, addresses: &[IpAddr], at| {
+            switch
+                .announce(vni(), MacAddr([2, 0, 0, 0, 0, last]), addresses, at)
+                .expect("room for a station");
+        };
+        known(1, &[], Place::Port(rich));
+        known(2, &[], Place::Port(poor));
+        known(3, &[[10, 0, 0, 3].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 3].into()], Place::Vtep(far));
         let datapath = Datapath::new(switch.clone());
         let (pool, out) = (Pool::new(BUFFERS), Outbox::default());
         Self { switch, datapath, rich, poor, peer, pool, out, now: Instant::now() }
@@ -56,7 +65,7 @@ impl Bench {
     fn check(&mut self) {
         for transmit in &self.out.transmits {
             assert_eq!(transmit.to, self.peer);
-            assert!(transmit.segment > 0 && transmit.range.len() <= 65_507, "{transmit:?}");
+            assert!(transmit.segment > 0 && transmit.range.len() <= RUN_BYTES_MAX, "{transmit:?}");
             for datagram in self.out.datagrams(transmit).chunks(transmit.segment) {
                 assert_eq!(vxlan::parse(datagram), Ok(vni()));
                 Header::parse(&datagram[vxlan::HEADER_LEN..]).expect("a whole Ethernet header");

@@ -96,7 +96,7 @@ fn coalesced(frames: &[Vec<u8>]) -> Vec<(Vec<u8>, Offload)> {
         out.packets.push(buf);
         let header = Header::parse(frame).unwrap();
         let transport = Transport::find(frame, &header);
-        let stowed = Stowed { packet, range, offload: Offload::default(), header, transport };
+        let stowed = Stowed { packet, range, offload: Offload::default(), header, transport, cut: None };
         coalescer.deliver(&mut out, PortId(1), &stowed);
     }
     coalescer.finish(&mut out);
@@ -144,7 +144,10 @@ fn neighbours_become_one_super_frame_that_is_cut_to_the_same() {
 #[test]
 fn a_lone_segment_is_left_as_it_is_and_vouched_for() {
     let frame = Make::default().frame();
-    assert_eq!(coalesced(&[frame.clone()]), [(frame, Offload { checksum: Checksum::Verified, gso: None })]);
+    assert_eq!(
+        coalesced(std::slice::from_ref(&frame)),
+        [(frame, Offload { checksum: Checksum::Verified, gso: None })]
+    );
 }
 
 #[test]

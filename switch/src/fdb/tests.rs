@@ -85,7 +85,8 @@ fn a_full_table_refuses_and_keeps_what_it_has() {
     assert_eq!(fdb.announce(vni(1), mac(9), port(1)), Err(TableFull(4)));
     assert_eq!(fdb.announce(vni(1), mac(3), port(2)), Ok(()), "an entry that is there may change");
     assert_eq!(fdb.learn(vni(1), mac(0), port(2), t0), Learnt::Moved);
-    fdb.forget(port(2));
+    assert_eq!(fdb.forget(vni(2), port(2)), []);
+    assert_eq!(fdb.forget(vni(1), port(2)).len(), 2);
     assert_eq!(fdb.len(), 2);
 }
 
@@ -119,7 +120,7 @@ enum Step {
     Learn(u32, u8, u32),
     Announce(u32, u8, u32),
     Withdraw(u32, u8),
-    Forget(u32),
+    Forget(u32, u32),
     Wait(u64),
     Age,
 }
@@ -129,8 +130,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (network.clone(), last.clone(), place.clone()).prop_map(|(v, m, p)| Step::Learn(v, m, p)),
         2 => (network.clone(), last.clone(), place.clone()).prop_map(|(v, m, p)| Step::Announce(v, m, p)),
-        1 => (network, last).prop_map(|(v, m)| Step::Withdraw(v, m)),
-        1 => place.prop_map(Step::Forget),
+        1 => (network.clone(), last).prop_map(|(v, m)| Step::Withdraw(v, m)),
+        1 => (network, place).prop_map(|(v, p)| Step::Forget(v, p)),
         2 => (0..400u64).prop_map(Step::Wait),
         2 => Just(Step::Age),
     ]
@@ -172,7 +173,7 @@ proptest! {
                     if announced { model.remove(&(v, m)); }
                     prop_assert_eq!(fdb.withdraw(vni(v), mac(m)), announced);
                 }
-                Step::Forget(p) => { model.retain(|_, (at, _)| *at != p); fdb.forget(port(p)); }
+                Step::Forget(v, p) => { model.retain(|&(network, _), (at, _)| network != v || *at != p); fdb.forget(vni(v), port(p)); }
                 Step::Wait(seconds) => second += seconds,
                 Step::Age => {
                     let before = model.len();

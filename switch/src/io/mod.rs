@@ -80,7 +80,7 @@ pub enum ReadError {
     /// The device is no more, with its namespace (EBADFD) or its other end. It never comes back.
     #[error("the device has vanished")]
     Gone,
-    /// Anything else; reading may be tried again.
+    /// Anything else; the device is given up too.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

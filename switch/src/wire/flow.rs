@@ -12,6 +12,11 @@ use foldhash::quality::FixedState;
 use super::checksum::Sum;
 use super::ethernet::{self, EtherType};
 
+/// TCP's protocol number (IANA).
+pub const TCP: u8 = IpNumber::TCP.0;
+/// UDP's protocol number (IANA).
+pub const UDP: u8 = IpNumber::UDP.0;
+
 /// Extension headers walked through in one packet. RFC 8200 §4.1 names seven in all; more is an attack on the
 /// walker.
 pub const EXTENSIONS_MAX: usize = 8;
@@ -160,6 +165,16 @@ impl Transport {
         match self.ip {
             IpVersion::V4 => IpAddr::from(array::<4>(ip, field::ipv4::SOURCE)),
             IpVersion::V6 => IpAddr::from(array::<16>(ip, field::ipv6::SOURCE)),
+        }
+    }
+
+    /// The receiver's address, in the frame that this was found in.
+    #[must_use]
+    pub fn destination(&self, frame: &[u8]) -> IpAddr {
+        let ip = &frame[self.ip_start..self.start];
+        match self.ip {
+            IpVersion::V4 => IpAddr::from(array::<4>(ip, field::ipv4::DESTINATION)),
+            IpVersion::V6 => IpAddr::from(array::<16>(ip, field::ipv6::DESTINATION)),
         }
     }
 

@@ -12,9 +12,8 @@ use rustix::time::{
 };
 
 use super::wire::{Faults, Wire, WireCounts};
-use crate::io::udp::RUN_BYTES_MAX;
 use crate::io::{DatagramIo, Received, SendError};
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, RUN_BYTES_MAX};
 use crate::packet::Pool;
 
 /// Datagrams on their way in one network.
@@ -82,11 +81,6 @@ impl Network {
     /// Joins them again.
     pub fn heal(&self, a: SocketAddr, b: SocketAddr) {
         self.state().wire.heal(a, b);
-    }
-
-    /// Joins everybody again.
-    pub fn heal_all(&self) {
-        self.state().wire.heal_all();
     }
 
     /// Datagrams that had crossed the link and were lost for want of a member, or of room at one.

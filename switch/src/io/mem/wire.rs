@@ -144,11 +144,6 @@ impl<A: Copy + Eq + Hash, T: Clone> Wire<A, T> {
         self.cut.remove(&(b, a));
     }
 
-    /// Joins everybody again.
-    pub fn heal_all(&mut self) {
-        self.cut.clear();
-    }
-
     /// What has become of the items so far.
     #[must_use]
     pub fn counts(&self) -> WireCounts {

@@ -114,7 +114,6 @@ pub(super) fn check_name(name: &str) -> Result<(), TapError> {
 struct Device {
     name: String,
     created: bool,
-    multi_queue: bool,
     offloads: Offloads,
     mac: MacAddr,
     mtu: u32,
@@ -190,7 +189,6 @@ impl Tap {
             name: config.name.clone(),
             // The second condition guards against one that appeared after we had looked.
             created: !existed && flags & libc::IFF_PERSIST == 0,
-            multi_queue: flags & libc::IFF_MULTI_QUEUE != 0,
             offloads,
             mac: ioctl::mac(queue.as_fd(), name).map_err(failed(config, "reading its address"))?,
             mtu: u32::try_from(link.mtu().map_err(failed(config, "reading its MTU"))?).unwrap_or(0),
@@ -208,12 +206,6 @@ impl Tap {
     #[must_use]
     pub fn created(&self) -> bool {
         self.device.created
-    }
-
-    /// Whether the device can have several queues, as it was made so.
-    #[must_use]
-    pub fn multi_queue(&self) -> bool {
-        self.device.multi_queue
     }
 
     /// Its MAC address, as it was when opened.

@@ -23,14 +23,12 @@ use socket2::Socket;
 
 use self::receive::Receiver;
 use self::send::Sender;
-pub use self::send::{RUN_BYTES_MAX, RUN_DATAGRAMS_MAX};
 pub use self::socket::{BindError, SOURCE_PORTS};
 use super::{DatagramIo, Received, SendError};
 use crate::outbox::Outbox;
 use crate::packet::Pool;
+use crate::wire::vxlan;
 
-/// The port of RFC 7348 §5.
-pub const VXLAN_PORT: u16 = 4789;
 /// Source ports if nothing else is said: enough for a bond of four links, or as many receive queues.
 pub const SOURCES_DEFAULT: usize = 8;
 /// The most source ports; each is a socket with its buffers.
@@ -55,7 +53,7 @@ impl UdpConfig {
     /// The usual port and number of source ports.
     #[must_use]
     pub fn new(local: IpAddr, seed: u64) -> Self {
-        Self { local, port: VXLAN_PORT, source_ports: SOURCES_DEFAULT, seed, segmentation: true }
+        Self { local, port: vxlan::PORT, source_ports: SOURCES_DEFAULT, seed, segmentation: true }
     }
 }
 

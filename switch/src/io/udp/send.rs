@@ -11,15 +11,10 @@ use socket2::{SockAddr, Socket};
 
 use super::control::Control;
 use crate::io::SendError;
-use crate::outbox::{Outbox, Transmit};
+use crate::outbox::{Outbox, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Transmit};
 
 /// Messages of one system call; each may be a run, so even this many are several megabytes.
 const BATCH: usize = 64;
-/// Datagrams of one run that every kernel takes (`UDP_MAX_SEGMENTS` before Linux 6.9, where it became 128).
-pub const RUN_DATAGRAMS_MAX: usize = 64;
-/// Bytes of one run: the most that UDP over IPv4 carries, since the kernel makes one such packet before it cuts.
-pub const RUN_BYTES_MAX: usize = 65_507;
-
 /// Some datagrams of a transmit, few enough for one message.
 #[derive(Clone, Debug)]
 struct Piece {

@@ -9,6 +9,8 @@ use libc::c_int;
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::wire::vxlan;
+
 /// Ports that RFC 7348 §4.1 recommends as outer source ports: the dynamic range of RFC 6335 §6.
 pub const SOURCE_PORTS: RangeInclusive<u16> = 49_152..=65_535;
 /// Random ports tried for each transmit socket. With half of the range taken, all fail once in 2^32 times.
@@ -123,7 +125,7 @@ pub(super) fn path_mtu(local: IpAddr, peer: IpAddr) -> io::Result<u32> {
     let socket = unbound(local)?;
     socket.bind(&SocketAddr::new(local, 0).into())?;
     // Connecting sends nothing; it makes the kernel choose a route. Any port does.
-    socket.connect(&SocketAddr::new(peer, super::VXLAN_PORT).into())?;
+    socket.connect(&SocketAddr::new(peer, vxlan::PORT).into())?;
     let mtu = if local.is_ipv4() {
         int(&socket, libc::IPPROTO_IP, libc::IP_MTU)?
     } else {

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
-use crate::outbox::Transmit;
+use crate::outbox::{RUN_DATAGRAMS_MAX, Transmit};
 use crate::packet::HEADROOM;
 use crate::vtep::VtepId;
 
