@@ -146,6 +146,26 @@ fn a_bad_wire_is_survived() -> Result<()> {
 }
 
 #[test]
+fn a_full_disk_is_an_error_and_a_closed_pipe_is_none() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    for arguments in ["lab --nodes 2", "lab ls"] {
+        let full = fs::File::options().write(true).open("/dev/full")?;
+        let refused =
+            vswitchd(arguments).stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).output()?;
+        let text = String::from_utf8_lossy(&refused.stderr);
+        ensure!(refused.status.code() == Some(1), "{arguments}: {:?} {text}", refused.status);
+        ensure!(text.lines().count() == 1 && !text.contains("panicked"), "{arguments}: {text}");
+    }
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let unread = vswitchd("lab ls").stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).output()?;
+    ensure!(unread.status.success() && unread.stderr.is_empty(), "{unread:?}");
+    Ok(())
+}
+
+#[test]
 fn a_kept_lab_can_be_visited_listed_and_taken_down() -> Result<()> {
     if !can_run()? {
         return Ok(());

@@ -3,6 +3,7 @@
 mod lab;
 mod switch;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +43,13 @@ pub enum Format {
     Text,
     /// For programs: JSON, one document a line where there are several.
     Json,
+}
+
+/// Writes to standard output, which may be a closed pipe or a full disk: `println!` would panic.
+pub(crate) fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Prints why a command failed, and gives the exit code of failure.

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Format, failed};
+use crate::cli::say;
 use crate::lab::check::{CheckError, Findings, check};
 use crate::lab::control::LabName;
 use crate::lab::control::server::{Server, name_of};
@@ -136,8 +137,7 @@ fn work(
     lab.start(THIS_PROGRAM)?;
     publish_names(&lab);
     if format == Format::Text {
-        println!("{}", report::picture(lab.plan()));
-        io::stdout().flush()?;
+        say(&format!("{}\n", report::picture(lab.plan())))?;
     }
     let server = Server::new(name, &lab)?;
     start("lab-control", sender, move |sender| {
@@ -185,8 +185,7 @@ fn stay(
         }
     }
     if format == Format::Text {
-        print!("{}", instructions(name, lab.plan()));
-        io::stdout().flush()?;
+        say(&instructions(name, lab.plan()))?;
     }
     loop {
         match events.recv().expect("a sender is kept") {

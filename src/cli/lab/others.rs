@@ -1,12 +1,13 @@
 //! What other terminals do with a lab: `exec`, `ls`, `down`.
 
 use std::ffi::OsString;
+use std::io;
 use std::process::{Command, ExitCode};
 
 use serde_json::json;
 
 use super::{Exec, KILLED};
-use crate::cli::{Format, failed};
+use crate::cli::{Format, failed, say};
 use crate::lab::control::client::{self, AskError};
 use crate::lab::control::{LabName, Listing};
 use crate::namespace::names::PRIVATE_DIR;
@@ -61,13 +62,17 @@ pub(super) fn ls(format: Format) -> ExitCode {
             names.iter().map(client::list).filter(|listing| !matches!(listing, Err(AskError::NoSuchLab(_))));
         listed.collect::<Result<Vec<Listing>, AskError>>()
     });
-    match outcome {
-        Ok(labs) if format == Format::Json => println!("{}", json!({ "labs": labs })),
-        Ok(labs) if labs.is_empty() => println!("no lab is running"),
-        Ok(labs) => labs.iter().for_each(|lab| print!("{}", text(lab))),
+    let listing = match outcome {
+        Ok(labs) if format == Format::Json => format!("{}\n", json!({ "labs": labs })),
+        Ok(labs) if labs.is_empty() => "no lab is running\n".into(),
+        Ok(labs) => labs.iter().map(text).collect(),
         Err(error) => return failed(&error),
+    };
+    match say(&listing) {
+        // A reader that has seen enough is no failure.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => failed(&error),
+        _ => ExitCode::SUCCESS,
     }
-    ExitCode::SUCCESS
 }
 
 fn text(lab: &Listing) -> String {
