@@ -188,7 +188,7 @@ Examples:
   One program in each pane:
     vswitchd lab exec n1a -- tmux
 
-Exit status: the command's, or 128 and its signal's number; 1 if it can't be started.";
+Exit status: the command's, or 128 and its signal's number; 127 if it can't be started.";
 
 impl Args {
     pub(super) fn run(self) -> ExitCode {
