@@ -38,8 +38,9 @@ fn switch(
     })?;
     switch.add_peer(vni, peer)?;
     let events = |event| eprintln!("{event:?}");
-    let worker = Worker::spawn(switch, Box::new(underlay.attach(local)?), WorkerConfig::default(), events)?;
-    worker.attach(id, Box::new(port));
+    let (underlay, devices) =
+        (Box::new(underlay.attach(local)?), vec![(id, Box::new(port) as Box<dyn FrameIo>)]);
+    let worker = Worker::spawn(switch, underlay, devices, WorkerConfig::default(), events)?;
     Ok((worker, end))
 }
 

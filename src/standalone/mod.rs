@@ -123,7 +123,7 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
                 capabilities: tap.capabilities(),
                 storm: config.storm,
             })?;
-            ports.push((port, tap));
+            ports.push((port, Box::new(tap) as Box<dyn FrameIo>));
         }
     }
     for peer in &peers {
@@ -135,13 +135,12 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
         let vnis = vnis.iter().map(|vni| vni.id()).collect();
         printer.print(&Line::Peer { address: peer.address, vnis, path_mtu: peer.path_mtu });
     }
-    let worker = Worker::spawn(switch.clone(), Box::new(underlay), WorkerConfig::default(), move |event| {
+    let events_to = move |event| {
         // Nobody listens only when the switch is being stopped.
         let _ = tell.send(event);
-    })?;
-    for (port, tap) in ports {
-        worker.attach(port, Box::new(tap));
-    }
+    };
+    let worker =
+        Worker::spawn(switch.clone(), Box::new(underlay), ports, WorkerConfig::default(), events_to)?;
     printer.print(&Line::Ready { local: config.local, receive_buffer });
     Ok((Running { switch, worker, printer }, events))
 }

@@ -211,9 +211,10 @@ fn tun_tap() -> Result<()> {
     let local = "192.0.2.1:4789".parse()?;
     let switch = Switch::new(local, Limits::default());
     let underlay = Network::new(Faults::default(), 1).attach(local)?;
-    let worker = Worker::spawn(switch.clone(), Box::new(underlay), WorkerConfig::default(), |event| {
-        eprintln!("{event:?}");
-    })?;
+    let worker =
+        Worker::spawn(switch.clone(), Box::new(underlay), vec![], WorkerConfig::default(), |event| {
+            eprintln!("{event:?}");
+        })?;
     for device in devices {
         let spec = PortSpec {
             name: ENDPOINT_LINK.into(),
