@@ -1,0 +1,230 @@
+//! Traffic for a [`Datapath`] in memory: what its benches time and its allocation test counts.
+//!
+//! A [`Bed`] is a switch with one port and one peer that know each other's addresses. A [`Scenario`] is a batch as a
+//! device would give it, and what it has to come to.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use etherparse::PacketBuilder;
+use vswitchd_switch::datapath::Datapath;
+use vswitchd_switch::fdb::{Forward, Limits};
+use vswitchd_switch::io::{Capabilities, Frame, Received};
+use vswitchd_switch::outbox::Outbox;
+use vswitchd_switch::packet::Pool;
+use vswitchd_switch::storm::StormLimit;
+use vswitchd_switch::switch::Switch;
+use vswitchd_switch::tables::{PortId, PortSpec};
+use vswitchd_switch::wire::checksum::Sum;
+use vswitchd_switch::wire::virtio::{Checksum, Gso, GsoKind, Offload};
+use vswitchd_switch::wire::{MacAddr, Vni, vxlan};
+
+/// The network of every frame.
+const NETWORK: u32 = 42;
+const PEER: ([u8; 4], u16) = ([192, 0, 2, 2], 4789);
+/// Behind the port.
+pub(crate) const HERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+/// Behind the peer.
+pub(crate) const THERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// The IP MTU of the overlay over an underlay of 1,500 bytes.
+const MTU: u16 = 1450;
+/// TCP payload of a full segment without options.
+pub(crate) const SEGMENT: u16 = MTU - 40;
+/// Full segments of the longest super-frame: 64 KiB less headers.
+pub(crate) const SUPER_SEGMENTS: u16 = 45;
+/// Full datagrams that a UDP payload of 64 KiB holds, and so what `UDP_GRO` joins.
+const RUN_SEGMENTS: u16 = 44;
+/// Where TCP begins, behind Ethernet and IPv4.
+const TCP_START: u16 = 34;
+
+/// A batch, and what it has to come to.
+pub(crate) struct Scenario {
+    /// For the reader of results.
+    pub(crate) name: &'static str,
+    /// Frames that one batch counts as.
+    pub(crate) frames: u32,
+    batch: Batch,
+    deliveries: usize,
+    transmits: usize,
+}
+
+enum Batch {
+    /// Frames of the port.
+    Egress(Vec<(Vec<u8>, Offload)>),
+    /// Runs from the peer, with the bytes of each datagram.
+    Ingress(Vec<(Vec<u8>, usize)>),
+}
+
+/// Every scenario.
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    let small_out = udp(HERE, THERE);
+    let small_in = datagram(&udp(THERE, HERE));
+    let singles = vec![(small_in.clone(), small_in.len()); 32];
+    let joined = vec![(small_in.repeat(32), small_in.len())];
+    let flooded = udp(HERE, MacAddr([0xff; 6]));
+    vec![
+        egress("small frame", vec![(small_out, Offload::default()); 32], 32),
+        egress("flooded frame", vec![(flooded, Offload::default()); 32], 32),
+        // 45 segments and their headers are more than one message takes.
+        egress("super-frame", vec![super_frame(); 8], 16),
+        ingress("small frame, a datagram each", 32, singles, 32),
+        ingress("small frame, joined datagrams", 32, joined, 32),
+        ingress("TCP segment, one flow", RUN_SEGMENTS.into(), vec![tcp_run(1)], 1),
+        ingress("TCP segment, 8 flows in turn", RUN_SEGMENTS.into(), vec![tcp_run(8)], 8),
+    ]
+}
+
+fn egress(name: &'static str, frames: Vec<(Vec<u8>, Offload)>, transmits: usize) -> Scenario {
+    let count = u32::try_from(frames.len()).expect("a batch is short");
+    Scenario { name, frames: count, batch: Batch::Egress(frames), deliveries: 0, transmits }
+}
+
+fn ingress(name: &'static str, frames: u32, runs: Vec<(Vec<u8>, usize)>, deliveries: usize) -> Scenario {
+    Scenario { name, frames, batch: Batch::Ingress(runs), deliveries, transmits: 0 }
+}
+
+impl Scenario {
+    /// The path it takes.
+    pub(crate) fn path(&self) -> &'static str {
+        match self.batch {
+            Batch::Egress(_) => "egress",
+            Batch::Ingress(_) => "ingress",
+        }
+    }
+}
+
+/// A switch with a port and a peer.
+pub(crate) struct Bed {
+    path: Datapath,
+    port: PortId,
+    pool: Pool,
+    out: Outbox,
+    frames: Vec<Frame>,
+    received: Vec<Received>,
+    now: Instant,
+}
+
+impl Bed {
+    /// A bed whose switch has learnt both addresses.
+    pub(crate) fn new(now: Instant) -> Self {
+        let vni = vni();
+        let switch = Switch::new(SocketAddr::from(([192, 0, 2, 1], 4789)), Limits::default());
+        let storm = StormLimit { frames_per_second: 0, burst: u32::MAX };
+        let capabilities = Capabilities { checksum: true, tso: true, uso: true };
+        let spec = PortSpec { name: "tap0".into(), vni, mtu: MTU.into(), capabilities, storm };
+        let port = switch.add_port(spec).expect("the first port");
+        let peer = switch.add_peer(vni, PEER.into()).expect("the first peer");
+        let (path, pool) = (Datapath::new(switch), Pool::new(64));
+        let (out, frames, received) = (Outbox::default(), Vec::new(), Vec::new());
+        let mut bed = Self { path, port, pool, out, frames, received, now };
+        for scenario in scenarios() {
+            bed.load(&scenario);
+            bed.process();
+        }
+        let tables = bed.path.switch().tables();
+        assert_eq!(tables.fdb.lookup(vni, HERE), Forward::Local(port));
+        assert_eq!(tables.fdb.lookup(vni, THERE), Forward::Remote(peer));
+        bed
+    }
+
+    /// Puts a scenario's batch where the driver would put it.
+    pub(crate) fn load(&mut self, scenario: &Scenario) {
+        let mut buf = |bytes: &[u8]| {
+            let mut buf = self.pool.take().expect("the pool holds a batch");
+            buf.fill(bytes);
+            buf
+        };
+        match &scenario.batch {
+            Batch::Egress(frames) => {
+                let frames = frames.iter().map(|&(ref frame, offload)| Frame { buf: buf(frame), offload });
+                self.frames.extend(frames);
+            }
+            Batch::Ingress(runs) => {
+                let from = PEER.into();
+                let runs =
+                    runs.iter().map(|(run, segment)| Received { buf: buf(run), from, segment: *segment });
+                self.received.extend(runs);
+            }
+        }
+    }
+
+    /// Processes what was loaded, up to the buffers' return; gives the deliveries and transmits that it came to.
+    pub(crate) fn process(&mut self) -> (usize, usize) {
+        let Self { path, port, pool, out, frames, received, now } = self;
+        if !frames.is_empty() {
+            path.egress(*port, frames, pool, out, *now);
+        }
+        if !received.is_empty() {
+            path.ingress(received, pool, out, *now);
+        }
+        let outcome = (out.deliveries.len(), out.transmits.len());
+        out.recycle(pool);
+        outcome
+    }
+
+    /// Runs a scenario once.
+    ///
+    /// # Panics
+    /// If it comes to anything else than it should.
+    pub(crate) fn check(&mut self, scenario: &Scenario) {
+        self.load(scenario);
+        let outcome = self.process();
+        assert_eq!(outcome, (scenario.deliveries, scenario.transmits), "{}", scenario.name);
+    }
+}
+
+/// The network's identifier.
+pub(crate) fn vni() -> Vni {
+    Vni::new(NETWORK).expect("24 bits")
+}
+
+/// A UDP frame with 64 bytes of payload.
+pub(crate) fn udp(from: MacAddr, to: MacAddr) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.0, to.0)
+        .ipv4([198, 51, 100, 1], [198, 51, 100, 2], 64)
+        .udp(40_000, 5_300);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, &[0x5a; 64]).expect("a vector takes it");
+    frame
+}
+
+/// A TCP frame of flow `flow` whose payload begins at `sequence`.
+fn tcp(from: MacAddr, to: MacAddr, flow: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(from.0, to.0)
+        .ipv4([198, 51, 100, 1], [198, 51, 100, 2], 64)
+        .tcp(40_000 + flow, 5_201, sequence, 512)
+        .ack(1);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).expect("a vector takes it");
+    frame
+}
+
+/// The longest super-frame, as a TAP gives it.
+pub(crate) fn super_frame() -> (Vec<u8>, Offload) {
+    let payload: Vec<u8> =
+        (0..=250).cycle().take(usize::from(SEGMENT) * usize::from(SUPER_SEGMENTS)).collect();
+    let mut frame = tcp(HERE, THERE, 0, 1, &payload);
+    let len = u16::try_from(payload.len() + 20).expect("within an IP packet");
+    let pseudo = Sum::default().pseudo_v4([198, 51, 100, 1], [198, 51, 100, 2], 6, len);
+    let field = usize::from(TCP_START) + 16;
+    frame[field..field + 2].copy_from_slice(&pseudo.fold());
+    let gso = Gso { kind: GsoKind::Tcp4, size: SEGMENT, header_len: TCP_START + 20, ecn: false };
+    (frame, Offload { checksum: Checksum::Partial { start: TCP_START, offset: 16 }, gso: Some(gso) })
+}
+
+/// As many full segments as a run holds, of `flows` flows in turn, with the bytes of each datagram.
+fn tcp_run(flows: u16) -> (Vec<u8>, usize) {
+    let payload = [0x5a; SEGMENT as usize];
+    let segments = (0..RUN_SEGMENTS).map(|index| {
+        let sequence = u32::from(index / flows) * u32::from(SEGMENT);
+        datagram(&tcp(THERE, HERE, index % flows, sequence, &payload))
+    });
+    let run: Vec<u8> = segments.flatten().collect();
+    let segment = run.len() / usize::from(RUN_SEGMENTS);
+    (run, segment)
+}
+
+fn datagram(frame: &[u8]) -> Vec<u8> {
+    [&vxlan::emit(vni())[..], frame].concat()
+}
