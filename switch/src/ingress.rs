@@ -50,8 +50,8 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
             }
         };
         let inner = datagram.start + vxlan::HEADER_LEN..datagram.end;
-        peer.traffic.received(1, inner.len());
-        network.traffic.received(1, inner.len());
+        peer.traffic.by(cx.worker).received(1, inner.len());
+        network.traffic.by(cx.worker).received(1, inner.len());
         let outcome = judge(cx, vni, id, packet, inner)
             .and_then(|(frame, forward)| hand_over(cx, network, frame, forward));
         if let Err(reason) = outcome {
@@ -126,7 +126,7 @@ fn hand_over(
     }
     // Joining changes a frame's header, which receivers of a flooded one share.
     if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| port.spec.capabilities.tso)) {
-        network.traffic.sent(1, frame.range.len());
+        network.traffic.by(cx.worker).sent(1, frame.range.len());
         cx.coalescer.deliver(cx.out, id, &frame);
         return Ok(());
     }
@@ -151,8 +151,8 @@ fn recognise(cx: &mut Context<'_>, frame: &mut Stowed, mtu: usize) {
 
 fn drop_from_peer(cx: &Context<'_>, peer: &Vtep, network: Option<&Network>, reason: DropReason) {
     cx.switch.drops().add(reason, 1);
-    peer.traffic.dropped(1);
+    peer.traffic.by(cx.worker).dropped(1);
     if let Some(network) = network {
-        network.traffic.dropped(1);
+        network.traffic.by(cx.worker).dropped(1);
     }
 }

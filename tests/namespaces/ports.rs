@@ -200,7 +200,7 @@ fn tun_tap() -> Result<()> {
     use vswitchd::switch::storm::StormLimit;
     use vswitchd::switch::switch::Switch;
     use vswitchd::switch::tables::PortSpec;
-    use vswitchd::switch::worker::{Worker, WorkerConfig};
+    use vswitchd::switch::worker::{WorkerConfig, Workers};
 
     let lab = Lab::build(Plan::new(shape(1, 2, 1, false))?)?;
     let [a, b] = [0, 1].map(|index| &lab.nodes()[0].endpoints()[index]);
@@ -212,7 +212,7 @@ fn tun_tap() -> Result<()> {
     let switch = Switch::new(local, Limits::default());
     let underlay = Network::new(Faults::default(), 1).attach(local)?;
     let worker =
-        Worker::spawn(switch.clone(), Box::new(underlay), vec![], WorkerConfig::default(), |event| {
+        Workers::spawn(switch.clone(), vec![Box::new(underlay)], vec![], WorkerConfig::default(), |event| {
             eprintln!("{event:?}");
         })?;
     for device in devices {
@@ -223,7 +223,7 @@ fn tun_tap() -> Result<()> {
             capabilities: device.capabilities(),
             storm: StormLimit::default(),
         };
-        worker.attach(switch.add_port(spec)?, device);
+        worker.attach(switch.add_port(spec)?, device)?;
     }
     a.configure()?;
     b.configure()?;
