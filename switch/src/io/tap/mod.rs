@@ -9,7 +9,7 @@
 
 mod error;
 mod ioctl;
-mod rename;
+mod link;
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -86,6 +86,9 @@ pub struct TapConfig {
     pub up: bool,
     /// Offloads not to be used even if the kernel has them.
     pub offloads: Offloads,
+    /// Segments that one super-frame may come to, in a device that we make; `None` for as many as 64 KiB hold. As many as
+    /// go into one message ([`crate::outbox::run_datagrams`]) is best: what is left over needs another.
+    pub segments_max: Option<u32>,
     /// How many queues to open, 1 to [`QUEUES_MAX`]: one for each worker that is to read. A device that was made without
     /// `multi_queue` has one, however many are asked for.
     pub queues: usize,
@@ -102,6 +105,7 @@ impl TapConfig {
             mtu: None,
             up: true,
             offloads: Offloads::ALL,
+            segments_max: None,
             queues: 1,
         }
     }
@@ -186,7 +190,7 @@ impl Tap {
         let (tap, here) = Self::attach(config, IfName::any(), false)?;
         let index =
             Link::new(here).and_then(|link| link.index()).map_err(failed(config, "finding its index"))?;
-        rename::move_link(index, netns, &name.bytes()).map_err(|error| error::moving(&config.name, error))?;
+        link::move_link(index, netns, &name.bytes()).map_err(|error| error::moving(&config.name, error))?;
         netns::within(netns, || {
             let link = link_of(config, name)?;
             set_up(config, &link)
@@ -211,6 +215,10 @@ impl Tap {
         let offloads = negotiate(queue.as_fd(), request).map_err(failed(config, "agreeing on offloads"))?;
         let link = link_of(config, name)?;
         apply(config, queue.as_fd(), name, &link)?;
+        if let (false, Some(segments)) = (existed, config.segments_max) {
+            // Kernels before 4.16 know no such bound; it is only for speed.
+            link.index().and_then(|index| link::set_segments_max(index, segments)).ok();
+        }
         let device = Device {
             name: config.name.clone(),
             // The second condition guards against one that appeared after we had looked.
