@@ -20,9 +20,9 @@ use tokio::sync::mpsc;
 use crate::switch::io::FrameIo;
 use crate::switch::io::tap::{MTU_MAX, MTU_MIN, Offloads, Tap, TapConfig, TapError};
 use crate::switch::io::udp::{BindError, RECEIVE_BUFFER_BYTES, Udp, UdpConfig};
-use crate::switch::outbox::run_datagrams;
 use crate::switch::switch::Switch;
 use crate::switch::tables::{PortSpec, TableError};
+use crate::switch::tunnel::Protection;
 use crate::switch::wire::vxlan;
 use crate::switch::worker::{Event, WorkerConfig, WorkerError, Workers};
 use report::{Line, Printer};
@@ -168,16 +168,10 @@ fn tap_config(config: &Config, spec: &TapSpec, mtu: u32) -> TapConfig {
         mac: spec.mac,
         mtu: Some(mtu),
         offloads: if config.offload { Offloads::ALL } else { Offloads::NONE },
-        segments_max: segments_max(mtu),
+        segments_max: Protection::Plain.segments_max(mtu),
         queues: config.workers.get(),
         ..TapConfig::new(&spec.name)
     }
-}
-
-/// As many full segments as one message to a peer takes, each behind Ethernet's and VXLAN's header.
-fn segments_max(mtu: u32) -> Option<u32> {
-    let datagram = usize::try_from(mtu).ok()? + 14 + vxlan::HEADER_LEN;
-    u32::try_from(run_datagrams(datagram)).ok().filter(|&segments| segments > 0)
 }
 
 /// A peer's path MTU as the system knows it now; none without a route, which may come later.
