@@ -10,13 +10,14 @@
 
 use std::ops::Range;
 
+use crate::coalesce;
 use crate::datapath::Context;
 use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
 use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
 use crate::offload;
-use crate::tables::{Network, News, PortId};
+use crate::tables::{Network, News, Port, PortId};
 use crate::vtep::{Vtep, VtepId};
 use crate::wire::ethernet::Header;
 use crate::wire::flow::Transport;
@@ -125,7 +126,8 @@ fn hand_over(
         finish_checksum(cx, &mut frame)?;
     }
     // Joining changes a frame's header, which receivers of a flooded one share.
-    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| port.spec.capabilities.tso)) {
+    let joins = |port: &Port| coalesce::is_for(port.spec.capabilities, frame.transport.as_ref());
+    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| joins(port))) {
         network.traffic.sent(1, frame.range.len());
         cx.coalescer.deliver(cx.out, id, &frame);
         return Ok(());
