@@ -284,6 +284,12 @@ fn a_length_that_is_not_the_packets_is_not_joined_and_not_overtaken() {
     let first = Make { udp: true, ..Make::default() };
     let mut odd = first.next().frame();
     odd[14 + 20 + udp::LENGTH.start + 1] -= 1;
+    // Right for the whole packet, so that only the rule keeps it from being joined.
+    let at = 14 + 20 + udp::CHECKSUM.start;
+    let checksum = u16::from_be_bytes([odd[at], odd[at + 1]]) + 1;
+    odd[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+    let transport = Transport::find(&odd, &Header::parse(&odd).unwrap()).unwrap();
+    assert!(transport.pseudo_header(&odd, transport.len()).bytes(&odd[34..]).verifies());
     let frames = [first.frame(), odd, first.next().next().frame()];
     assert_eq!(only_frames(coalesced(&frames)), frames);
 }
