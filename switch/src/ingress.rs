@@ -13,13 +13,14 @@ use std::ops::Range;
 
 use vswitchd_crypto::envelope;
 
+use crate::coalesce;
 use crate::datapath::Context;
 use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
 use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
 use crate::offload;
-use crate::tables::{Network, News, PortId};
+use crate::tables::{Network, News, Port, PortId};
 use crate::tunnel::{Arrival, Refusal};
 use crate::vtep::{Vtep, VtepId};
 use crate::wire::ethernet::Header;
@@ -137,7 +138,8 @@ fn hand_over(
         finish_checksum(cx, &mut frame)?;
     }
     // Joining changes a frame's header, which receivers of a flooded one share.
-    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| port.spec.capabilities.tso)) {
+    let joins = |port: &Port| coalesce::is_for(port.spec.capabilities, frame.transport.as_ref());
+    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| joins(port))) {
         network.traffic.by(cx.worker).sent(1, frame.range.len());
         cx.coalescer.deliver(cx.out, id, &frame);
         return Ok(());
