@@ -165,7 +165,8 @@ pub fn ingress(data: &[u8]) {
     assert!(bench.dropped() > 0 || run.is_empty(), "the stranger's datagrams are counted");
 }
 
-/// The same for a sealed network: nothing of it opens as it is; sealed by the peer it passes once, whoever hands it over.
+/// The same for a sealed network: nothing of it opens as it is; sealed by the peer it passes once, whoever hands
+/// it over.
 pub fn sealed(data: &[u8]) {
     let Some((segment, run)) = run_of(data) else { return };
     let count = run.chunks(segment).count() as u64;

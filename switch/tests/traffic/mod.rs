@@ -1,7 +1,7 @@
 //! Traffic for a [`Datapath`] in memory: what its benches time and its allocation test counts.
 //!
-//! A [`Bed`] is a switch with a plain and a sealed network: a port and a peer in each, that know each other's addresses. A
-//! [`Scenario`] is a batch as a device would give it, and what it has to come to.
+//! A [`Bed`] is a switch with a plain and a sealed network: a port and a peer in each, that know each other's
+//! addresses. A [`Scenario`] is a batch as a device would give it, and what it has to come to.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -109,8 +109,8 @@ fn ingress(name: &'static str, frames: u32, runs: Vec<(Vec<u8>, usize)>, deliver
 }
 
 impl Scenario {
-    /// The same in the sealed network. Runs get room to be sealed in when they are loaded: each time anew, or they would
-    /// be replays.
+    /// The same in the sealed network. Runs get room to be sealed in when they are loaded: each time anew, or
+    /// they would be replays.
     fn sealed(mut self) -> Self {
         self.protection = Protection::Sealed;
         if let Batch::Ingress(runs) = &mut self.batch {
