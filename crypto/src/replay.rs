@@ -1,18 +1,18 @@
 //! The replay window: which counters have been seen.
 //!
-//! A ring of blocks of bits, none of which is ever shifted (RFC 6479). Datagrams of one session arrive on several
-//! threads, so here each block carries its own number: one compare-and-swap of a word notes a counter, or finds that it
-//! was noted before, and no other word has to agree with it. A block that has been overwritten by a later one refuses
-//! whatever belonged into it.
+//! A ring of blocks of bits, none of which is ever shifted (RFC 6479). Datagrams of one session arrive on
+//! several threads, so here each block carries its own number: one compare-and-swap of a word notes a counter,
+//! or finds that it was noted before, and no other word has to agree with it. A block that has been overwritten
+//! by a later one refuses whatever belonged into it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::envelope::Counter;
 use crate::seal::SEALS_MAX;
 
-/// A counter that is less than this behind the highest seen is told apart from a replay for sure. Threads hand datagrams
-/// over in batches, and links with several queues reorder: it is several such batches, and some milliseconds at a
-/// million datagrams a second.
+/// A counter that is less than this behind the highest seen is told apart from a replay for sure. Threads hand
+/// datagrams over in batches, and links with several queues reorder: it is several such batches, and some
+/// milliseconds at a million datagrams a second.
 pub const WINDOW: u64 = (BLOCKS as u64 - 1) * BLOCK_BITS;
 
 /// Counters of a block: half of a word; the other half is its number.
@@ -27,7 +27,8 @@ const _: () = assert!((SEALS_MAX - 1) / BLOCK_BITS <= u32::MAX as u64, "a block'
 #[derive(Debug)]
 pub struct Window([AtomicU64; BLOCKS]);
 
-/// The counter has been seen, is too old to tell ([`WINDOW`]), or beyond what a key may be used for ([`SEALS_MAX`]).
+/// The counter has been seen, is too old to tell ([`WINDOW`]), or beyond what a key may be used for
+/// ([`SEALS_MAX`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
@@ -113,7 +114,8 @@ mod tests {
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(noted)).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
-        // A thread that falls a window behind the others may find some closed that none of them has noted: they have.
+        // A thread that falls a window behind the others may find some closed that none of them has noted: they
+        // have.
         assert_eq!(total, COUNTERS);
     }
 

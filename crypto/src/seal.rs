@@ -9,14 +9,14 @@ use crate::key::Key;
 
 /// Datagrams sealed with one key; not one more, whoever asks.
 ///
-/// SP 800-38D §8.3 lets no key be used oftener, unless its nonces count as ours do. What still wears a counting key out is
-/// that AES is a permutation: by the formula of RFC 9001, appendix B.1.1, an attacker who sees all of them gains no
-/// more than 2^-49 if each is below 2 KiB, and 2^-39 if each has 64 KiB. At a million datagrams a second it lasts 71
-/// minutes.
+/// SP 800-38D §8.3 lets no key be used oftener, unless its nonces count as ours do. What still wears a counting
+/// key out is that AES is a permutation: by the formula of RFC 9001, appendix B.1.1, an attacker who sees all of
+/// them gains no more than 2^-49 if each is below 2 KiB, and 2^-39 if each has 64 KiB. At a million datagrams a
+/// second it lasts 71 minutes.
 pub const SEALS_MAX: u64 = 1 << 32;
 
-/// Datagrams after which a key is to be renewed, long before it must be: RFC 9001, appendix B.1.1, lets an attacker gain
-/// no more than 2^-57 up to here (packets below 2 KiB).
+/// Datagrams after which a key is to be renewed, long before it must be: RFC 9001, appendix B.1.1, lets an
+/// attacker gain no more than 2^-57 up to here (packets below 2 KiB).
 pub const SEALS_RENEW: u64 = 1 << 28;
 
 /// The sending end of one direction of a session. Shared by every thread that sends to its peer.
@@ -63,7 +63,8 @@ impl Sealer {
         self.next.0.load(Ordering::Relaxed).min(SEALS_MAX)
     }
 
-    /// Seals in place: `datagram` has [`HEADER_LEN`] bytes for the header, the plaintext, and [`TAG_LEN`] bytes for the tag.
+    /// Seals in place: `datagram` has [`HEADER_LEN`] bytes for the header, the plaintext, and [`TAG_LEN`] bytes
+    /// for the tag.
     ///
     /// # Errors
     /// [`UsedUp`]; the bytes are as they were.
@@ -84,8 +85,9 @@ impl Sealer {
 
     /// A counter that no one else gets.
     fn take(&self) -> Result<Counter, UsedUp> {
-        // Looked at before adding, so that asking again and again can't wrap it; looked at again after, because others may
-        // have added meanwhile. Each counter is given once since adding is atomic; nothing else is ordered by it.
+        // Looked at before adding, so that asking again and again can't wrap it; looked at again after, because
+        // others may have added meanwhile. Each counter is given once since adding is atomic; nothing else is
+        // ordered by it.
         if self.next.0.load(Ordering::Relaxed) >= SEALS_MAX {
             return Err(UsedUp);
         }

@@ -293,8 +293,8 @@ impl Master {
         Ok(id)
     }
 
-    /// Has a network's frames sealed on the underlay, from its first member on, and for as long as it is not forgotten:
-    /// also when its last member leaves and another comes. Sealing it twice is no error.
+    /// Has a network's frames sealed on the underlay, from its first member on, and for as long as it is not
+    /// forgotten: also when its last member leaves and another comes. Sealing it twice is no error.
     ///
     /// # Errors
     /// Too many networks, or a plain one with members.
@@ -465,8 +465,8 @@ impl Master {
         }))
     }
 
-    /// Takes a place out of a network with all that was known to be there. A network with nobody left goes too, unless
-    /// it is sealed: who comes next must not find it plain.
+    /// Takes a place out of a network with all that was known to be there. A network with nobody left goes too,
+    /// unless it is sealed: who comes next must not find it plain.
     fn leave(&mut self, vni: Vni, place: Place) {
         let gone = self.fdb.forget(vni, place);
         let topology = self.topology();

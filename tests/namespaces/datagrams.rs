@@ -13,6 +13,7 @@ use vswitchd::switch::io::{DatagramIo, Received};
 use vswitchd::switch::outbox::{Outbox, Transmit};
 use vswitchd::switch::packet::Pool;
 use vswitchd::switch::vtep::VtepId;
+use vswitchd::switch::wire::Vni;
 
 use crate::Test;
 use crate::fixture::{PATIENCE, counters, lab, program, shape, udp};
@@ -44,9 +45,18 @@ fn send(udp: &mut Udp, to: SocketAddr) -> Result<()> {
     let (mut pool, mut out, mut failed) = (Pool::new(1), Outbox::default(), Vec::new());
     let mut buf = pool.take().context("a buffer")?;
     buf.fill(&pattern());
-    let range = buf.range();
+    let (range, vni) = (buf.range(), Vni::new(1).context("24 bits")?);
     out.packets.push(buf);
-    out.transmits.push(Transmit { peer: VtepId(1), to, entropy: 0, packet: 0, range, segment: SIZE });
+    out.transmits.push(Transmit {
+        peer: VtepId(1),
+        to,
+        vni,
+        overhead: 0,
+        entropy: 0,
+        packet: 0,
+        range,
+        segment: SIZE,
+    });
     udp.send(&out, &mut failed);
     ensure!(failed.is_empty(), "{failed:?}");
     Ok(())

@@ -22,7 +22,6 @@ use crate::outbox::{Outbox, PARTS_MAX};
 use crate::packet::Pool;
 use crate::switch::Switch;
 use crate::tables::PortId;
-use crate::wire::vxlan;
 
 const TICK: Duration = Duration::from_secs(1);
 const EVENTS_MAX: usize = 64;
@@ -230,8 +229,7 @@ impl Loop {
             };
             switch.drops().add(reason, frames as u64);
             traffic.inspect(|traffic| traffic.dropped(frames as u64));
-            let network = vxlan::parse(out.datagrams(transmit)).ok();
-            let network = network.and_then(|vni| tables.topology.networks.get(&vni));
+            let network = tables.topology.networks.get(&transmit.vni);
             network.inspect(|network| network.traffic.by(self.index).dropped(frames as u64));
         }
     }
