@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::drops::DropReason;
-use crate::outbox::{RUN_BYTES_MAX, run_datagrams};
+use crate::outbox::{Heads, Outbox, RUN_BYTES_MAX, run_datagrams};
 use crate::packet::{DATA_MAX, HEADROOM, PacketBuf, Pool};
 use crate::segment::Segmenter;
 use crate::tunnel::Wrap;
@@ -56,6 +56,46 @@ pub(crate) fn cut(
         each(Run { made: made.len(), range: HEADROOM..HEADROOM + filled, stride });
         made.push(buf);
         next = last;
+    }
+    Ok(())
+}
+
+/// A run of which only the headers have been written.
+pub(crate) struct Scattered {
+    /// Its headers.
+    pub(crate) heads: Heads,
+    /// The payload in the super-frame.
+    pub(crate) payload: Range<usize>,
+    /// Bytes of each datagram but the last.
+    pub(crate) stride: usize,
+}
+
+/// As [`cut`], into runs whose headers are written to buffers of `heads`, and whose payload stays where it is. Not for
+/// what is to be sealed.
+pub(crate) fn scatter(
+    segments: &Segmenter<'_>,
+    wrap: Wrap<'_>,
+    pool: &mut Pool,
+    heads: &mut Vec<PacketBuf>,
+    mut each_run: impl FnMut(Scattered),
+) -> Result<(), DropReason> {
+    debug_assert_eq!(wrap.behind(), 0, "nothing stands behind a frame in clear");
+    let stride = wrap.before() + segments.segment_len(0);
+    let each = wrap.before() + segments.header_len();
+    let per_run = run_datagrams(stride);
+    if per_run == 0 {
+        return Err(DropReason::TooBig);
+    }
+    for next in (0..segments.len()).step_by(per_run) {
+        let run = next..segments.len().min(next + per_run);
+        let room = Outbox::room_for_heads(heads, pool, run.len() * each);
+        let (packet, range, room) = room.ok_or(DropReason::NoBuffer)?;
+        for (index, head) in run.clone().zip(room.chunks_exact_mut(each)) {
+            segments.write_headers(index, &mut head[wrap.before()..]);
+            wrap.close(head)?;
+        }
+        let heads = Heads { packet, range, each };
+        each_run(Scattered { heads, payload: segments.payload(run), stride });
     }
     Ok(())
 }

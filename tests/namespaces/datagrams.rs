@@ -56,6 +56,7 @@ fn send(udp: &mut Udp, to: SocketAddr) -> Result<()> {
         packet: 0,
         range,
         segment: SIZE,
+        heads: None,
     });
     udp.send(&out, &mut failed);
     ensure!(failed.is_empty(), "{failed:?}");
