@@ -60,27 +60,28 @@ pub(crate) fn is_for(capabilities: Capabilities, transport: Option<&Transport>) 
 impl Coalescer {
     /// Gives a frame to a port whose frame it [is for](is_for): as part of an open one, or by itself.
     pub(crate) fn deliver(&mut self, out: &mut Outbox, port: PortId, frame: &Stowed) {
-        let Some(segment) = Segment::find(out, port, frame) else {
+        let bytes = out.packets[frame.packet].slice(frame.range.clone());
+        let Some(segment) = Segment::find(bytes, port, frame) else {
             if frame.transport.is_none() {
                 self.close_all(port, out);
             }
             return push(out, port, frame, frame.offload);
         };
-        let bytes = segment.bytes(out);
-        let flow = self.open.iter().position(|open| open.is_flow_of(&segment, out));
+        let flow = self.open.iter().position(|open| open.is_flow_of(&segment, bytes, out));
         // A super-frame, or an unfinished segment, is its sender's business.
         let joinable =
             frame.offload == Offload::default() && segment.is_plain(bytes) && segment.verifies(bytes);
+        let last = segment.has_push(bytes);
         if let Some(index) = flow {
-            if joinable && self.open[index].takes(&segment, out) {
-                if self.open[index].append(&segment, out) {
+            if joinable && self.open[index].takes(&segment, bytes, out) {
+                if self.open[index].append(&segment, last) {
                     self.close(index, out);
                 }
                 return;
             }
             self.close(index, out);
         }
-        if !joinable || segment.has_push(segment.bytes(out)) {
+        if !joinable || last {
             return push(out, port, frame, if joinable { VERIFIED } else { frame.offload });
         }
         if self.open.len() == OPEN_MAX {
