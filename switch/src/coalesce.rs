@@ -1,4 +1,5 @@
-//! Joining neighbouring TCP segments or UDP datagrams of a flow into super-frames: what one write to a TAP then carries.
+//! Joining neighbouring TCP segments or UDP datagrams of a flow into super-frames: what one write to a TAP then
+//! carries.
 //!
 //! The receiving half of segmentation offload, for a batch of datagrams at a time: nothing waits for a neighbour.
 //! Payloads are not copied: a joined frame is the first segment with a patched header, and the payloads of the others
@@ -12,8 +13,8 @@
 //!   RFC 6864 §4), different TTL, traffic class, flow label, options or extension headers;
 //! - in all, different tags, padding, an empty payload, a wrong checksum of either header.
 //!
-//! A segment with PSH, or shorter than the first, is the last of its frame. In this module, a segment is a UDP datagram
-//! too.
+//! A segment with PSH, or shorter than the first, is the last of its frame. In this module, a UDP datagram is a
+//! segment too.
 //!
 //! Order within a flow is kept: a segment that can't be joined ends the flow's open frame, which stands before it. A
 //! fragment names no ports, so it ends every open frame of its port.
@@ -46,8 +47,8 @@ pub(crate) struct Coalescer {
     spare: Vec<Vec<Part>>,
 }
 
-/// Whether a frame for a port of such capabilities is the coalescer's: what a device takes joined, and what may belong
-/// to the same flow without showing it.
+/// Whether a frame for a port of such capabilities is the coalescer's: what a device takes joined, and what may
+/// belong to the same flow without showing it.
 pub(crate) fn is_for(capabilities: Capabilities, transport: Option<&Transport>) -> bool {
     match transport.map(|transport| transport.protocol) {
         Some(TCP) => capabilities.tso,
@@ -84,12 +85,19 @@ impl Coalescer {
         if !joinable || last {
             return push(out, port, frame, if joinable { VERIFIED } else { frame.offload });
         }
-        if self.open.len() == OPEN_MAX {
-            self.turn = (self.turn + 1) % OPEN_MAX;
-            self.close(self.turn, out);
-        }
-        self.open.push(Open::new(out, segment, self.spare.pop().unwrap_or_default()));
+        self.open(segment, out);
         push(out, port, frame, VERIFIED);
+    }
+
+    /// Opens a frame whose delivery comes next.
+    fn open(&mut self, first: Segment, out: &mut Outbox) {
+        let open = Open::new(out, first, self.spare.pop().unwrap_or_default());
+        if self.open.len() < OPEN_MAX {
+            return self.open.push(open);
+        }
+        let ended = std::mem::replace(&mut self.open[self.turn], open);
+        self.spare.push(ended.end(out));
+        self.turn = (self.turn + 1) % OPEN_MAX;
     }
 
     /// Ends every open frame; to be called at the end of a batch.

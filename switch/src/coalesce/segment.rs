@@ -1,7 +1,7 @@
 //! A TCP segment or UDP datagram that may be joined, and how two of them compare.
 //!
-//! What is compared with every open frame is read once, when a segment is found. Headers are compared as arrays of their
-//! fixed length, so that bounds are checked once for each.
+//! What is compared with every open frame is read once, when a segment is found. Headers are compared as arrays of
+//! their fixed length, so that bounds are checked once for each.
 
 use crate::deliver::Stowed;
 use crate::outbox::Outbox;

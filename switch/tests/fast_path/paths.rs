@@ -1,7 +1,7 @@
 //! The fast path against the plain one, over a link with faults.
 //!
-//! Flows cross two switches twice: as super-frames between ports that take everything, with datagrams joined on the way
-//! as `UDP_GRO` does; and as the frames that a kernel would have cut, between ports that take nothing, each in a
+//! Flows cross two switches twice: as super-frames between ports that take everything, with datagrams joined on the
+//! way as `UDP_GRO` does; and as the frames that a kernel would have cut, between ports that take nothing, each in a
 //! datagram and a batch of its own. What a flow's receiver gets must be the same.
 
 use std::collections::BTreeMap;
