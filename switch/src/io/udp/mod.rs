@@ -23,7 +23,7 @@ use socket2::Socket;
 
 use self::receive::Receiver;
 use self::send::Sender;
-pub use self::socket::{BindError, SOURCE_PORTS};
+pub use self::socket::{BindError, RECEIVE_BUFFER_BYTES, SOURCE_PORTS};
 use super::{DatagramIo, Received, SendError};
 use crate::outbox::Outbox;
 use crate::packet::Pool;
@@ -107,6 +107,12 @@ impl Udp {
     /// If the system does not say.
     pub fn receive_buffer(&self) -> io::Result<usize> {
         self.socket.recv_buffer_size()
+    }
+
+    /// Whether runs still go out as one message: asked for, and not refused by the kernel so far.
+    #[must_use]
+    pub fn segments(&self) -> bool {
+        self.senders.iter().all(Sender::segments)
     }
 
     /// Datagrams given to no one since the start, because a buffer would not hold them; there should be none.

@@ -16,7 +16,7 @@ pub const SOURCE_PORTS: RangeInclusive<u16> = 49_152..=65_535;
 /// Random ports tried for each transmit socket. With half of the range taken, all fail once in 2^32 times.
 const BIND_TRIES: usize = 32;
 /// Asked for: a tenth of a second at 500 Mbit/s, while the worker is not scheduled. The system may grant less.
-const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
+pub const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 /// Asked for by each transmit socket: two batches of 64 KiB runs would be 8 MiB; a device drains meanwhile.
 const SEND_BUFFER_BYTES: usize = 1 << 20;
 
