@@ -3,7 +3,8 @@
 //! Over a veth pair between two namespaces, or the loopback where there is no sandbox. The receiving kernel's work
 //! is then done on the sender's time, up to the socket: between hosts it would be the receiver's.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -31,6 +32,10 @@ const RUN: usize =
     if RUN_BYTES_MAX / FULL < RUN_DATAGRAMS_MAX { RUN_BYTES_MAX / FULL } else { RUN_DATAGRAMS_MAX };
 /// Messages sent, and received, at once where there are several; the worker's batches are alike.
 const BATCH: usize = 32;
+/// How long a link may take until it carries; the kernel brings it up in its own time, a second when it is busy.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Time between two attempts to get something through.
+const ATTEMPT: Duration = Duration::from_millis(10);
 /// Chooses source ports; any does, for the namespaces are ours.
 const SEED: u64 = 1;
 
@@ -121,6 +126,7 @@ impl Path {
             netlink.add_address(DEVICE, address(number), 24)?;
             netlink.set_up(DEVICE)?;
         }
+        until_it_carries(&near, &far)?;
         Ok(Self::Veth { near, far })
     }
 
@@ -156,6 +162,28 @@ impl Path {
         let granted = receiver.receive_buffer().map_err(system("ask for the receive buffer"))?;
         Ok((Sockets { segmentation: sender.segments(), receive_buffer: granted / 2 }, traffic))
     }
+}
+
+/// Sends until something arrives: a link that is set up drops everything without a word until it carries.
+fn until_it_carries(near: &NetNs, far: &NetNs) -> Result<(), BenchError> {
+    let bind = |netns: &NetNs, number| netns.run(move || UdpSocket::bind((address(number), 0)));
+    let (near, far) = (bind(near, 1)?, bind(far, 2)?);
+    let attempt = || {
+        let (near, far) = (near?, far?);
+        far.set_read_timeout(Some(ATTEMPT))?;
+        let (to, start) = (far.local_addr()?, Instant::now());
+        while start.elapsed() < PATIENCE {
+            near.send_to(&[], to)?;
+            match far.recv(&mut [0]) {
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                outcome => return outcome.map(|_| true),
+            }
+        }
+        Ok(false)
+    };
+    let carries = attempt().map_err(system("try the link"))?;
+    if carries { Ok(()) } else { Err(BenchError::Nothing("UDP over veth")) }
 }
 
 /// Of RFC 2544's range for benchmarks.
