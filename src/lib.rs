@@ -1,6 +1,6 @@
 //! A virtual Ethernet switch in userspace: VXLAN between hosts without kernel modules or root.
 //!
-//! The program `vswitchd` is this library behind a command line. The data plane is [`switch`].
+//! The program `vswitchd` is this library behind a command line. The data plane is [`switch`], sealed datagrams are [`crypto`].
 
 #![deny(unsafe_code)]
 
@@ -10,4 +10,5 @@ pub mod lab;
 pub mod namespace;
 pub mod standalone;
 
+pub use vswitchd_crypto as crypto;
 pub use vswitchd_switch as switch;

@@ -20,6 +20,7 @@ use crate::switch::io::{DatagramIo, SendError};
 use crate::switch::outbox::{Outbox, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Transmit};
 use crate::switch::packet::Pool;
 use crate::switch::vtep::VtepId;
+use crate::switch::wire::{Vni, vxlan};
 
 const DEVICE: &str = "eth0";
 const MTU: u16 = 1500;
@@ -207,6 +208,8 @@ impl Load {
         let transmit = Transmit {
             peer: VtepId(0),
             to,
+            vni: Vni::new(0).expect("24 bits"),
+            overhead: vxlan::HEADER_LEN,
             entropy: 0,
             packet: 0,
             range: packet.range(),

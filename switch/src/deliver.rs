@@ -7,6 +7,7 @@ use crate::drops::DropReason;
 use crate::outbox::{Delivery, Outbox};
 use crate::segment::Segmenter;
 use crate::tables::{Network, Port, PortId};
+use crate::tunnel::Wrap;
 use crate::wire::ethernet::Header;
 use crate::wire::flow::Transport;
 use crate::wire::virtio::{Checksum, Gso, GsoKind, Offload};
@@ -108,7 +109,7 @@ fn cut(cx: &mut Context<'_>, id: PortId, frame: &Stowed) -> Result<(), DropReaso
     let bytes = packets[frame.packet].slice(frame.range.clone());
     let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;
     let offload = Offload { checksum: Checksum::Verified, gso: None };
-    let outcome = runs::cut(&segments, &[], cx.pool, cx.made, |run| {
+    let outcome = runs::cut(&segments, Wrap::Bare, cx.pool, cx.made, |run| {
         let packet = packets.len() + run.made;
         for start in run.range.clone().step_by(run.stride) {
             let range = start..run.range.end.min(start + run.stride);

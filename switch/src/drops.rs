@@ -58,6 +58,22 @@ drop_reasons! {
     UnknownVni = "unknown-vni",
     /// The peer is known, but is not in that network.
     PeerNotInVni = "peer-not-in-vni",
+    /// The network is sealed, and there is no key for the peer.
+    NoSession = "no-session",
+    /// The key for the peer has sealed as many datagrams as it may.
+    KeyUsedUp = "key-used-up",
+    /// The datagram is shorter than a sealed one's header and tag.
+    SealedTruncated = "sealed-truncated",
+    /// The datagram is sealed with a key that we don't have.
+    UnknownSession = "unknown-session",
+    /// The datagram does not open: it was not sealed by the peer that it names, or has been changed.
+    Forged = "forged",
+    /// The datagram has been opened before, or is too old to tell.
+    Replayed = "replayed",
+    /// The datagram came in clear, for a sealed network.
+    ClearRefused = "clear-refused",
+    /// The datagram came sealed, for a plain network.
+    SealedRefused = "sealed-refused",
     /// From a tunnel for a destination behind a tunnel: split horizon.
     SplitHorizon = "split-horizon",
     /// The socket's send buffer was full.

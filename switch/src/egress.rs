@@ -6,11 +6,13 @@
 //! 4. [`local`] hands the frame to another port as it is.
 //! 5. [`flood`] does that and the next for everybody in the network (head-end replication), within the port's
 //!    storm limit.
-//! 6. [`encap`] puts it behind a VXLAN header, cut to size, for one peer or many.
+//! 6. [`remote`] takes the way to one peer, [`replicate`] to many: [`Tunnel`] says how.
+//! 7. [`encap`] puts the frame behind a VXLAN header and seals it where the network is sealed, [`encap_cut`] does so with
+//!    its segments, [`encap_copy`] with a copy for each of many peers.
 //!
 //! The functions stand in that order.
 
-use std::net::SocketAddr;
+use std::ops::Range;
 
 use crate::datapath::Context;
 use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
@@ -18,16 +20,17 @@ use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Frame;
 use crate::neighbour::{self, Question};
-use crate::outbox::{Delivery, Outbox, RUN_BYTES_MAX, Transmit};
-use crate::packet::HEADROOM;
+use crate::outbox::{Delivery, Outbox, RUN_BYTES_MAX};
+use crate::packet::{DATA_MAX, HEADROOM};
 use crate::runs;
 use crate::segment::Segmenter;
 use crate::tables::{Network, News, Port, PortId};
+use crate::tunnel::Tunnel;
 use crate::vtep::VtepId;
 use crate::wire::ethernet::Header;
 use crate::wire::flow::{self, Transport, UDP};
 use crate::wire::virtio::Offload;
-use crate::wire::{MacAddr, Vni, vxlan};
+use crate::wire::{MacAddr, Vni};
 
 /// What is to be done with a frame.
 enum Verdict {
@@ -59,7 +62,7 @@ pub(crate) fn egress(cx: &mut Context<'_>, id: PortId, port: &Port, frame: Frame
     let outcome = match verdict {
         Ok(Verdict::Answer(question, mac)) => answer(cx, network, id, &question, mac),
         Ok(Verdict::Local(to)) => local(cx, network, to, &mut stowed),
-        Ok(Verdict::Remote(peer)) => encap(cx, network, port.spec.vni, &[peer], &mut stowed),
+        Ok(Verdict::Remote(peer)) => remote(cx, network, port.spec.vni, peer, &mut stowed),
         Ok(Verdict::Flood) => flood(cx, id, port, network, &mut stowed),
         Err(reason) => Err(reason),
     };
@@ -177,11 +180,8 @@ fn flood(
         finish_checksum(cx, frame)?;
     }
     // The tunnels first: encapsulation may finish the checksum in the bytes that the ports share.
-    let mut outcome = if network.peers.is_empty() {
-        Ok(())
-    } else {
-        encap(cx, network, port.spec.vni, &network.peers, frame)
-    };
+    let mut outcome =
+        if network.peers.is_empty() { Ok(()) } else { replicate(cx, network, port.spec.vni, frame) };
     for (other, entry) in others() {
         // One that can't have it must not keep it from the others.
         if let Err(reason) = deliver(cx, network, other, entry, frame) {
@@ -191,64 +191,153 @@ fn flood(
     outcome
 }
 
-/// Puts the frame behind a VXLAN header, once whatever the number of peers, and names it for each of them.
-fn encap(
+/// Sends the frame to one peer, sealed in its own buffer where the network is.
+fn remote(
     cx: &mut Context<'_>,
     network: &Network,
     vni: Vni,
-    peers: &[VtepId],
+    peer: VtepId,
+    frame: &mut Stowed,
+) -> Result<(), DropReason> {
+    if !cx.out.has_room() {
+        return Err(DropReason::BatchFull);
+    }
+    let first = cx.out.transmits.len();
+    let tunnel = Tunnel::find(&cx.tables.topology, network, vni, peer)?;
+    let outcome = encap(cx, &tunnel, frame);
+    count_sent(cx, network, first);
+    outcome
+}
+
+/// Sends the frame to every peer: in clear the same bytes to all, else a copy sealed for each.
+fn replicate(
+    cx: &mut Context<'_>,
+    network: &Network,
+    vni: Vni,
     frame: &mut Stowed,
 ) -> Result<(), DropReason> {
     if !cx.out.has_room() {
         return Err(DropReason::BatchFull);
     }
     let topology = &cx.tables.topology;
-    let mut peers = peers.iter().filter_map(|&id| Some((id, topology.peers.peer(id)?.address)));
-    let (peer, to) = peers.next().ok_or(DropReason::UnknownPeer)?;
     let first = cx.out.transmits.len();
-    let outcome = encap_for(cx, vni, peer, to, frame);
-    let runs = first..cx.out.transmits.len();
-    for (peer, to) in peers {
-        for index in runs.clone() {
-            let copy = Transmit { peer, to, ..cx.out.transmits[index].clone() };
-            cx.out.transmits.push(copy);
+    let mut shared: Option<Range<usize>> = None;
+    let (mut copies, mut outcome) = (Copies::default(), Ok(()));
+    for &peer in &network.peers {
+        let sent = Tunnel::find(topology, network, vni, peer).and_then(|tunnel| {
+            if !tunnel.shares_datagrams() {
+                return encap_copy(cx, &tunnel, frame, &mut copies);
+            }
+            if let Some(runs) = shared.clone() {
+                for index in runs {
+                    let again = tunnel.transmit_again(&cx.out.transmits[index]);
+                    cx.out.transmits.push(again);
+                }
+                return Ok(());
+            }
+            let sent = encap(cx, &tunnel, frame);
+            shared = Some(first..cx.out.transmits.len());
+            sent
+        });
+        // One that can't have it must not keep it from the others.
+        if let Err(reason) = sent {
+            outcome = Err(reason);
         }
     }
+    count_sent(cx, network, first);
+    outcome
+}
+
+fn count_sent(cx: &Context<'_>, network: &Network, first: usize) {
     let (frames, bytes) = cx.out.transmits[first..].iter().fold((0, 0), |(frames, bytes), transmit| {
         (frames + transmit.datagrams(), bytes + transmit.inner_bytes())
     });
     network.traffic.sent(frames, bytes);
-    outcome
 }
 
-fn encap_for(
-    cx: &mut Context<'_>,
-    vni: Vni,
-    peer: VtepId,
-    to: SocketAddr,
-    frame: &mut Stowed,
-) -> Result<(), DropReason> {
-    if frame.offload.gso.is_none() {
-        finish_checksum(cx, frame)?;
-    }
-    let Outbox { packets, transmits, .. } = &mut *cx.out;
-    let bytes = packets[frame.packet].slice(frame.range.clone());
-    let entropy = flow::entropy(bytes, &frame.header, frame.transport.as_ref());
+/// Wraps the frame in its own buffer, or cuts it into others, for the tunnel's peer.
+fn encap(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &mut Stowed) -> Result<(), DropReason> {
     if frame.offload.gso.is_some() {
-        let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;
-        let outcome = runs::cut(&segments, &vxlan::emit(vni), cx.pool, cx.made, |run| {
-            let packet = packets.len() + run.made;
-            transmits.push(Transmit { peer, to, entropy, packet, range: run.range, segment: run.stride });
-        });
-        packets.append(cx.made);
-        return outcome;
+        return encap_cut(cx, tunnel, frame);
     }
+    finish_checksum(cx, frame)?;
+    let entropy = entropy(cx, frame);
+    let Outbox { packets, transmits, .. } = &mut *cx.out;
     debug_assert_eq!(frame.range.start, HEADROOM, "a port's frame starts behind the headroom");
-    let range = HEADROOM - vxlan::HEADER_LEN..frame.range.end;
+    let wrap = tunnel.wrap();
+    let range = HEADROOM - wrap.before()..frame.range.end + wrap.behind();
     if range.len() > RUN_BYTES_MAX {
         return Err(DropReason::TooBig);
     }
-    packets[frame.packet].slice_mut(range.start..HEADROOM).copy_from_slice(&vxlan::emit(vni));
-    transmits.push(Transmit { peer, to, entropy, packet: frame.packet, segment: range.len(), range });
+    wrap.close(packets[frame.packet].slice_mut(range.clone()))?;
+    transmits.push(tunnel.transmit(entropy, frame.packet, range.clone(), range.len()));
     Ok(())
+}
+
+fn encap_cut(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &Stowed) -> Result<(), DropReason> {
+    let entropy = entropy(cx, frame);
+    let Outbox { packets, transmits, .. } = &mut *cx.out;
+    let bytes = packets[frame.packet].slice(frame.range.clone());
+    let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;
+    let outcome = runs::cut(&segments, tunnel.wrap(), cx.pool, cx.made, |run| {
+        transmits.push(tunnel.transmit(entropy, packets.len() + run.made, run.range, run.stride));
+    });
+    packets.append(cx.made);
+    outcome
+}
+
+/// As [`encap`], but leaves the frame as it is for the other receivers.
+fn encap_copy(
+    cx: &mut Context<'_>,
+    tunnel: &Tunnel<'_>,
+    frame: &mut Stowed,
+    copies: &mut Copies,
+) -> Result<(), DropReason> {
+    if frame.offload.gso.is_some() {
+        return encap_cut(cx, tunnel, frame);
+    }
+    finish_checksum(cx, frame)?;
+    let entropy = entropy(cx, frame);
+    let wrap = tunnel.wrap();
+    let len = frame.range.len() + wrap.overhead();
+    if len > RUN_BYTES_MAX {
+        return Err(DropReason::TooBig);
+    }
+    let (packet, range) = copies.room(cx, len)?;
+    let Outbox { packets, transmits, .. } = &mut *cx.out;
+    let [original, copy] =
+        packets.get_disjoint_mut([frame.packet, packet]).expect("a copy is in another buffer");
+    let datagram = copy.slice_mut(range.clone());
+    datagram[wrap.before()..len - wrap.behind()].copy_from_slice(original.slice(frame.range.clone()));
+    wrap.close(datagram)?;
+    transmits.push(tunnel.transmit(entropy, packet, range, len));
+    Ok(())
+}
+
+/// Room for a frame's copies, in as few buffers as hold them.
+#[derive(Default)]
+struct Copies {
+    /// The buffer being filled, and where it is free.
+    open: Option<(usize, Range<usize>)>,
+}
+
+impl Copies {
+    /// Room for `len` bytes, at most [`RUN_BYTES_MAX`].
+    fn room(&mut self, cx: &mut Context<'_>, len: usize) -> Result<(usize, Range<usize>), DropReason> {
+        let (packet, free) = match self.open.take() {
+            Some((packet, free)) if free.len() >= len => (packet, free),
+            _ => {
+                cx.out.packets.push(cx.pool.take().ok_or(DropReason::NoBuffer)?);
+                (cx.out.packets.len() - 1, HEADROOM..HEADROOM + DATA_MAX)
+            }
+        };
+        let range = free.start..free.start + len;
+        self.open = Some((packet, range.end..free.end));
+        Ok((packet, range))
+    }
+}
+
+fn entropy(cx: &Context<'_>, frame: &Stowed) -> u32 {
+    let bytes = cx.out.packets[frame.packet].slice(frame.range.clone());
+    flow::entropy(bytes, &frame.header, frame.transport.as_ref())
 }

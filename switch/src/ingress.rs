@@ -1,14 +1,17 @@
 //! A datagram's way in from the underlay.
 //!
-//! 1. [`ingress`] knows the peer by the outer source address and takes a run apart into datagrams.
-//! 2. [`decap`] checks the VXLAN header and that the peer belongs to that network.
-//! 3. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
-//! 4. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
+//! 1. [`ingress`] takes a run apart into datagrams.
+//! 2. [`arrive`] knows the peer: by the outer source address, or by the key that opens a sealed datagram, in place.
+//! 3. [`decap`] checks the VXLAN header, that the peer belongs to that network, and that this is how its frames come.
+//! 4. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
+//! 5. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
 //!    neighbours where the port takes that ([`crate::coalesce`]), or to all.
 //!
 //! The functions stand in that order.
 
 use std::ops::Range;
+
+use vswitchd_crypto::envelope;
 
 use crate::datapath::Context;
 use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
@@ -17,6 +20,7 @@ use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
 use crate::offload;
 use crate::tables::{Network, News, PortId};
+use crate::tunnel::{Arrival, Refusal};
 use crate::vtep::{Vtep, VtepId};
 use crate::wire::ethernet::Header;
 use crate::wire::flow::Transport;
@@ -26,57 +30,65 @@ use crate::wire::{Cause, Vni, vxlan};
 /// Takes a run of datagrams from one sender.
 pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
     let Received { buf, from, segment } = received;
-    let topology = &cx.tables.topology;
-    let id = topology.peers.find(from.ip());
-    let Some((id, peer)) = id.and_then(|id| Some((id, topology.peers.peer(id)?))) else {
-        let own = from.ip() == topology.local.ip();
-        let reason = if own { DropReason::OwnDatagram } else { DropReason::UnknownPeer };
-        cx.switch.drops().add(reason, buf.data().len().div_ceil(segment.max(1)).max(1) as u64);
-        return cx.pool.put(buf);
-    };
-    if buf.data().is_empty() {
-        drop_from_peer(cx, peer, None, DropReason::VxlanTruncated);
-        return cx.pool.put(buf);
-    }
-    let (packet, run) = (cx.out.packets.len(), buf.range());
+    let clear = Arrival::clear(&cx.tables.topology, from.ip());
+    let (packet, run, segment) = (cx.out.packets.len(), buf.range(), segment.max(1));
     cx.out.packets.push(buf);
-    for start in run.clone().step_by(segment.max(1)) {
+    // An empty datagram is one, too.
+    let last = run.start.max(run.end.saturating_sub(1));
+    for start in (run.start..=last).step_by(segment) {
         let datagram = start..run.end.min(start + segment);
-        let (vni, network) = match decap(cx, id, packet, datagram.clone()) {
-            Ok(decapped) => decapped,
-            Err(reason) => {
-                drop_from_peer(cx, peer, None, reason);
+        let (arrival, range) = match arrive(cx, clear, packet, datagram) {
+            Ok(arrived) => arrived,
+            Err(refusal) => {
+                drop_from_peer(cx, refusal.claimed, None, refusal.reason);
                 continue;
             }
         };
-        let inner = datagram.start + vxlan::HEADER_LEN..datagram.end;
+        let (id, peer) = arrival.peer();
+        let (vni, network) = match decap(cx, &arrival, packet, range.clone()) {
+            Ok(decapped) => decapped,
+            Err(reason) => {
+                drop_from_peer(cx, Some(peer), None, reason);
+                continue;
+            }
+        };
+        let inner = range.start + vxlan::HEADER_LEN..range.end;
         peer.traffic.received(1, inner.len());
         network.traffic.received(1, inner.len());
         let outcome = judge(cx, vni, id, packet, inner)
             .and_then(|(frame, forward)| hand_over(cx, network, frame, forward));
         if let Err(reason) = outcome {
-            drop_from_peer(cx, peer, Some(network), reason);
+            drop_from_peer(cx, Some(peer), Some(network), reason);
         }
     }
 }
 
-fn decap<'t>(
-    cx: &Context<'t>,
-    id: VtepId,
+/// `clear` is what a datagram from there is if it is not sealed. Gives where the VXLAN packet is.
+fn arrive<'t>(
+    cx: &mut Context<'t>,
+    clear: Result<Arrival<'t>, Refusal<'t>>,
     packet: usize,
     datagram: Range<usize>,
+) -> Result<(Arrival<'t>, Range<usize>), Refusal<'t>> {
+    let bytes = cx.out.packets[packet].slice_mut(datagram.clone());
+    if !envelope::is_sealed(bytes) {
+        return Ok((clear?, datagram));
+    }
+    let (arrival, within) = Arrival::open(&cx.tables.topology, bytes)?;
+    Ok((arrival, datagram.start + within.start..datagram.start + within.end))
+}
+
+fn decap<'t>(
+    cx: &Context<'_>,
+    arrival: &Arrival<'t>,
+    packet: usize,
+    range: Range<usize>,
 ) -> Result<(Vni, &'t Network), DropReason> {
-    let bytes = cx.out.packets[packet].slice(datagram);
-    let vni = vxlan::parse(bytes).map_err(|error| match error.cause {
+    let vni = vxlan::parse(cx.out.packets[packet].slice(range)).map_err(|error| match error.cause {
         Cause::Truncated => DropReason::VxlanTruncated,
         _ => DropReason::VxlanFlags,
     })?;
-    let network = cx.tables.topology.networks.get(&vni).filter(|network| !network.ports.is_empty());
-    let network = network.ok_or(DropReason::UnknownVni)?;
-    if !network.peers.contains(&id) {
-        return Err(DropReason::PeerNotInVni);
-    }
-    Ok((vni, network))
+    Ok((vni, arrival.enter(vni)?))
 }
 
 fn judge(
@@ -149,9 +161,11 @@ fn recognise(cx: &mut Context<'_>, frame: &mut Stowed, mtu: usize) {
     }
 }
 
-fn drop_from_peer(cx: &Context<'_>, peer: &Vtep, network: Option<&Network>, reason: DropReason) {
+fn drop_from_peer(cx: &Context<'_>, peer: Option<&Vtep>, network: Option<&Network>, reason: DropReason) {
     cx.switch.drops().add(reason, 1);
-    peer.traffic.dropped(1);
+    if let Some(peer) = peer {
+        peer.traffic.dropped(1);
+    }
     if let Some(network) = network {
         network.traffic.dropped(1);
     }

@@ -8,8 +8,8 @@ use std::ops::Range;
 use crate::packet::{PacketBuf, Pool};
 use crate::tables::PortId;
 use crate::vtep::VtepId;
+use crate::wire::Vni;
 use crate::wire::virtio::Offload;
-use crate::wire::vxlan;
 
 /// Bytes of a run of datagrams: the largest UDP payload over IPv4 (65,535 - 20 - 8); the kernel makes one such packet
 /// before it cuts.
@@ -55,6 +55,10 @@ pub struct Transmit {
     pub peer: VtepId,
     /// Its address.
     pub to: SocketAddr,
+    /// Network of the frames.
+    pub vni: Vni,
+    /// Bytes around each frame: headers and, where it is sealed, a tag.
+    pub overhead: usize,
     /// Picks the outer source port; equal within a flow.
     pub entropy: u32,
     /// Index of the buffer in [`Outbox::packets`].
@@ -88,7 +92,7 @@ impl Transmit {
     /// Bytes of the frames in them.
     #[must_use]
     pub fn inner_bytes(&self) -> usize {
-        self.range.len() - self.datagrams() * vxlan::HEADER_LEN
+        self.range.len() - self.datagrams() * self.overhead
     }
 }
 

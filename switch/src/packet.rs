@@ -5,6 +5,10 @@
 
 use std::ops::Range;
 
+use vswitchd_crypto::envelope;
+
+use crate::wire::vxlan;
+
 /// Bytes kept free before what is read: outer VXLAN header, an envelope for sealing, alignment.
 pub const HEADROOM: usize = 64;
 /// Bytes kept free behind what is read: an AEAD tag.
@@ -14,7 +18,8 @@ pub const DATA_MAX: usize = 65_535 + 14 + 8 + 16;
 /// Bytes of a buffer.
 pub const BUFFER_LEN: usize = HEADROOM + DATA_MAX + TAGROOM;
 
-const _: () = assert!(HEADROOM >= crate::wire::vxlan::HEADER_LEN + 12);
+const _: () = assert!(HEADROOM >= envelope::HEADER_LEN + vxlan::HEADER_LEN);
+const _: () = assert!(TAGROOM >= envelope::TAG_LEN);
 
 /// A buffer; `data()` is what has been read into it.
 pub struct PacketBuf {

@@ -1,7 +1,7 @@
-//! Runs: a super-frame's segments back to back in one buffer, each behind the same prefix.
+//! Runs: a super-frame's segments back to back in one buffer, each wrapped the same way.
 //!
-//! With a VXLAN header as the prefix a run is what one `UDP_SEGMENT` send takes; without one it is a series of frames
-//! for a port that takes no super-frames.
+//! As VXLAN packets, clear or sealed, a run is what one `UDP_SEGMENT` send takes; unwrapped it is a series of frames
+//! for a port that takes no super-frames. Sealing is in place, right behind the copy, while the segment is in the cache.
 
 use std::ops::Range;
 
@@ -9,6 +9,7 @@ use crate::drops::DropReason;
 use crate::outbox::{RUN_BYTES_MAX, RUN_DATAGRAMS_MAX};
 use crate::packet::{DATA_MAX, HEADROOM, PacketBuf, Pool};
 use crate::segment::Segmenter;
+use crate::tunnel::Wrap;
 
 const _: () = assert!(RUN_BYTES_MAX <= DATA_MAX);
 
@@ -25,16 +26,16 @@ pub(crate) struct Run {
 /// Cuts a super-frame into runs, in buffers appended to `made`, and gives each to `each`.
 ///
 /// # Errors
-/// [`DropReason::NoBuffer`] if the pool ran dry: the rest of the frame is lost. [`DropReason::TooBig`] if not even
-/// one segment fits a run.
+/// [`DropReason::NoBuffer`] if the pool ran dry, [`DropReason::KeyUsedUp`]: the rest of the frame is lost.
+/// [`DropReason::TooBig`] if not even one segment fits a run.
 pub(crate) fn cut(
     segments: &Segmenter<'_>,
-    prefix: &[u8],
+    wrap: Wrap<'_>,
     pool: &mut Pool,
     made: &mut Vec<PacketBuf>,
     mut each: impl FnMut(Run),
 ) -> Result<(), DropReason> {
-    let stride = prefix.len() + segments.segment_len(0);
+    let stride = wrap.overhead() + segments.segment_len(0);
     let per_run = (RUN_BYTES_MAX / stride).min(RUN_DATAGRAMS_MAX);
     if per_run == 0 {
         return Err(DropReason::TooBig);
@@ -42,18 +43,36 @@ pub(crate) fn cut(
     let mut next = 0;
     while next < segments.len() {
         let mut buf = pool.take().ok_or(DropReason::NoBuffer)?;
-        let room = buf.room();
         let last = segments.len().min(next + per_run);
-        let mut filled = 0;
-        for index in next..last {
-            room[filled..filled + prefix.len()].copy_from_slice(prefix);
-            filled += prefix.len();
-            filled += segments.write(index, &mut room[filled..]);
-        }
+        let filled = match fill(segments, next..last, wrap, buf.room()) {
+            Ok(filled) => filled,
+            Err(reason) => {
+                pool.put(buf);
+                return Err(reason);
+            }
+        };
         buf.set_len(filled);
         each(Run { made: made.len(), range: HEADROOM..HEADROOM + filled, stride });
         made.push(buf);
         next = last;
     }
     Ok(())
+}
+
+/// Writes some segments to the start of `room`; gives how many bytes they have.
+fn fill(
+    segments: &Segmenter<'_>,
+    indices: Range<usize>,
+    wrap: Wrap<'_>,
+    room: &mut [u8],
+) -> Result<usize, DropReason> {
+    let mut filled = 0;
+    for index in indices {
+        let len = wrap.overhead() + segments.segment_len(index);
+        let datagram = &mut room[filled..filled + len];
+        segments.write(index, &mut datagram[wrap.before()..]);
+        wrap.close(datagram)?;
+        filled += len;
+    }
+    Ok(filled)
 }

@@ -49,6 +49,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
+use vswitchd_crypto::envelope::SessionId;
+use vswitchd_crypto::open::Opener;
+use vswitchd_crypto::seal::Sealer;
 
 use crate::counters::TrafficCount;
 use crate::drops::{DropReason, Drops};
@@ -153,6 +156,48 @@ impl Switch {
     /// Takes a peer out of a network.
     pub fn remove_peer(&self, vni: Vni, id: VtepId) {
         self.change(|master| master.remove_peer(vni, id));
+    }
+
+    /// Has a network's frames sealed on the underlay, and nothing in clear taken for it: to be called before it has members.
+    /// It stays so when they have left, until [`Self::forget_network`].
+    ///
+    /// Its peers get nothing until they have a sealer ([`Self::set_sealer`]), and what they send is opened by the openers that they
+    /// have ([`Self::add_opener`]). A key is renewed in this order: the receiver adds an opener, the sender sets the
+    /// sealer, and when what was on its way has arrived the receiver removes the opener of the old key.
+    ///
+    /// # Errors
+    /// Too many networks, or a plain one with members.
+    pub fn seal_network(&self, vni: Vni) -> Result<(), TableError> {
+        self.change(|master| master.seal_network(vni))
+    }
+
+    /// Forgets a network without members, and that it was sealed.
+    ///
+    /// # Errors
+    /// It has members.
+    pub fn forget_network(&self, vni: Vni) -> Result<(), TableError> {
+        self.change(|master| master.forget_network(vni))
+    }
+
+    /// Sets what is sealed with for a peer, in all of its sealed networks; `None` ends that.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn set_sealer(&self, peer: VtepId, sealer: Option<Arc<Sealer>>) -> Result<(), TableError> {
+        self.change(|master| master.set_sealer(peer, sealer))
+    }
+
+    /// Adds a key that opens what a peer seals, beside those that it has.
+    ///
+    /// # Errors
+    /// There is no such peer, it has too many, or the session's number is in use.
+    pub fn add_opener(&self, peer: VtepId, opener: Arc<Opener>) -> Result<(), TableError> {
+        self.change(|master| master.add_opener(peer, opener))
+    }
+
+    /// Removes a key by its session's number. Gives whether there was one.
+    pub fn remove_opener(&self, session: SessionId) -> bool {
+        self.change(|master| master.remove_opener(session))
     }
 
     /// Enters an endpoint that is known without having been heard: its address never ages, can't be taken by a frame

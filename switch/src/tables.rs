@@ -8,11 +8,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vswitchd_crypto::envelope::SessionId;
+use vswitchd_crypto::open::Opener;
+use vswitchd_crypto::seal::Sealer;
+
 use crate::counters::Traffic;
 use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
 use crate::io::Capabilities;
 use crate::storm::StormLimit;
-use crate::vtep::{Vtep, VtepId, Vteps};
+use crate::tunnel::Protection;
+use crate::vtep::{SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
 use crate::wire::{MacAddr, Vni};
 
 /// Ports of one switch; a host with more containers or machines than that has other limits first.
@@ -59,8 +64,18 @@ pub struct Network {
     pub ports: Vec<PortId>,
     /// Peers with members: the head-end replication list.
     pub peers: Vec<VtepId>,
+    /// How its frames cross the underlay; does not change while it has members.
+    pub protection: Protection,
     /// Counters, shared by every snapshot.
     pub traffic: Arc<Traffic>,
+}
+
+impl Network {
+    /// Whether anybody is in it, here or at a peer.
+    #[must_use]
+    pub fn has_members(&self) -> bool {
+        !self.ports.is_empty() || !self.peers.is_empty()
+    }
 }
 
 /// Ports, peers and networks.
@@ -117,6 +132,18 @@ pub enum TableError {
     /// The same peer was given with another port before.
     #[error("peer {0} is known with port {1}")]
     OtherPort(IpAddr, u16),
+    /// The network has members, which have sent and received as it is.
+    #[error("network {0} has members")]
+    NetworkInUse(Vni),
+    /// There is no such peer.
+    #[error("no such peer")]
+    NoSuchPeer,
+    /// The session's number is in use; it is ours to choose.
+    #[error("session {0} is in use")]
+    SessionInUse(SessionId),
+    /// [`SESSIONS_PER_PEER_MAX`] are there.
+    #[error("a peer has at most {SESSIONS_PER_PEER_MAX} sessions at a time")]
+    TooManySessions,
     /// An announced place that is not in the tables.
     #[error("no such port or peer in that network")]
     NoSuchPlace,
@@ -260,7 +287,66 @@ impl Master {
         Ok(id)
     }
 
-    /// Removes a port and all that was known to be there. A network with nobody left goes too.
+    /// Has a network's frames sealed on the underlay, from its first member on, and for as long as it is not forgotten:
+    /// also when its last member leaves and another comes. Sealing it twice is no error.
+    ///
+    /// # Errors
+    /// Too many networks, or a plain one with members.
+    pub fn seal_network(&mut self, vni: Vni) -> Result<(), TableError> {
+        let network = self.network(vni)?;
+        match network.protection {
+            Protection::Sealed => {}
+            Protection::Plain if network.has_members() => return Err(TableError::NetworkInUse(vni)),
+            Protection::Plain => network.protection = Protection::Sealed,
+        }
+        Ok(())
+    }
+
+    /// Forgets a network, and that it was sealed.
+    ///
+    /// # Errors
+    /// It has members.
+    pub fn forget_network(&mut self, vni: Vni) -> Result<(), TableError> {
+        if self.published.topology.networks.get(&vni).is_some_and(Network::has_members) {
+            return Err(TableError::NetworkInUse(vni));
+        }
+        self.topology().networks.remove(&vni);
+        Ok(())
+    }
+
+    /// Sets what is sealed with for a peer, or that nothing is.
+    ///
+    /// # Errors
+    /// There is no such peer.
+    pub fn set_sealer(&mut self, peer: VtepId, sealer: Option<Arc<Sealer>>) -> Result<(), TableError> {
+        if self.topology().peers.set_sealer(peer, sealer) { Ok(()) } else { Err(TableError::NoSuchPeer) }
+    }
+
+    /// Adds a key that opens what a peer seals, beside those that it has.
+    ///
+    /// # Errors
+    /// There is no such peer, it has too many, or the session's number is in use.
+    pub fn add_opener(&mut self, peer: VtepId, opener: Arc<Opener>) -> Result<(), TableError> {
+        let (session, peers) = (opener.session(), &mut self.topology().peers);
+        if peers.peer(peer).is_none() {
+            return Err(TableError::NoSuchPeer);
+        }
+        if peers.session(session).is_some() {
+            return Err(TableError::SessionInUse(session));
+        }
+        if peers.sessions_of(peer) >= SESSIONS_PER_PEER_MAX {
+            return Err(TableError::TooManySessions);
+        }
+        peers.insert_session(Session { peer, opener });
+        Ok(())
+    }
+
+    /// Removes a key by the session's number. Gives whether there was one.
+    pub fn remove_opener(&mut self, session: SessionId) -> bool {
+        self.topology().peers.remove_session(session)
+    }
+
+    /// Removes a port and all that was known to be there. A plain network with nobody left goes too.
     pub fn remove_port(&mut self, id: PortId) {
         if let Some(port) = self.topology().ports.remove(&id) {
             self.leave(port.spec.vni, Place::Port(id));
@@ -301,12 +387,12 @@ impl Master {
         }
         if id.0 == self.next_id {
             self.next_id += 1;
-            self.topology().peers.insert(id, Vtep { address, traffic: Arc::default() });
+            self.topology().peers.insert(id, Vtep { address, traffic: Arc::default(), sealer: None });
         }
         Ok(id)
     }
 
-    /// Takes a peer out of a network's replication list; out of its last network, it is forgotten.
+    /// Takes a peer out of a network's replication list; out of its last network, it is forgotten with its keys.
     pub fn remove_peer(&mut self, vni: Vni, id: VtepId) {
         self.leave(vni, Place::Vtep(id));
         if !self.published.topology.networks.values().any(|network| network.peers.contains(&id)) {
@@ -366,7 +452,8 @@ impl Master {
         Ok(networks.entry(vni).or_default())
     }
 
-    /// Takes a place out of a network with all that was known to be there. A network with nobody left goes too.
+    /// Takes a place out of a network with all that was known to be there. A network with nobody left goes too, unless
+    /// it is sealed: who comes next must not find it plain.
     fn leave(&mut self, vni: Vni, place: Place) {
         let gone = self.fdb.forget(vni, place);
         let topology = self.topology();
@@ -376,7 +463,7 @@ impl Master {
                 Place::Port(port) => network.ports.retain(|&member| member != port),
                 Place::Vtep(vtep) => network.peers.retain(|&member| member != vtep),
             }
-            if network.ports.is_empty() && network.peers.is_empty() {
+            if !network.has_members() && network.protection == Protection::Plain {
                 topology.networks.remove(&vni);
             }
         }
@@ -391,6 +478,8 @@ impl Master {
 
 #[cfg(test)]
 mod tests {
+    use vswitchd_crypto::key::Key;
+
     use super::*;
     use crate::fdb::Forward;
 
@@ -470,6 +559,50 @@ mod tests {
         {
             assert!(master.add_peer(vni(1), text.parse().unwrap()).is_err(), "{text}");
         }
+    }
+
+    fn opener(id: u32) -> Arc<Opener> {
+        Arc::new(Opener::new(&Key::new(&[7; 32]), SessionId::new(id).unwrap()))
+    }
+
+    #[test]
+    fn a_network_is_sealed_before_it_has_members_and_until_it_is_forgotten() {
+        let (mut master, ..) = master();
+        assert_eq!(master.seal_network(vni(1)), Err(TableError::NetworkInUse(vni(1))));
+        assert_eq!(master.tables().topology.networks[&vni(1)].protection, Protection::Plain);
+        assert_eq!((master.seal_network(vni(3)), master.seal_network(vni(3))), (Ok(()), Ok(())));
+        let port = master.add_port(spec(3, Capabilities::default())).unwrap();
+        assert_eq!(master.seal_network(vni(3)), Ok(()), "it is");
+        let peer = master.add_peer(vni(3), address(3)).unwrap();
+        assert_eq!(master.forget_network(vni(3)), Err(TableError::NetworkInUse(vni(3))));
+        master.remove_port(port);
+        master.remove_peer(vni(3), peer);
+        master.add_port(spec(3, Capabilities::default())).map(|port| master.remove_port(port)).unwrap();
+        assert_eq!(master.tables().topology.networks[&vni(3)].protection, Protection::Sealed);
+        assert_eq!((master.forget_network(vni(3)), master.forget_network(vni(3))), (Ok(()), Ok(())));
+        assert!(!master.tables().topology.networks.contains_key(&vni(3)));
+    }
+
+    #[test]
+    fn sessions_are_bounded_differ_and_go_with_their_peer() {
+        let (mut master, .., peer) = master();
+        let other = master.add_peer(vni(1), address(3)).unwrap();
+        for id in 0..4 {
+            assert_eq!(master.add_opener(peer, opener(id)), Ok(()));
+        }
+        assert_eq!(master.add_opener(peer, opener(4)), Err(TableError::TooManySessions));
+        let in_use = TableError::SessionInUse(SessionId::new(3).unwrap());
+        assert_eq!(master.add_opener(other, opener(3)), Err(in_use));
+        assert_eq!(master.add_opener(other, opener(4)), Ok(()));
+        let nobody = VtepId(99);
+        assert_eq!(master.add_opener(nobody, opener(5)), Err(TableError::NoSuchPeer));
+        assert_eq!(master.set_sealer(nobody, None), Err(TableError::NoSuchPeer));
+        master.remove_peer(vni(1), peer);
+        assert_eq!(master.tables().topology.peers.sessions_of(peer), 4, "it is in another network still");
+        master.remove_peer(vni(2), peer);
+        let tables = master.tables();
+        let left = (0..5).filter(|&id| tables.topology.peers.session(SessionId::new(id).unwrap()).is_some());
+        assert_eq!(left.collect::<Vec<_>>(), [4]);
     }
 
     #[test]

@@ -4,11 +4,19 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use vswitchd_crypto::envelope::SessionId;
+use vswitchd_crypto::open::Opener;
+use vswitchd_crypto::seal::Sealer;
+
 use crate::counters::Traffic;
 
 /// A peer of this switch. Never given twice in a switch's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VtepId(pub u32);
+
+/// Keys of one peer that open at a time: the current one, the one before it for what is still on its way, the next one
+/// before the peer has taken it up, and one more for two renewals that cross.
+pub const SESSIONS_PER_PEER_MAX: usize = 4;
 
 /// What is known of a peer.
 #[derive(Clone, Debug)]
@@ -17,13 +25,25 @@ pub struct Vtep {
     pub address: SocketAddr,
     /// Counters, shared by every snapshot.
     pub traffic: Arc<Traffic>,
+    /// What is sealed for it; without, it gets nothing of sealed networks.
+    pub sealer: Option<Arc<Sealer>>,
 }
 
-/// The peers, by id and by address.
+/// A key that opens what a peer seals.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Who has the other end.
+    pub peer: VtepId,
+    /// Our end, with its replay window, shared by every snapshot.
+    pub opener: Arc<Opener>,
+}
+
+/// The peers, by id, by address, and by the session numbers that we gave them.
 #[derive(Clone, Debug, Default)]
 pub struct Vteps {
     by_id: HashMap<VtepId, Vtep, foldhash::fast::RandomState>,
     by_address: HashMap<IpAddr, VtepId, foldhash::fast::RandomState>,
+    by_session: HashMap<SessionId, Session, foldhash::fast::RandomState>,
 }
 
 impl Vteps {
@@ -37,6 +57,12 @@ impl Vteps {
     #[must_use]
     pub fn find(&self, address: IpAddr) -> Option<VtepId> {
         self.by_address.get(&address).copied()
+    }
+
+    /// The key that a sealed datagram asks for.
+    #[must_use]
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.by_session.get(&id)
     }
 
     /// Peers known.
@@ -67,6 +93,26 @@ impl Vteps {
     pub(crate) fn remove(&mut self, id: VtepId) {
         if let Some(vtep) = self.by_id.remove(&id) {
             self.by_address.remove(&vtep.address.ip());
+            self.by_session.retain(|_, session| session.peer != id);
         }
+    }
+
+    /// Gives whether there is such a peer.
+    pub(crate) fn set_sealer(&mut self, id: VtepId, sealer: Option<Arc<Sealer>>) -> bool {
+        self.by_id.get_mut(&id).map(|vtep| vtep.sealer = sealer).is_some()
+    }
+
+    /// How many keys open what the peer seals.
+    pub(crate) fn sessions_of(&self, id: VtepId) -> usize {
+        self.by_session.values().filter(|session| session.peer == id).count()
+    }
+
+    pub(crate) fn insert_session(&mut self, session: Session) {
+        self.by_session.insert(session.opener.session(), session);
+    }
+
+    /// Gives whether there was such a session.
+    pub(crate) fn remove_session(&mut self, id: SessionId) -> bool {
+        self.by_session.remove(&id).is_some()
     }
 }

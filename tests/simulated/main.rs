@@ -1,5 +1,6 @@
 //! Three switches on links with chosen faults. Every run of a test is the same: time is virtual, the seed is printed.
 
+mod sealed;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,7 @@ fn number(frame: &[u8]) -> u64 {
     u64::from_be_bytes(frame[14..22].try_into().expect("eight bytes"))
 }
 
-fn sorted(mut delivered: Vec<Delivered>) -> Vec<Delivered> {
+pub(crate) fn sorted(mut delivered: Vec<Delivered>) -> Vec<Delivered> {
     delivered.sort();
     delivered
 }

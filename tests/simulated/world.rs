@@ -1,8 +1,13 @@
 //! Several switches on a simulated underlay, driven by hand: virtual time, one seed, no thread, no socket.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vswitchd::crypto::envelope::SessionId;
+use vswitchd::crypto::key::Key;
+use vswitchd::crypto::open::Opener;
+use vswitchd::crypto::seal::Sealer;
 use vswitchd::switch::datapath::Datapath;
 use vswitchd::switch::fdb::Limits;
 use vswitchd::switch::io::mem::{Faults, Wire};
@@ -27,6 +32,8 @@ pub(crate) struct World {
     pub(crate) delivered: Vec<Delivered>,
     /// Datagrams put on the wire.
     pub(crate) datagrams: usize,
+    /// Those since it was last looked at: from whom, for whom.
+    pub(crate) sent: Vec<(usize, usize, Vec<u8>)>,
 }
 
 pub(crate) struct Host {
@@ -51,6 +58,17 @@ pub(crate) fn address(host: usize) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)), vxlan::PORT)
 }
 
+/// The key of one direction, of some generation.
+pub(crate) fn key(from: usize, to: usize, generation: u8) -> Key {
+    let info = [from, to].map(|host| u8::try_from(host).expect("few hosts"));
+    Key::derive(b"no secret at all", &[&info, &[generation]])
+}
+
+/// What each host calls the key of what comes `from` another.
+pub(crate) fn session(from: usize, generation: u8) -> SessionId {
+    SessionId::new(u32::try_from(from).expect("few hosts") << 8 | u32::from(generation)).expect("24 bits")
+}
+
 /// A frame whose payload is its number, padded to Ethernet's least.
 pub(crate) fn frame(to: MacAddr, from: MacAddr, number: u64) -> Vec<u8> {
     let mut bytes = [&to.0[..], &from.0[..], &[0x88, 0xb5], &number.to_be_bytes()].concat();
@@ -61,11 +79,16 @@ pub(crate) fn frame(to: MacAddr, from: MacAddr, number: u64) -> Vec<u8> {
 impl World {
     /// Hosts that all know each other; each has a port in every network named for it.
     pub(crate) fn new(networks: &[&[u32]], faults: Faults, seed: u64) -> Self {
+        Self::with_sealed(networks, &[], faults, seed)
+    }
+
+    /// As [`Self::new`], with some networks sealed.
+    pub(crate) fn with_sealed(networks: &[&[u32]], sealed: &[u32], faults: Faults, seed: u64) -> Self {
         println!("seed {seed}");
-        let hosts = (0..networks.len()).map(|host| Host::new(host, networks)).collect();
+        let hosts = (0..networks.len()).map(|host| Host::new(host, networks, sealed)).collect();
         let wire = Wire::new(faults, seed, WIRE_QUEUE);
         let now = Instant::now();
-        Self { hosts, wire, now, delivered: Vec::new(), datagrams: 0 }
+        Self { hosts, wire, now, delivered: Vec::new(), datagrams: 0, sent: Vec::new() }
     }
 
     /// A station sends a frame; the wire then runs dry unless it delays.
@@ -127,6 +150,7 @@ impl World {
             let to = (0..).find(|&host| address(host) == transmit.to).expect("a host's address");
             for datagram in at.out.datagrams(transmit).chunks(transmit.segment) {
                 self.datagrams += 1;
+                self.sent.push((host, to, datagram.to_vec()));
                 self.wire.send(host, to, datagram.to_vec(), self.now);
             }
         }
@@ -139,9 +163,10 @@ impl World {
 }
 
 impl Host {
-    fn new(host: usize, networks: &[&[u32]]) -> Self {
+    fn new(host: usize, networks: &[&[u32]], sealed: &[u32]) -> Self {
         let limits = Limits { entries_max: 64, ..Limits::default() };
         let switch = Switch::new(address(host), limits);
+        sealed.iter().for_each(|&id| switch.seal_network(vni(id)).expect("nobody is in it"));
         let ports = networks[host]
             .iter()
             .enumerate()
@@ -160,6 +185,13 @@ impl Host {
             for peer in (0..networks.len()).filter(|&peer| peer != host && networks[peer].contains(&id)) {
                 switch.add_peer(vni(id), address(peer)).expect("room for a peer");
             }
+        }
+        for (id, peer) in switch.tables().topology.peers.sorted() {
+            let other = (0..networks.len()).find(|&other| address(other) == peer.address).expect("a host");
+            let sealer = Sealer::new(&key(host, other, 0), session(host, 0));
+            let opener = Opener::new(&key(other, host, 0), session(other, 0));
+            switch.set_sealer(id, Some(Arc::new(sealer))).expect("a peer");
+            switch.add_opener(id, Arc::new(opener)).expect("room for a session");
         }
         let datapath = Datapath::new(switch.clone());
         Self { switch, ports, datapath, pool: Pool::new(16), out: Outbox::default() }

@@ -25,7 +25,7 @@ mod field {
 }
 
 /// The I flag: the VNI is valid.
-const FLAG_VNI: u8 = 0x08;
+pub(crate) const FLAG_VNI: u8 = 0x08;
 
 /// Bytes that a frame's IP packet grows by on its way: outer IP and UDP, VXLAN, and the inner Ethernet header.
 #[must_use]

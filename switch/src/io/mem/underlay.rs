@@ -195,6 +195,7 @@ mod tests {
     use super::*;
     use crate::outbox::Transmit;
     use crate::vtep::VtepId;
+    use crate::wire::Vni;
 
     fn address(last: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, last], 4789))
@@ -203,7 +204,9 @@ mod tests {
     fn outbox(to: SocketAddr, datagrams: &[u8], segment: usize) -> Outbox {
         let mut buf = Pool::new(1).take().unwrap();
         buf.fill(datagrams);
-        let transmit = Transmit { peer: VtepId(0), to, entropy: 0, packet: 0, range: buf.range(), segment };
+        let (range, vni) = (buf.range(), Vni::new(0).unwrap());
+        let transmit =
+            Transmit { peer: VtepId(0), to, vni, overhead: 0, entropy: 0, packet: 0, range, segment };
         Outbox { packets: vec![buf], transmits: vec![transmit], ..Outbox::default() }
     }
 

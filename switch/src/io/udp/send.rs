@@ -274,6 +274,7 @@ mod tests {
 
     use super::*;
     use crate::vtep::VtepId;
+    use crate::wire::Vni;
 
     #[test]
     fn equal_datagrams_for_one_peer_are_joined_and_only_the_last_may_be_short() {
@@ -281,6 +282,8 @@ mod tests {
             let transmit = |&(peer, len): &(u8, usize)| Transmit {
                 peer: VtepId(0),
                 to: SocketAddr::from(([192, 0, 2, peer], 4789)),
+                vni: Vni::new(0).unwrap(),
+                overhead: 0,
                 entropy: 0,
                 packet: 0,
                 range: 0..len,

@@ -8,6 +8,7 @@ use super::*;
 use crate::outbox::{RUN_DATAGRAMS_MAX, Transmit};
 use crate::packet::HEADROOM;
 use crate::vtep::VtepId;
+use crate::wire::Vni;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -43,7 +44,8 @@ fn add(
     buf.fill(&bytes);
     out.packets.push(buf);
     let (packet, range) = (out.packets.len() - 1, HEADROOM..HEADROOM + len);
-    out.transmits.push(Transmit { peer: VtepId(0), to, entropy, packet, range, segment });
+    let vni = Vni::new(0).unwrap();
+    out.transmits.push(Transmit { peer: VtepId(0), to, vni, overhead: 0, entropy, packet, range, segment });
     bytes
 }
 
@@ -162,7 +164,17 @@ fn a_flow_keeps_its_source_port_and_its_order() {
         let (packet, range) = (usize::from(index), HEADROOM..HEADROOM + 1);
         let entropy = u32::from(index % 8);
         let to = to.local_addr();
-        out.transmits.push(Transmit { peer: VtepId(0), to, entropy, packet, range, segment: 1 });
+        let (vni, segment) = (Vni::new(0).unwrap(), 1);
+        out.transmits.push(Transmit {
+            peer: VtepId(0),
+            to,
+            vni,
+            overhead: 0,
+            entropy,
+            packet,
+            range,
+            segment,
+        });
     }
     assert!(send(&mut from, &out).is_empty());
     let came = take(&mut to, &mut pool, 64);

@@ -1,0 +1,259 @@
+//! What stands between a network and the underlay: the way of its frames to one peer, and of a peer's into it.
+//!
+//! A network is plain or sealed for as long as it has members ([`Protection`]), and here alone is decided what follows:
+//! [`Tunnel::find`] is the only maker of what `egress` builds datagrams with, [`Arrival::enter`] the only way into a
+//! network that `ingress` has. So a sealed network's frame can't leave in clear, nor a clear frame be taken for one of
+//! its own, by any other path through the code.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+
+use vswitchd_crypto::envelope::{self, Header};
+use vswitchd_crypto::open::OpenError;
+use vswitchd_crypto::seal::Sealer;
+
+use crate::drops::DropReason;
+use crate::outbox::Transmit;
+use crate::tables::{Network, Topology};
+use crate::vtep::{Vtep, VtepId};
+use crate::wire::{Vni, vxlan};
+
+// The switch tells the two apart by the first byte.
+const _: () = assert!(envelope::KIND != vxlan::FLAG_VNI);
+
+/// How a network's frames cross the underlay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protection {
+    /// As VXLAN (RFC 7348), for anybody to read.
+    #[default]
+    Plain,
+    /// Each VXLAN packet in a sealed datagram ([`vswitchd_crypto::envelope`]), and never otherwise.
+    Sealed,
+}
+
+impl Protection {
+    /// The largest IP packet of a frame that crosses a path whose packets have up to `path` bytes, 0 if none does.
+    ///
+    /// A sealed network's is rounded down to a multiple of 4: 1420 bytes over IPv4's 1500, 1400 over IPv6's.
+    #[must_use]
+    pub fn mtu(self, underlay: IpAddr, path: u32) -> u32 {
+        /// 28: [`envelope::OVERHEAD`] in the type of an MTU.
+        const ENVELOPE: u32 = 12 + 16;
+        const _: () = assert!(envelope::OVERHEAD == ENVELOPE as usize);
+        let plain = path.saturating_sub(vxlan::overhead(underlay));
+        match self {
+            Self::Plain => plain,
+            Self::Sealed => plain.saturating_sub(ENVELOPE) & !3,
+        }
+    }
+}
+
+/// What is put around a frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Wrap<'t> {
+    /// Nothing: it is for a port.
+    Bare,
+    /// A VXLAN header.
+    Clear(Vni),
+    /// A VXLAN header, all of that sealed.
+    Sealed(Vni, &'t Sealer),
+}
+
+impl Wrap<'_> {
+    /// Bytes before the frame.
+    pub(crate) fn before(self) -> usize {
+        match self {
+            Self::Bare => 0,
+            Self::Clear(_) => vxlan::HEADER_LEN,
+            Self::Sealed(..) => envelope::HEADER_LEN + vxlan::HEADER_LEN,
+        }
+    }
+
+    /// Bytes behind the frame.
+    pub(crate) fn behind(self) -> usize {
+        match self {
+            Self::Bare | Self::Clear(_) => 0,
+            Self::Sealed(..) => envelope::TAG_LEN,
+        }
+    }
+
+    /// Bytes around the frame.
+    pub(crate) fn overhead(self) -> usize {
+        self.before() + self.behind()
+    }
+
+    /// Wraps the frame that stands in `datagram` with that room around it.
+    ///
+    /// # Errors
+    /// [`DropReason::KeyUsedUp`]; the frame is as it was.
+    pub(crate) fn close(self, datagram: &mut [u8]) -> Result<(), DropReason> {
+        match self {
+            Self::Bare => Ok(()),
+            Self::Clear(vni) => {
+                datagram[..vxlan::HEADER_LEN].copy_from_slice(&vxlan::emit(vni));
+                Ok(())
+            }
+            Self::Sealed(vni, sealer) => {
+                datagram[envelope::HEADER_LEN..][..vxlan::HEADER_LEN].copy_from_slice(&vxlan::emit(vni));
+                sealer.seal(datagram).map_err(|_| DropReason::KeyUsedUp)
+            }
+        }
+    }
+}
+
+/// The way of a network's frames to one of its peers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tunnel<'t> {
+    peer: VtepId,
+    to: SocketAddr,
+    vni: Vni,
+    wrap: Wrap<'t>,
+}
+
+impl<'t> Tunnel<'t> {
+    /// As the network demands.
+    ///
+    /// # Errors
+    /// The peer is not in the tables, or the network is sealed and there is no key for the peer.
+    pub(crate) fn find(
+        topology: &'t Topology,
+        network: &Network,
+        vni: Vni,
+        peer: VtepId,
+    ) -> Result<Self, DropReason> {
+        let vtep = topology.peers.peer(peer).ok_or(DropReason::UnknownPeer)?;
+        let wrap = match network.protection {
+            Protection::Plain => Wrap::Clear(vni),
+            Protection::Sealed => Wrap::Sealed(vni, vtep.sealer.as_deref().ok_or(DropReason::NoSession)?),
+        };
+        Ok(Self { peer, to: vtep.address, vni, wrap })
+    }
+
+    /// What goes around its frames.
+    pub(crate) fn wrap(&self) -> Wrap<'t> {
+        self.wrap
+    }
+
+    /// Whether a datagram for this peer is one for every peer of the network.
+    pub(crate) fn shares_datagrams(&self) -> bool {
+        match self.wrap {
+            Wrap::Bare | Wrap::Clear(_) => true,
+            Wrap::Sealed(..) => false,
+        }
+    }
+
+    /// Names wrapped frames for this peer; see [`Transmit`].
+    pub(crate) fn transmit(
+        &self,
+        entropy: u32,
+        packet: usize,
+        range: Range<usize>,
+        segment: usize,
+    ) -> Transmit {
+        let &Self { peer, to, vni, wrap } = self;
+        Transmit { peer, to, vni, overhead: wrap.overhead(), entropy, packet, range, segment }
+    }
+
+    /// Names what has been named for another peer of the network, where they share it.
+    pub(crate) fn transmit_again(&self, other: &Transmit) -> Transmit {
+        debug_assert!(self.shares_datagrams(), "sealed for another peer");
+        self.transmit(other.entropy, other.packet, other.range.clone(), other.segment)
+    }
+}
+
+/// A VXLAN packet from the underlay: of whom, and how it came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival<'t> {
+    topology: &'t Topology,
+    peer: VtepId,
+    vtep: &'t Vtep,
+    came: Protection,
+}
+
+/// Why a datagram is nobody's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Refusal<'t> {
+    /// The peer that it claims to be of, as far as it does.
+    pub(crate) claimed: Option<&'t Vtep>,
+    /// What it died of.
+    pub(crate) reason: DropReason,
+}
+
+impl<'t> Arrival<'t> {
+    /// One that came as it is: its peer is known by the outer source address.
+    ///
+    /// # Errors
+    /// The address is no peer's.
+    pub(crate) fn clear(topology: &'t Topology, from: IpAddr) -> Result<Self, Refusal<'t>> {
+        let found = topology.peers.find(from).and_then(|id| Some((id, topology.peers.peer(id)?)));
+        let Some((peer, vtep)) = found else {
+            let own = from == topology.local.ip();
+            let reason = if own { DropReason::OwnDatagram } else { DropReason::UnknownPeer };
+            return Err(Refusal { claimed: None, reason });
+        };
+        Ok(Self { topology, peer, vtep, came: Protection::Plain })
+    }
+
+    /// Opens a sealed one in place and gives where in it the packet is. Its peer is known by the key, wherever it came
+    /// from.
+    ///
+    /// # Errors
+    /// No key of ours opens it, or it has been opened before.
+    pub(crate) fn open(
+        topology: &'t Topology,
+        datagram: &mut [u8],
+    ) -> Result<(Self, Range<usize>), Refusal<'t>> {
+        let refuse = |claimed, reason| Refusal { claimed, reason };
+        let header = Header::parse(datagram).map_err(|_| refuse(None, DropReason::SealedTruncated))?;
+        let found = topology.peers.session(header.session);
+        let found = found.and_then(|session| Some((session, topology.peers.peer(session.peer)?)));
+        let (session, vtep) = found.ok_or_else(|| refuse(None, DropReason::UnknownSession))?;
+        let range = session.opener.open(datagram).map_err(|error| match error {
+            OpenError::Failed => refuse(Some(vtep), DropReason::Forged),
+            OpenError::Replayed => refuse(Some(vtep), DropReason::Replayed),
+        })?;
+        Ok((Self { topology, peer: session.peer, vtep, came: Protection::Sealed }, range))
+    }
+
+    /// Who sent it.
+    pub(crate) fn peer(&self) -> (VtepId, &'t Vtep) {
+        (self.peer, self.vtep)
+    }
+
+    /// The network that it is for, if it may enter there.
+    ///
+    /// # Errors
+    /// We are not in that network, or the peer isn't, or it came in clear into a sealed one, or the other way round.
+    pub(crate) fn enter(&self, vni: Vni) -> Result<&'t Network, DropReason> {
+        let network = self.topology.networks.get(&vni).filter(|network| !network.ports.is_empty());
+        let network = network.ok_or(DropReason::UnknownVni)?;
+        if !network.peers.contains(&self.peer) {
+            return Err(DropReason::PeerNotInVni);
+        }
+        match (network.protection, self.came) {
+            (Protection::Plain, Protection::Plain) | (Protection::Sealed, Protection::Sealed) => Ok(network),
+            (Protection::Sealed, Protection::Plain) => Err(DropReason::ClearRefused),
+            (Protection::Plain, Protection::Sealed) => Err(DropReason::SealedRefused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mtu_leaves_room_for_all_that_goes_around_a_packet() {
+        let (v4, v6) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]));
+        for (protection, underlay, path, want) in [
+            (Protection::Plain, v4, 1_500, 1_450),
+            (Protection::Plain, v6, 1_500, 1_430),
+            (Protection::Sealed, v4, 1_500, 1_420),
+            (Protection::Sealed, v6, 1_500, 1_400),
+            (Protection::Sealed, v4, 9_000, 8_920),
+            (Protection::Sealed, v4, 77, 0),
+        ] {
+            assert_eq!(protection.mtu(underlay, path), want, "{protection:?} over {underlay}, {path} bytes");
+        }
+    }
+}
