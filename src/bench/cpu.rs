@@ -1,4 +1,4 @@
-//! CPU time of the calling thread, and what it was spent on.
+//! CPU time of the calling thread, what it was spent on, and other arithmetic of time.
 
 use std::time::Duration;
 
@@ -48,6 +48,12 @@ pub(super) fn gbit_s(bytes: u64, time: Duration) -> f64 {
     bytes as f64 * 8.0 / 1e9 / time.as_secs_f64()
 }
 
+/// The middle one of some samples, at least one.
+pub(super) fn median(mut samples: Vec<Duration>) -> Duration {
+    let middle = samples.len() / 2;
+    *samples.select_nth_unstable(middle).1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +64,12 @@ mod tests {
         assert_eq!((tally.ns_each(), tally.gbit_s()), (None, None));
         tally.add(4, 1_000, Duration::from_micros(2));
         assert_eq!((tally.ns_each(), tally.gbit_s()), (Some(500.0), Some(4.0)));
+    }
+
+    #[test]
+    fn the_median_is_the_middle_one() {
+        let ms = |list: &[u64]| list.iter().map(|&ms| Duration::from_millis(ms)).collect();
+        assert_eq!(median(ms(&[9, 1, 5])), Duration::from_millis(5));
+        assert_eq!(median(ms(&[7])), Duration::from_millis(7));
     }
 }

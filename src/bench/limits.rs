@@ -4,6 +4,7 @@
 //! stages' costs added up, and each stage's share of the sum says what it would be worth to make it faster.
 
 use super::Report;
+use super::aead::AeadFigures;
 use super::machine::Machine;
 use super::stream::StreamFigures;
 use super::tap::TapFigures;
@@ -92,6 +93,7 @@ pub fn limits(report: &Report) -> Vec<String> {
     }
     if let Some(costs) = Costs::of(report) {
         lines.extend(per_core(&costs));
+        lines.extend(report.aead.measured().map(|aead| sealed(aead, &costs.bulk)));
         if let Some(stream) = report.stream.measured() {
             lines.push(of_stream(machine, stream, &costs.bulk));
         }
@@ -123,6 +125,16 @@ fn per_core(costs: &Costs) -> [String; 2] {
             small.receiving.shares(),
         ),
     ]
+}
+
+/// What sealing adds to the stages of bulk.
+fn sealed(aead: &AeadFigures, bulk: &Core) -> String {
+    let gbit_s = |chain: &Chain, gb_s: f64| 1.0 / (chain.cost() + 1.0 / (gb_s * 8.0));
+    format!(
+        "Bulk, sealed with AES-256-GCM: a core sends {:.1} Gbit/s and receives {:.1}.",
+        gbit_s(&bulk.sending, aead.seal_gb_s),
+        gbit_s(&bulk.receiving, aead.open_gb_s),
+    )
 }
 
 /// Compares the stream with what the slower of the two switches could do with a core of its own.
@@ -246,6 +258,7 @@ mod tests {
                 out_bulk_gbit_s: 30.0,
                 in_bulk_gbit_s: 30.0,
             }),
+            aead: Part::Measured(AeadFigures { datagram_bytes: 1420, seal_gb_s: 1.25, open_gb_s: 3.75 }),
             stream: Part::Measured(StreamFigures {
                 gbit_s: 9.0,
                 cpu_s_per_gb: Some(1.6),
@@ -267,6 +280,8 @@ mod tests {
         measured(&mut report.udp).batches.send_ns = 300.0;
         measured(&mut report.tap).write_bulk_gbit_s = 10.0;
         let lines = limits(&report);
+        // 1/10 + 1/10 and 1/6 + 1/30.
+        assert_eq!(lines[2], "Bulk, sealed with AES-256-GCM: a core sends 5.0 Gbit/s and receives 5.0.");
         assert_eq!(
             lines[..2],
             [
@@ -281,7 +296,7 @@ mod tests {
     #[test]
     fn a_streams_share_is_explained_by_the_core_the_cores_or_the_waiting() {
         let mut report = even();
-        let said = |report: &Report| limits(report).remove(2);
+        let said = |report: &Report| limits(report).remove(3);
         assert!(said(&report).ends_with("90 % of what the receiving core allows: that core is the limit."));
         let stream = measured(&mut report.stream);
         (stream.gbit_s, stream.cores_busy) = (5.0, Some(0.9));
@@ -294,7 +309,7 @@ mod tests {
 
     #[test]
     fn settings_that_cost_are_named_and_others_are_not() {
-        assert_eq!(limits(&even()).len(), 3);
+        assert_eq!(limits(&even()).len(), 4);
         let mut report = even();
         report.machine.debug_build = true;
         measured(&mut report.tap).uso = false;
@@ -315,6 +330,7 @@ mod tests {
         assert_eq!(limits(&report), Vec::<String>::new());
         report.udp = Part::Missing { missing: missing() };
         report.memory = Part::Missing { missing: missing() };
+        report.aead = Part::Missing { missing: missing() };
         assert!(report.is_empty() && limits(&report).is_empty());
     }
 }

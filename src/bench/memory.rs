@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::BenchError;
-use super::cpu::gbit_s;
+use super::cpu::{gbit_s, median};
 use super::frames::{small, super_frame};
 use crate::switch::datapath::Datapath;
 use crate::switch::fdb::{Limits, Place};
@@ -169,11 +169,6 @@ impl Bed {
     }
 }
 
-fn median(mut samples: Vec<Duration>) -> Duration {
-    let middle = samples.len() / 2;
-    *samples.select_nth_unstable(middle).1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,12 +179,5 @@ mod tests {
         let all =
             [figures.out_small_ns, figures.in_small_ns, figures.out_bulk_gbit_s, figures.in_bulk_gbit_s];
         assert!(all.iter().all(|figure| figure.is_finite() && *figure > 0.0), "{figures:?}");
-    }
-
-    #[test]
-    fn the_median_is_the_middle_one() {
-        let ms = |list: &[u64]| list.iter().map(|&ms| Duration::from_millis(ms)).collect();
-        assert_eq!(median(ms(&[9, 1, 5])), Duration::from_millis(5));
-        assert_eq!(median(ms(&[7])), Duration::from_millis(7));
     }
 }

@@ -8,7 +8,7 @@
 //! through is by the clock. TAPs and links are made in namespaces of their own, which needs a sandbox
 //! ([`crate::namespace::sandbox`]); without one those parts are missing and say why.
 
-// aead
+pub mod aead;
 mod cpu;
 mod frames;
 mod halt;
@@ -104,9 +104,11 @@ pub fn run(each: Duration, sandbox: Result<(), String>, mut begins: impl FnMut(&
     let udp = udp::measure(each, confined).into();
     begins("the switch in memory");
     let memory = memory::measure(each).into();
+    begins("AES-256-GCM");
+    let aead = aead::measure(each).into();
     begins("two switches");
     let stream = part(&devices, || stream::measure(each));
-    Report { machine, tap, udp, memory, stream }
+    Report { machine, tap, udp, memory, aead, stream }
 }
 
 /// Measures, if there is what it needs.

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::BenchError;
+use super::aead::AeadFigures;
 use super::machine::Machine;
 use super::memory::MemoryFigures;
 use super::stream::StreamFigures;
@@ -33,6 +34,8 @@ pub struct Report {
     pub udp: Part<UdpFigures>,
     /// The switch without devices.
     pub memory: Part<MemoryFigures>,
+    /// Sealing and opening.
+    pub aead: Part<AeadFigures>,
     /// Two switches, one stream.
     pub stream: Part<StreamFigures>,
 }
@@ -70,10 +73,11 @@ impl Report {
     /// Whether there is a figure at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        let Self { tap, udp, memory, stream, .. } = self;
+        let Self { tap, udp, memory, aead, stream, .. } = self;
         tap.measured().is_none()
             && udp.measured().is_none()
             && memory.measured().is_none()
+            && aead.measured().is_none()
             && stream.measured().is_none()
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use serde_json::Value;
 
 use crate::bench::Report;
+use crate::bench::aead::AeadFigures;
 use crate::bench::limits::limits;
 use crate::bench::machine::Machine;
 use crate::bench::memory::MemoryFigures;
@@ -96,6 +97,15 @@ impl Screen {
                 "recvmmsg, UDP_GRO",
             );
         }
+        if let Some(aead) = report.aead.measured() {
+            self.aead(aead);
+        }
+    }
+
+    fn aead(&mut self, aead: &AeadFigures) {
+        for (name, gb_s) in [("AES-256-GCM, seal", aead.seal_gb_s), ("AES-256-GCM, open", aead.open_gb_s)] {
+            self.row(name, bulk(gb_s * 8.0), &format!("{gb_s:.2} GB/s, {} bytes each", aead.datagram_bytes));
+        }
     }
 
     fn together(&mut self, report: &Report) {
@@ -121,6 +131,7 @@ impl Screen {
             ("TAP", report.tap.missing()),
             ("UDP", report.udp.missing()),
             ("switch in memory", report.memory.missing()),
+            ("AES-256-GCM", report.aead.missing()),
             ("two switches", report.stream.missing()),
         ];
         let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -207,6 +218,7 @@ mod tests {
             tap: Part::Missing { missing: refused("no namespaces: do this") },
             udp: Part::Missing { missing: refused("no sockets") },
             memory: Part::Missing { missing: refused("nothing came through") },
+            aead: Part::Missing { missing: refused("nothing came through") },
             stream: Part::Missing { missing: refused("no namespaces: do this") },
         };
         let text = text(&report);
