@@ -12,10 +12,10 @@ use super::udp::UdpFigures;
 
 /// A stream that comes to this share of what the stages allow is as good as expected.
 const AS_EXPECTED: f64 = 0.8;
-/// Cores below which two switches and both ends of a stream are in each other's way.
-const CORES_FOR_A_STREAM: usize = 4;
-/// Cores that two switches keep busy at least when they, and not waiting, are what a stream takes long for.
-const BUSY: f64 = 1.5;
+/// Share of the cores that are idle at most when it is for want of cores that a stream is slow.
+const HARDLY_IDLE: f64 = 0.15;
+/// Share of the cores from which other programs' use is worth a word.
+const MUCH_USED: f64 = 0.1;
 /// Share of small datagrams lost on the way from which that is worth a word.
 const MUCH_LOST: f64 = 0.05;
 
@@ -31,12 +31,12 @@ impl Chain {
         self.0.iter().map(|(_, cost)| cost).sum()
     }
 
-    /// `UDP 52 %, TAP 30 %, switch 18 %`
+    /// `UDP 52%, TAP 30%, switch 18%`
     fn shares(&self) -> String {
         let mut stages = self.0.clone();
         stages.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         let total = self.cost();
-        let share = |(name, cost): &Stage| format!("{name} {:.0} %", cost / total * 100.0);
+        let share = |(name, cost): &Stage| format!("{name} {:.0}%", cost / total * 100.0);
         stages.iter().map(share).collect::<Vec<_>>().join(", ")
     }
 }
@@ -146,7 +146,7 @@ fn of_stream(machine: &Machine, stream: &StreamFigures, bulk: &Core) -> String {
     };
     let share = stream.gbit_s * cost;
     let mut line = format!(
-        "One stream: {:.1} Gbit/s, {:.0} % of what the {slower} core allows",
+        "One stream: {:.1} Gbit/s, {:.0}% of what the {slower} core allows",
         stream.gbit_s,
         share * 100.0
     );
@@ -154,25 +154,32 @@ fn of_stream(machine: &Machine, stream: &StreamFigures, bulk: &Core) -> String {
         line.push_str(": that core is the limit.");
         return line;
     }
-    let busy = stream.cores_busy.map_or_else(String::new, |busy| format!(" (the switches used {busy:.1})"));
-    if machine.cores_usable < CORES_FOR_A_STREAM {
-        let cores = machine.cores_usable;
-        line.push_str(&format!(
-            ": two switches and both ends of TCP share {}{busy}.",
-            counted(cores, "core")
-        ));
-    } else if stream.cores_busy.is_some_and(|busy| busy < BUSY) {
-        line.push_str(&format!(": it is waiting, not work, that takes the time{busy}."));
-    } else {
-        line.push_str(&format!(
-            ": the link between the namespaces and both ends of TCP take the rest{busy}."
-        ));
-    }
+    line.push_str(&cause(machine, stream));
     line
 }
 
-fn counted(number: usize, thing: &str) -> String {
-    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+/// Why a stream stays behind what its slowest core allows: want of cores, or waiting.
+fn cause(machine: &Machine, stream: &StreamFigures) -> String {
+    let StreamFigures { cores_switches, cores_ends, cores_idle, cores_others, .. } = *stream;
+    let (Some(switches), Some(ends), Some(idle), Some(others)) =
+        (cores_switches, cores_ends, cores_idle, cores_others)
+    else {
+        return ".".into();
+    };
+    let used = format!("the switches used {switches:.1}, both ends of TCP {ends:.1}");
+    let others_used = if others >= MUCH_USED * machine.cores as f64 {
+        format!(", other programs {others:.1}, so that figures by the clock are too low")
+    } else {
+        String::new()
+    };
+    let usable = machine.cores_usable as f64;
+    // Cores that this process may not use are idle for reasons of their own.
+    let idle = if machine.cores_usable < machine.cores { usable - switches - ends } else { idle };
+    if idle > HARDLY_IDLE * usable {
+        format!(": it waits, for {idle:.1} of {usable} cores were idle ({used}{others_used}).")
+    } else {
+        format!(": {usable} cores are too few ({used}{others_used}).")
+    }
 }
 
 fn of_tap(tap: &TapFigures) -> Option<String> {
@@ -203,14 +210,26 @@ fn of_udp(udp: &UdpFigures) -> Vec<String> {
             udp.receive_buffer_asked_bytes,
         ));
     }
-    let lost = udp.singles.lost.max(udp.batches.lost).max(udp.runs.lost);
-    if lost >= MUCH_LOST {
-        lines.push(format!(
-            "Up to {:.0} % of the datagrams were lost: receiving is slower than sending.",
-            lost * 100.0
-        ));
-    }
+    lines.extend(of_loss(udp));
     lines
+}
+
+/// Compares what sending and receiving cost: a receiver that is slow, and one that was late.
+fn of_loss(udp: &UdpFigures) -> Option<String> {
+    let UdpFigures { singles, batches, runs, .. } = udp;
+    let losses = [
+        ("single small datagrams", singles.lost, singles.receive_ns / singles.send_ns),
+        ("small datagrams in batches", batches.lost, batches.receive_ns / batches.send_ns),
+        ("datagrams in runs", runs.lost, runs.send_gbit_s / runs.receive_gbit_s),
+    ];
+    let (what, lost, receive_to_send) = losses.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
+    let why = if receive_to_send >= 1.0 {
+        "receiving them costs more than sending".into()
+    } else {
+        let held_ms = udp.receive_buffer_bytes as f64 * 8.0 / runs.send_gbit_s / 1e6;
+        format!("the receiver was not scheduled in time, and its buffer holds {held_ms:.1} ms of bulk")
+    };
+    (lost >= MUCH_LOST).then(|| format!("{:.0}% of the {what} were lost: {why}.", lost * 100.0))
 }
 
 #[cfg(test)]
@@ -262,7 +281,10 @@ mod tests {
             stream: Part::Measured(StreamFigures {
                 gbit_s: 9.0,
                 cpu_s_per_gb: Some(1.6),
-                cores_busy: Some(1.8),
+                cores_switches: Some(1.8),
+                cores_ends: Some(1.5),
+                cores_idle: Some(4.6),
+                cores_others: Some(0.1),
             }),
         }
     }
@@ -285,10 +307,10 @@ mod tests {
         assert_eq!(
             lines[..2],
             [
-                "Bulk: a core sends 10.0 Gbit/s (TAP 33 %, switch 33 %, UDP 33 %) and receives 6.0 (TAP 60 %, UDP \
-                 20 %, switch 20 %).",
-                "Small frames: a core sends 2.00 M/s (UDP 60 %, TAP 20 %, switch 20 %) and receives 3.33 (UDP 33 %, \
-                 switch 33 %, TAP 33 %).",
+                "Bulk: a core sends 10.0 Gbit/s (TAP 33%, switch 33%, UDP 33%) and receives 6.0 (TAP 60%, UDP \
+                 20%, switch 20%).",
+                "Small frames: a core sends 2.00 M/s (UDP 60%, TAP 20%, switch 20%) and receives 3.33 (UDP 33%, \
+                 switch 33%, TAP 33%).",
             ]
         );
     }
@@ -297,14 +319,20 @@ mod tests {
     fn a_streams_share_is_explained_by_the_core_the_cores_or_the_waiting() {
         let mut report = even();
         let said = |report: &Report| limits(report).remove(3);
-        assert!(said(&report).ends_with("90 % of what the receiving core allows: that core is the limit."));
+        assert!(said(&report).ends_with("90% of what the receiving core allows: that core is the limit."));
+        measured(&mut report.stream).gbit_s = 5.0;
+        assert!(said(&report).contains("50% of what"), "{}", said(&report));
+        assert!(said(&report).ends_with(
+            ": it waits, for 4.6 of 8 cores were idle (the switches used 1.8, both ends of TCP 1.5)."
+        ));
         let stream = measured(&mut report.stream);
-        (stream.gbit_s, stream.cores_busy) = (5.0, Some(0.9));
-        assert!(said(&report).contains("50 %") && said(&report).contains("waiting"), "{}", said(&report));
-        measured(&mut report.stream).cores_busy = Some(1.9);
-        assert!(said(&report).contains("both ends of TCP take the rest (the switches used 1.9)"));
-        report.machine.cores_usable = 1;
-        assert!(said(&report).contains("share 1 core (the"), "{}", said(&report));
+        (stream.cores_idle, stream.cores_others) = (Some(0.5), Some(4.0));
+        assert!(said(&report).contains("8 cores are too few"), "{}", said(&report));
+        assert!(said(&report).contains("other programs 4.0"), "{}", said(&report));
+        report.machine.cores_usable = 4;
+        assert!(said(&report).contains("0.7 of 4 cores were idle"), "{}", said(&report));
+        measured(&mut report.stream).cores_idle = None;
+        assert!(said(&report).ends_with("allows."), "{}", said(&report));
     }
 
     #[test]
@@ -315,8 +343,16 @@ mod tests {
         measured(&mut report.tap).uso = false;
         let udp = measured(&mut report.udp);
         (udp.segmentation, udp.receive_buffer_bytes, udp.runs.lost) = (false, 1 << 20, 0.5);
+        udp.runs.receive_gbit_s = 20.0;
         let said = limits(&report).join("\n");
-        for part in ["--release", "UDP super-frames", "UDP_SEGMENT", "rmem_max=8388608", "Up to 50 %"] {
+        for part in [
+            "--release",
+            "UDP super-frames",
+            "UDP_SEGMENT",
+            "rmem_max=8388608",
+            "50% of the datagrams in runs",
+            "costs more",
+        ] {
             assert!(said.contains(part), "no {part:?} in {said}");
         }
     }

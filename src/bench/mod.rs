@@ -15,6 +15,7 @@ mod halt;
 pub mod limits;
 pub mod machine;
 pub mod memory;
+mod processors;
 mod report;
 pub mod stream;
 pub mod tap;

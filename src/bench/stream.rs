@@ -1,29 +1,31 @@
-//! End to end: one TCP stream through two switches in two namespaces, as `vswitchd lab` builds them.
+//! End to end: one TCP stream through two switches in two namespaces, as `vswitchd lab` builds them, and who used the
+//! processors meanwhile.
 
-use std::fs;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::BenchError;
 use super::cpu::gbit_s;
-use super::{BenchError, system};
+use super::processors::Usage;
 use crate::lab::{Lab, Plan, Shape, throughput};
 use crate::namespace::init::THIS_PROGRAM;
 
-/// Places in `/proc/PID/stat` (proc(5)) behind the program's name: CPU time of the children that were waited for, user
-/// and system, fields 16 and 17.
-const CHILDREN_TIMES: [usize; 2] = [13, 14];
-
-/// What two switches carry.
+/// What two switches carry. Cores are means over the time that the stream took; `None` where the kernel does not say.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StreamFigures {
     /// What the TCP stream came to, by the clock.
     pub gbit_s: f64,
-    /// CPU seconds, user and system, that both switches together took for 10^9 bytes. `None` if the kernel does not
-    /// say.
+    /// CPU seconds, user and system, that both switches together took for 10^9 bytes.
     pub cpu_s_per_gb: Option<f64>,
-    /// Cores that both together kept busy.
-    pub cores_busy: Option<f64>,
+    /// Cores that both switches together kept busy.
+    pub cores_switches: Option<f64>,
+    /// Cores that both ends of the stream kept busy, most of it in the kernel's TCP.
+    pub cores_ends: Option<f64>,
+    /// Cores that had nothing to do.
+    pub cores_idle: Option<f64>,
+    /// Cores that other programs, or other guests of this machine's host, kept busy.
+    pub cores_others: Option<f64>,
 }
 
 /// Measures for `each`. Needs a sandbox, and that this program knows the command `switch`.
@@ -36,43 +38,21 @@ pub fn measure(each: Duration) -> Result<StreamFigures, BenchError> {
     lab.start(THIS_PROGRAM)?;
     let ends: Vec<_> = lab.endpoints().cloned().collect();
     let [from, to] = &ends[..] else { return Err(BenchError::Nothing("two switches")) };
+    let before = Usage::now();
     let flow = throughput::measure(from.netns(), to.netns(), to.plan().v4.into(), each)?;
-    let before = children_cpu().map_err(system("read the CPU time"))?;
+    let after = Usage::now();
     lab.stop()?;
     // The children's time is ours once they have been waited for. Nothing but the stream kept them busy.
-    let after = children_cpu().map_err(system("read the CPU time"))?;
-    let cpu = before.zip(after).map(|(before, after)| after.saturating_sub(before).as_secs_f64());
+    let (used, waited) = (after.since(before), Usage::now());
+    let switches = waited.children.zip(before.children).map(|(end, start)| end.saturating_sub(start));
+    let cores = |cpu: Duration| cpu.as_secs_f64() / flow.took.as_secs_f64();
+    let others = || Some(used.busy?.saturating_sub(used.own?).saturating_sub(switches?));
     Ok(StreamFigures {
         gbit_s: gbit_s(flow.bytes, flow.took),
-        cpu_s_per_gb: cpu.map(|cpu| cpu * 1e9 / flow.bytes as f64),
-        cores_busy: cpu.map(|cpu| cpu / flow.took.as_secs_f64()),
+        cpu_s_per_gb: switches.map(|cpu| cpu.as_secs_f64() * 1e9 / flow.bytes as f64),
+        cores_switches: switches.map(cores),
+        cores_ends: used.own.map(cores),
+        cores_idle: used.idle.map(cores),
+        cores_others: others().map(cores),
     })
-}
-
-/// CPU time of all children waited for so far.
-fn children_cpu() -> std::io::Result<Option<Duration>> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    Ok(children_ticks(&stat)
-        .map(|ticks| Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)))
-}
-
-fn children_ticks(stat: &str) -> Option<u64> {
-    // The name may hold anything, parentheses and spaces included.
-    let (_, behind) = stat.rsplit_once(')')?;
-    let fields: Vec<&str> = behind.split_whitespace().collect();
-    CHILDREN_TIMES.iter().map(|&place| fields.get(place)?.parse::<u64>().ok()).sum()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_childrens_time_is_found_behind_any_name() {
-        let stat = "7 (a ) b) S 1 2 3 4 5 6 7 8 9 10 500 600 70 8 20 0 1 0";
-        assert_eq!(children_ticks(stat), Some(78));
-        assert_eq!(children_ticks("7 (a) S 1"), None);
-        assert_eq!(children_ticks(""), None);
-        assert!(children_cpu().unwrap().is_some());
-    }
 }

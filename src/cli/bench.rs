@@ -38,8 +38,9 @@ Examples:
   Steadier figures, for a program:
     vswitchd bench --seconds 5 --format json | jq .stream.gbit_s
 
-Reading it: \"one core\" is CPU time of the thread that does the work, so other programs hardly change it; the rest is
-by the clock, and they do. A small frame holds a datagram of 64 bytes; bulk is super-frames and runs of 64 KiB.
+Reading it: \"one core\" is CPU time of the thread that does the work, so other programs hardly
+change it; the rest is by the clock, and they do. A small frame holds 64 bytes of UDP payload;
+bulk is super-frames and runs of 64 KiB. docs/operations.md has more.
 
 Exit status: 0 measured, 1 nothing could be measured, 2 wrong usage, 130 interrupted.";
 

@@ -176,10 +176,7 @@ fn lost(share: f64) -> String {
 }
 
 fn cpu(stream: &StreamFigures) -> String {
-    match (stream.cpu_s_per_gb, stream.cores_busy) {
-        (Some(seconds), Some(cores)) => format!("{seconds:.2} CPU s/GB, {cores:.1} cores busy"),
-        _ => String::new(),
-    }
+    stream.cpu_s_per_gb.map_or_else(String::new, |seconds| format!("switches: {seconds:.2} CPU s/GB"))
 }
 
 /// Words in lines of at most `width` characters, but for words that are longer.
