@@ -8,7 +8,7 @@ use super::aead::AeadFigures;
 use super::machine::Machine;
 use super::stream::StreamFigures;
 use super::tap::TapFigures;
-use super::udp::UdpFigures;
+use super::udp::{Datagrams, UdpFigures};
 
 /// A stream that comes to this share of what the stages allow is as good as expected.
 const AS_EXPECTED: f64 = 0.8;
@@ -49,7 +49,10 @@ struct Core {
 
 /// Costs of a small frame in nanoseconds and of bulk in nanoseconds for a bit.
 struct Costs {
+    /// Of different sizes.
     small: Core,
+    /// Of one size.
+    equal: Core,
     bulk: Core,
 }
 
@@ -60,15 +63,13 @@ impl Costs {
             sending: Chain(vec![("TAP", read), ("switch", out), ("UDP", send)]),
             receiving: Chain(vec![("UDP", receive), ("switch", r#in), ("TAP", write)]),
         };
+        let small = |udp: Datagrams| {
+            let (sending, receiving) = (tap.read_small_ns, tap.write_small_ns);
+            core([sending, memory.out_small_ns, udp.send_ns, udp.receive_ns, memory.in_small_ns, receiving])
+        };
         Some(Self {
-            small: core([
-                tap.read_small_ns,
-                memory.out_small_ns,
-                udp.batches.send_ns,
-                udp.batches.receive_ns,
-                memory.in_small_ns,
-                tap.write_small_ns,
-            ]),
+            small: small(udp.batches),
+            equal: small(udp.equal),
             bulk: core([
                 1.0 / tap.read_bulk_gbit_s,
                 1.0 / memory.out_bulk_gbit_s,
@@ -107,8 +108,8 @@ pub fn limits(report: &Report) -> Vec<String> {
     lines
 }
 
-fn per_core(costs: &Costs) -> [String; 2] {
-    let Costs { small, bulk } = costs;
+fn per_core(costs: &Costs) -> [String; 3] {
+    let Costs { small, equal, bulk } = costs;
     [
         format!(
             "Bulk: a core sends {:.1} Gbit/s ({}) and receives {:.1} ({}).",
@@ -123,6 +124,11 @@ fn per_core(costs: &Costs) -> [String; 2] {
             small.sending.shares(),
             1e3 / small.receiving.cost(),
             small.receiving.shares(),
+        ),
+        format!(
+            "Small frames of one size, which go out joined: a core sends {:.2} M/s and receives {:.2}.",
+            1e3 / equal.sending.cost(),
+            1e3 / equal.receiving.cost(),
         ),
     ]
 }
@@ -197,7 +203,7 @@ fn of_udp(udp: &UdpFigures) -> Vec<String> {
         lines.push(
             "The kernel refuses runs of datagrams (UDP_SEGMENT) on this path: each is sent by itself.".into(),
         );
-    } else if udp.joined < 2.0 {
+    } else if udp.datagrams_per_message < 2.0 {
         lines.push(
             "Runs of datagrams are not joined again on arrival (UDP_GRO): each is received by itself.".into(),
         );
@@ -216,10 +222,11 @@ fn of_udp(udp: &UdpFigures) -> Vec<String> {
 
 /// Compares what sending and receiving cost: a receiver that is slow, and one that was late.
 fn of_loss(udp: &UdpFigures) -> Option<String> {
-    let UdpFigures { singles, batches, runs, .. } = udp;
+    let UdpFigures { singles, batches, equal, runs, .. } = udp;
     let losses = [
         ("single small datagrams", singles.lost, singles.receive_ns / singles.send_ns),
         ("small datagrams in batches", batches.lost, batches.receive_ns / batches.send_ns),
+        ("small datagrams joined", equal.lost, equal.receive_ns / equal.send_ns),
         ("datagrams in runs", runs.lost, runs.send_gbit_s / runs.receive_gbit_s),
     ];
     let (what, lost, receive_to_send) = losses.into_iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -237,7 +244,7 @@ mod tests {
     use super::*;
     use crate::bench::Part;
     use crate::bench::memory::MemoryFigures;
-    use crate::bench::udp::{Datagrams, Runs};
+    use crate::bench::udp::Runs;
 
     /// Everything costs the same: 100 ns for a small frame, 30 Gbit/s for bulk; no stage or setting is in the way.
     fn even() -> Report {
@@ -264,11 +271,12 @@ mod tests {
             udp: Part::Measured(UdpFigures {
                 path: "veth",
                 segmentation: true,
-                joined: 44.0,
+                datagrams_per_message: 44.0,
                 receive_buffer_bytes: 8 << 20,
                 receive_buffer_asked_bytes: 8 << 20,
                 singles: small,
                 batches: small,
+                equal: Datagrams { send_ns: 50.0, receive_ns: 25.0, ..small },
                 runs,
             }),
             memory: Part::Measured(MemoryFigures {
@@ -303,14 +311,15 @@ mod tests {
         measured(&mut report.tap).write_bulk_gbit_s = 10.0;
         let lines = limits(&report);
         // 1/10 + 1/10 and 1/6 + 1/30.
-        assert_eq!(lines[2], "Bulk, sealed with AES-256-GCM: a core sends 5.0 Gbit/s and receives 5.0.");
+        assert_eq!(lines[3], "Bulk, sealed with AES-256-GCM: a core sends 5.0 Gbit/s and receives 5.0.");
         assert_eq!(
-            lines[..2],
+            lines[..3],
             [
                 "Bulk: a core sends 10.0 Gbit/s (TAP 33%, switch 33%, UDP 33%) and receives 6.0 (TAP 60%, UDP \
                  20%, switch 20%).",
                 "Small frames: a core sends 2.00 M/s (UDP 60%, TAP 20%, switch 20%) and receives 3.33 (UDP 33%, \
                  switch 33%, TAP 33%).",
+                "Small frames of one size, which go out joined: a core sends 4.00 M/s and receives 4.44.",
             ]
         );
     }
@@ -318,7 +327,7 @@ mod tests {
     #[test]
     fn a_streams_share_is_explained_by_the_core_the_cores_or_the_waiting() {
         let mut report = even();
-        let said = |report: &Report| limits(report).remove(3);
+        let said = |report: &Report| limits(report).remove(4);
         assert!(said(&report).ends_with("90% of what the receiving core allows: that core is the limit."));
         measured(&mut report.stream).gbit_s = 5.0;
         assert!(said(&report).contains("50% of what"), "{}", said(&report));
@@ -337,7 +346,7 @@ mod tests {
 
     #[test]
     fn settings_that_cost_are_named_and_others_are_not() {
-        assert_eq!(limits(&even()).len(), 4);
+        assert_eq!(limits(&even()).len(), 5);
         let mut report = even();
         report.machine.debug_build = true;
         measured(&mut report.tap).uso = false;

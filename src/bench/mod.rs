@@ -91,7 +91,7 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl Fn(E) -> BenchError {
     move |source| BenchError::System { what, source: source.into() }
 }
 
-/// Measures everything that can be; `each` is for one measurement, of which there are about eight, and `sandbox`
+/// Measures everything that can be; `each` is for one measurement, of which there are nine, and `sandbox`
 /// says whether this process is in one, or why not. Calls `begins` with the name of what comes next.
 #[must_use]
 pub fn run(each: Duration, sandbox: Result<(), String>, mut begins: impl FnMut(&'static str)) -> Report {

@@ -48,15 +48,18 @@ pub struct UdpFigures {
     /// Whether the kernel takes runs of datagrams as one message (`UDP_SEGMENT`).
     pub segmentation: bool,
     /// Mean datagrams that one received message held when runs were sent; 1 where `UDP_GRO` joins none.
-    pub joined: f64,
+    pub datagrams_per_message: f64,
     /// Bytes granted to the receive buffer, without the as many that the kernel adds for itself (socket(7)).
     pub receive_buffer_bytes: usize,
     /// Bytes asked for.
     pub receive_buffer_asked_bytes: usize,
     /// Small datagrams, a system call each.
     pub singles: Datagrams,
-    /// Small datagrams, as many to a system call as the switch takes (`sendmmsg`).
+    /// Small datagrams, as many to a system call as the switch takes, a message each (`sendmmsg`): what it does with
+    /// frames of different sizes.
     pub batches: Datagrams,
+    /// Small datagrams, as many joined to one message: what it does with frames of one size that follow each other.
+    pub equal: Datagrams,
     /// Full datagrams in runs of 64 KiB.
     pub runs: Runs,
 }
@@ -87,24 +90,28 @@ pub struct Runs {
     pub lost: f64,
 }
 
-/// Measures three times for `each`; `confined` if this process is in a sandbox.
+/// Measures four times for `each`; `confined` if this process is in a sandbox.
 ///
 /// # Errors
 /// If there are no namespaces though there should be, no sockets, or nothing arrives.
 pub fn measure(each: Duration, confined: bool) -> Result<UdpFigures, BenchError> {
     let path = if confined { Path::veth()? } else { Path::Loopback };
-    let (_, small) = path.drive(Load { datagrams: 1, messages: 1, bytes: SMALL }, each)?;
-    let (_, batch) = path.drive(Load { datagrams: 1, messages: BATCH, bytes: SMALL }, each)?;
-    let (sockets, runs) = path.drive(Load { datagrams: RUN, messages: BATCH, bytes: FULL }, each)?;
+    let small = |messages| Load { datagrams: 1, messages, bytes: SMALL };
+    let full = Load { datagrams: RUN, messages: BATCH, bytes: FULL };
+    let (_, singles) = path.drive(small(1), each, false)?;
+    let (_, batches) = path.drive(small(BATCH), each, false)?;
+    let (_, equal) = path.drive(small(BATCH), each, true)?;
+    let (sockets, runs) = path.drive(full, each, true)?;
     let figures = || {
         Some(UdpFigures {
             path: path.name(),
             segmentation: sockets.segmentation,
-            joined: runs.received.items as f64 / runs.messages as f64,
+            datagrams_per_message: runs.received.items as f64 / runs.messages as f64,
             receive_buffer_bytes: sockets.receive_buffer,
             receive_buffer_asked_bytes: RECEIVE_BUFFER_BYTES,
-            singles: small.datagrams()?,
-            batches: batch.datagrams()?,
+            singles: singles.datagrams()?,
+            batches: batches.datagrams()?,
+            equal: equal.datagrams()?,
             runs: runs.runs()?,
         })
     };
@@ -138,7 +145,7 @@ impl Path {
         }
     }
 
-    /// A sender and a receiver. Only runs go as such: small datagrams are to be what they are called.
+    /// A sender and a receiver.
     fn bind(&self, segmentation: bool) -> Result<(Udp, Udp), BenchError> {
         let socket = |address: IpAddr| {
             let config =
@@ -152,9 +159,14 @@ impl Path {
         })
     }
 
-    /// Sends `load` again and again, and counts what arrives.
-    fn drive(&self, load: Load, each: Duration) -> Result<(Sockets, Traffic), BenchError> {
-        let (mut sender, mut receiver) = self.bind(load.datagrams > 1)?;
+    /// Sends `load` again and again, and counts what arrives. With `segmentation` equal datagrams are joined.
+    fn drive(
+        &self,
+        load: Load,
+        each: Duration,
+        segmentation: bool,
+    ) -> Result<(Sockets, Traffic), BenchError> {
+        let (mut sender, mut receiver) = self.bind(segmentation)?;
         let out = load.outbox(receiver.local_addr());
         let start = Instant::now();
         let receive = |halt: Halt| receive(&mut receiver, &halt);

@@ -21,7 +21,7 @@ use crate::namespace::trial::can_confine;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct Args {
-    /// Seconds of each measurement, of which there are eight
+    /// Seconds of each measurement, of which there are nine
     #[arg(long, value_name = "N", default_value = "1", value_parser = seconds)]
     seconds: Duration,
 

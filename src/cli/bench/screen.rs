@@ -69,7 +69,7 @@ impl Screen {
             self.line(&format!(
                 "UDP      {}; {runs}, received {:.0} to a message; receive buffer {} of {} KiB",
                 udp.path,
-                udp.joined,
+                udp.datagrams_per_message,
                 udp.receive_buffer_bytes / 1024,
                 udp.receive_buffer_asked_bytes / 1024
             ));
@@ -111,10 +111,11 @@ impl Screen {
     fn together(&mut self, report: &Report) {
         self.line("together, by the clock");
         if let Some(udp) = report.udp.measured() {
-            let UdpFigures { singles, batches, runs, .. } = udp;
+            let UdpFigures { singles, batches, equal, runs, .. } = udp;
             let small = |per_s: f64| [mega(per_s), String::new(), String::new()];
             self.row("UDP, a datagram a call", small(singles.arrived_per_s), &lost(singles.lost));
             self.row("UDP, batches (sendmmsg)", small(batches.arrived_per_s), &lost(batches.lost));
+            self.row("UDP, batches of one size, joined", small(equal.arrived_per_s), &lost(equal.lost));
             self.row("UDP, runs (UDP_SEGMENT)", bulk(runs.arrived_gbit_s), &lost(runs.lost));
         }
         if let Some(tap) = report.tap.measured() {
