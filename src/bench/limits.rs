@@ -16,7 +16,9 @@ const AS_EXPECTED: f64 = 0.8;
 const HARDLY_IDLE: f64 = 0.15;
 /// Share of the cores from which other programs' use is worth a word.
 const MUCH_USED: f64 = 0.1;
-/// Share of small datagrams lost on the way from which that is worth a word.
+/// Mean bytes of a stream's frames from which most of them are super-frames: more than two of an underlay's packets.
+const SUPER_FRAME: f64 = 4000.0;
+/// Share of datagrams lost on the way from which that is worth a word.
 const MUCH_LOST: f64 = 0.05;
 
 /// A stage, and what a unit of work costs in it, in any unit of time.
@@ -189,11 +191,15 @@ fn cause(machine: &Machine, stream: &StreamFigures) -> String {
 }
 
 fn of_tap(tap: &TapFigures) -> Option<String> {
-    if tap.offloads == "none" {
-        return Some("TAPs give no super-frames here, so each frame is read and written by itself.".into());
+    if tap.bulk_frame_bytes < SUPER_FRAME {
+        let bytes = tap.bulk_frame_bytes;
+        return Some(format!(
+            "TAPs give no super-frames: frames of a stream have {bytes:.0} bytes, a call each."
+        ));
     }
     (!tap.uso).then(|| {
-        "TAPs pass no UDP super-frames (Linux 6.2 and later do): bulk UDP costs as small frames.".into()
+        "TAPs pass no UDP super-frames (Linux 6.2 and later do): each datagram of bulk UDP takes a call."
+            .into()
     })
 }
 
@@ -350,13 +356,15 @@ mod tests {
         let mut report = even();
         report.machine.debug_build = true;
         measured(&mut report.tap).uso = false;
+        assert!(limits(&report).join("\n").contains("UDP super-frames"));
+        measured(&mut report.tap).bulk_frame_bytes = 1464.0;
         let udp = measured(&mut report.udp);
         (udp.segmentation, udp.receive_buffer_bytes, udp.runs.lost) = (false, 1 << 20, 0.5);
         udp.runs.receive_gbit_s = 20.0;
         let said = limits(&report).join("\n");
         for part in [
             "--release",
-            "UDP super-frames",
+            "no super-frames: frames of a stream have 1464",
             "UDP_SEGMENT",
             "rmem_max=8388608",
             "50% of the datagrams in runs",
