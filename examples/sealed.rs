@@ -4,13 +4,14 @@
 //! program ── tap ── sealed --local A --peer B ══ sealed datagrams ══ sealed --local B --peer A ── tap ── program
 //! ```
 //!
-//! **For measuring only.** A key from a file is the same after a restart, and its counters start from 0 again: every
-//! nonce is then used a second time, which gives away the sum of the two plaintexts and lets anybody forge
-//! (SP 800-38D, appendix A). Replays from before the restart are accepted, too. Nothing of this is so with keys that are
-//! agreed on anew.
+//! **For measuring only.** A key from a file is the same after a restart, and its counters start from 0 again:
+//! every nonce is then used a second time, which gives away the sum of the two plaintexts and lets anybody forge
+//! (SP 800-38D, appendix A). Replays from before the restart are accepted, too. Nothing of this is so with keys
+//! that are agreed on anew.
 //!
-//! Both sides get the same 32 random bytes; each direction's key is derived from them and its sender's address. Run with
-//! `cargo run --release --example sealed -- --help`; it needs what `vswitchd switch` needs, and ends by a signal.
+//! Both sides get the same 32 random bytes; each direction's key is derived from them and its sender's address.
+//! Run with `cargo run --release --example sealed -- --help`; it needs what `vswitchd switch` needs, and ends by
+//! a signal.
 
 use std::error::Error;
 use std::hash::{BuildHasher, Hasher, RandomState};

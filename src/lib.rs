@@ -1,6 +1,7 @@
 //! A virtual Ethernet switch in userspace: VXLAN between hosts without kernel modules or root.
 //!
-//! The program `vswitchd` is this library behind a command line. The data plane is [`switch`], sealed datagrams are [`crypto`].
+//! The program `vswitchd` is this library behind a command line. The data plane is [`switch`], sealed datagrams
+//! are [`crypto`].
 
 #![deny(unsafe_code)]
 

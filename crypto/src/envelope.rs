@@ -9,12 +9,12 @@
 //!           big endian                                       VXLAN packet    128 bits
 //! ```
 //!
-//! - **Kind** shares its place with the flags of a VXLAN header (RFC 7348 §5), since both arrive at one port. There the
-//!   I flag, 0x08, must be set, and 0x80 is reserved and sent as 0; here it is the other way round. So no VXLAN header
-//!   is taken for a sealed datagram, and no VXLAN receiver accepts one for a frame.
+//! - **Kind** shares its place with the flags of a VXLAN header (RFC 7348 §5), since both arrive at one port.
+//!   There the I flag, 0x08, must be set, and 0x80 is reserved and sent as 0; here it is the other way round. So
+//!   no VXLAN header is taken for a sealed datagram, and no VXLAN receiver accepts one for a frame.
 //! - **Session** is a number that the receiver chose and told the sender: it finds the key, and says nothing else.
-//! - **Counter** is that of the datagrams sealed with the key, from 0. The nonce (SP 800-38D §8.2.1, RFC 5116 §3.2) is 32
-//!   zero bits and the counter; each key serves one direction, so two ends never meet at a nonce.
+//! - **Counter** is that of the datagrams sealed with the key, from 0. The nonce (SP 800-38D §8.2.1, RFC 5116
+//!   §3.2) is 32 zero bits and the counter; each key serves one direction, so two ends never meet at a nonce.
 //! - The first twelve bytes are the associated data: a changed header fails like a changed payload.
 //!
 //! What it hides is the payload, not its length, nor who talks to whom.

@@ -11,15 +11,15 @@ pub const KEY_LEN: usize = 32;
 pub struct Key(Zeroizing<[u8; KEY_LEN]>);
 
 impl Key {
-    /// A key whose bytes come from elsewhere, such as a TLS exporter (RFC 8446 §7.5). They must be secret, and as good as
-    /// random; whoever holds them should wipe them.
+    /// A key whose bytes come from elsewhere, such as a TLS exporter (RFC 8446 §7.5). They must be secret, and
+    /// as good as random; whoever holds them should wipe them.
     #[must_use]
     pub fn new(bytes: &[u8; KEY_LEN]) -> Self {
         Self(Zeroizing::new(*bytes))
     }
 
-    /// Derives a key from a secret by HKDF-SHA256 (RFC 5869) without salt; another `info` gives another key, from which
-    /// neither the first nor the secret can be told.
+    /// Derives a key from a secret by HKDF-SHA256 (RFC 5869) without salt; another `info` gives another key,
+    /// from which neither the first nor the secret can be told.
     ///
     /// `secret` must have the entropy of a key: a password has not.
     #[must_use]

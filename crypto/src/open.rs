@@ -21,8 +21,8 @@ pub struct Opener {
 /// Why a datagram was not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Not sealed by the holder of the key, or changed since; there is nothing more to be told of it. The datagram's
-    /// bytes are lost.
+    /// Not sealed by the holder of the key, or changed since; there is nothing more to be told of it. The
+    /// datagram's bytes are lost.
     #[error("the datagram does not open")]
     Failed,
     /// Sealed by the holder of the key, but opened before, or too old to tell
@@ -32,7 +32,8 @@ pub enum OpenError {
 }
 
 impl Opener {
-    /// An end for a key that nothing has been opened with: another one of the same key would open everything once more.
+    /// An end for a key that nothing has been opened with: another one of the same key would open everything
+    /// once more.
     ///
     /// `session` is our own choice, and differs among the openers of one host.
     #[must_use]

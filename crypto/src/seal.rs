@@ -9,20 +9,21 @@ use crate::key::Key;
 
 /// Datagrams sealed with one key; not one more, whoever asks.
 ///
-/// SP 800-38D §8.3 lets no key be used oftener, unless its nonces count as ours do. What still wears a counting key out is
-/// that AES is a permutation: by the formula of RFC 9001, appendix B.1.1, an attacker who sees all of them gains no
-/// more than 2^-49 if each is below 2 KiB, and 2^-39 if each has 64 KiB. At a million datagrams a second it lasts 71
-/// minutes.
+/// SP 800-38D §8.3 lets no key be used oftener, unless its nonces count as ours do. What still wears a counting
+/// key out is that AES is a permutation: by the formula of RFC 9001, appendix B.1.1, an attacker who sees all of
+/// them gains no more than 2^-49 if each is below 2 KiB, and 2^-39 if each has 64 KiB. At a million datagrams a
+/// second it lasts 71 minutes.
 pub const SEALS_MAX: u64 = 1 << 32;
 
-/// Datagrams after which a key is to be renewed, long before it must be: RFC 9001, appendix B.1.1, lets an attacker gain
-/// no more than 2^-57 up to here (packets below 2 KiB).
+/// Datagrams after which a key is to be renewed, long before it must be: RFC 9001, appendix B.1.1, lets an
+/// attacker gain no more than 2^-57 up to here (packets below 2 KiB).
 pub const SEALS_RENEW: u64 = 1 << 28;
 
 /// The sending end of one direction of a session. Shared by every thread that sends to its peer.
 pub struct Sealer {
     key: LessSafeKey,
     session: SessionId,
+    limit: u64,
     next: Next,
 }
 
@@ -30,7 +31,7 @@ pub struct Sealer {
 #[repr(align(128))]
 struct Next(AtomicU64);
 
-/// [`SEALS_MAX`] datagrams have been sealed: the key is used up, nothing was sealed, and nothing will be.
+/// As many datagrams have been sealed as may be: the key is used up, nothing was sealed, and nothing will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the key has sealed as many datagrams as it may")]
 pub struct UsedUp;
@@ -44,11 +45,14 @@ impl Sealer {
     /// `session` is what the receiver calls the key.
     #[must_use]
     pub fn new(key: &Key, session: SessionId) -> Self {
-        Self::starting_at(key, session, 0)
+        Self::limited(key, session, SEALS_MAX)
     }
 
-    fn starting_at(key: &Key, session: SessionId, next: u64) -> Self {
-        Self { key: key.expand(), session, next: Next(AtomicU64::new(next)) }
+    /// The same for a key that is to seal only so many datagrams; [`SEALS_MAX`] if `limit` is more.
+    #[must_use]
+    pub fn limited(key: &Key, session: SessionId, limit: u64) -> Self {
+        let (key, limit) = (key.expand(), limit.min(SEALS_MAX));
+        Self { key, session, limit, next: Next(AtomicU64::new(0)) }
     }
 
     /// What the receiver calls the key.
@@ -57,13 +61,14 @@ impl Sealer {
         self.session
     }
 
-    /// Datagrams sealed so far, at most [`SEALS_MAX`]; from [`SEALS_RENEW`] on a new key is due.
+    /// Datagrams sealed so far; from [`SEALS_RENEW`] on a new key is due.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.next.0.load(Ordering::Relaxed).min(SEALS_MAX)
+        self.next.0.load(Ordering::Relaxed).min(self.limit)
     }
 
-    /// Seals in place: `datagram` has [`HEADER_LEN`] bytes for the header, the plaintext, and [`TAG_LEN`] bytes for the tag.
+    /// Seals in place: `datagram` has [`HEADER_LEN`] bytes for the header, the plaintext, and [`TAG_LEN`] bytes
+    /// for the tag.
     ///
     /// # Errors
     /// [`UsedUp`]; the bytes are as they were.
@@ -84,13 +89,14 @@ impl Sealer {
 
     /// A counter that no one else gets.
     fn take(&self) -> Result<Counter, UsedUp> {
-        // Looked at before adding, so that asking again and again can't wrap it; looked at again after, because others may
-        // have added meanwhile. Each counter is given once since adding is atomic; nothing else is ordered by it.
-        if self.next.0.load(Ordering::Relaxed) >= SEALS_MAX {
+        // Looked at before adding, so that asking again and again can't wrap it; looked at again after, because
+        // others may have added meanwhile. Each counter is given once since adding is atomic; nothing else is
+        // ordered by it.
+        if self.next.0.load(Ordering::Relaxed) >= self.limit {
             return Err(UsedUp);
         }
         let counter = self.next.0.fetch_add(1, Ordering::Relaxed);
-        if counter < SEALS_MAX { Ok(Counter(counter)) } else { Err(UsedUp) }
+        if counter < self.limit { Ok(Counter(counter)) } else { Err(UsedUp) }
     }
 }
 
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_used_up_key_seals_nothing_however_often_asked() {
-        let sealer = Sealer::starting_at(&Key::new(&[7; 32]), session(), SEALS_MAX - 1);
+        let sealer = Sealer::limited(&Key::new(&[7; 32]), session(), 1);
         let clear = room(b"clear");
         let mut datagram = clear.clone();
         assert_eq!(sealer.seal(&mut datagram), Ok(()));
@@ -144,14 +150,24 @@ mod tests {
             datagram.clone_from(&clear);
             assert_eq!(sealer.seal(&mut datagram), Err(UsedUp));
             assert_eq!(datagram, clear);
-            assert_eq!(sealer.used(), SEALS_MAX);
+            assert_eq!(sealer.used(), 1);
+        }
+    }
+
+    #[test]
+    fn no_key_lasts_longer_than_the_standard_lets_it() {
+        for limit in [SEALS_MAX + 1, u64::MAX] {
+            let sealer = Sealer::limited(&Key::new(&[7; 32]), session(), limit);
+            sealer.next.0.store(SEALS_MAX - 1, Ordering::Relaxed);
+            assert_eq!(sealer.take(), Ok(Counter(SEALS_MAX - 1)));
+            assert_eq!(sealer.take(), Err(UsedUp));
         }
     }
 
     #[test]
     fn threads_never_share_a_counter() {
         const EACH: u64 = 1_000;
-        let sealer = Sealer::starting_at(&Key::new(&[7; 32]), session(), SEALS_MAX - 3 * EACH);
+        let sealer = Sealer::limited(&Key::new(&[7; 32]), session(), 3 * EACH);
         let counters =
             || (0..EACH).filter_map(|_| sealer.take().ok()).map(|counter| counter.0).collect::<Vec<_>>();
         let mut taken = std::thread::scope(|scope| {
@@ -159,7 +175,7 @@ mod tests {
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         taken.sort_unstable();
-        assert!(taken.iter().copied().eq(SEALS_MAX - 3 * EACH..SEALS_MAX), "each below the limit once");
+        assert!(taken.iter().copied().eq(0..3 * EACH), "each below the limit once");
     }
 
     #[test]

@@ -10,8 +10,12 @@ mod traffic;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use traffic::{Bed, HERE, THERE, vni};
+use vswitchd_crypto::envelope::SessionId;
+use vswitchd_crypto::key::Key;
+use vswitchd_crypto::open::Opener;
+use vswitchd_crypto::seal::Sealer;
 use vswitchd_switch::fdb::{Fdb, Limits, Place};
 use vswitchd_switch::segment::Segmenter;
 use vswitchd_switch::vtep::VtepId;
@@ -72,7 +76,7 @@ fn checksum(c: &mut Criterion) {
 }
 
 fn segment(c: &mut Criterion) {
-    let (frame, offload) = traffic::super_frame();
+    let (frame, offload) = traffic::super_frame(traffic::SEGMENT);
     let header = Header::parse(&frame).expect("a whole header");
     let mut out = vec![0; usize::from(traffic::SUPER_SEGMENTS) * (frame.len() + vxlan::HEADER_LEN)];
     let mut group = c.benchmark_group("segment");
@@ -86,6 +90,28 @@ fn segment(c: &mut Criterion) {
     group.throughput(Throughput::Bytes(frame.len() as u64));
     group.bench_function("the same bytes, copied only", |b| {
         b.iter(|| out[..frame.len()].copy_from_slice(black_box(&frame)));
+    });
+    group.finish();
+}
+
+fn seal(c: &mut Criterion) {
+    let (key, session) = (Key::new(&[7; 32]), SessionId::new(7).expect("24 bits"));
+    let (sealer, opener) = (Sealer::new(&key, session), Opener::new(&key, session));
+    let mut group = c.benchmark_group("datagram on an underlay of 1500 bytes");
+    let mut datagram = vec![0x5a; 1_500 - 28];
+    group.throughput(Throughput::Bytes(datagram.len() as u64));
+    group.bench_function("seal", |b| b.iter(|| sealer.seal(black_box(&mut datagram))));
+    group.bench_function("open", |b| {
+        let sealed = || {
+            let mut datagram = datagram.clone();
+            sealer.seal(&mut datagram).expect("far below the limit");
+            datagram
+        };
+        b.iter_batched_ref(
+            sealed,
+            |datagram| opener.open(datagram).expect("a new one"),
+            BatchSize::SmallInput,
+        );
     });
     group.finish();
 }
@@ -117,6 +143,6 @@ fn clock() -> Instant {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
-    targets = parse, look_up, checksum, segment, paths
+    targets = parse, look_up, checksum, segment, seal, paths
 }
 criterion_main!(benches);

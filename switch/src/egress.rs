@@ -7,8 +7,8 @@
 //! 5. [`flood`] does that and the next for everybody in the network (head-end replication), within the port's
 //!    storm limit.
 //! 6. [`remote`] takes the way to one peer, [`replicate`] to many: [`Tunnel`] says how.
-//! 7. [`encap`] puts the frame behind a VXLAN header and seals it where the network is sealed, [`encap_cut`] does so with
-//!    its segments, [`encap_copy`] with a copy for each of many peers.
+//! 7. [`encap`] puts the frame behind a VXLAN header and seals it where the network is sealed, [`encap_cut`]
+//!    does so with its segments, [`encap_copy`] with a copy for each of many peers.
 //!
 //! The functions stand in that order.
 

@@ -1,8 +1,10 @@
 //! A datagram's way in from the underlay.
 //!
 //! 1. [`ingress`] takes a run apart into datagrams.
-//! 2. [`arrive`] knows the peer: by the outer source address, or by the key that opens a sealed datagram, in place.
-//! 3. [`decap`] checks the VXLAN header, that the peer belongs to that network, and that this is how its frames come.
+//! 2. [`arrive`] knows the peer: by the outer source address, or by the key that opens a sealed datagram, in
+//!    place.
+//! 3. [`decap`] checks the VXLAN header, that the peer belongs to that network, and that this is how its frames
+//!    come.
 //! 4. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
 //! 5. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
 //!    neighbours where the port takes that ([`crate::coalesce`]), or to all.

@@ -1,7 +1,8 @@
 //! Runs: a super-frame's segments back to back in one buffer, each wrapped the same way.
 //!
-//! As VXLAN packets, clear or sealed, a run is what one `UDP_SEGMENT` send takes; unwrapped it is a series of frames
-//! for a port that takes no super-frames. Sealing is in place, right behind the copy, while the segment is in the cache.
+//! As VXLAN packets, clear or sealed, a run is what one `UDP_SEGMENT` send takes; unwrapped it is a series of
+//! frames for a port that takes no super-frames. Sealing is in place, right behind the copy, while the segment
+//! is in the cache.
 
 use std::ops::Range;
 

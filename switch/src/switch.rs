@@ -158,12 +158,13 @@ impl Switch {
         self.change(|master| master.remove_peer(vni, id));
     }
 
-    /// Has a network's frames sealed on the underlay, and nothing in clear taken for it: to be called before it has members.
-    /// It stays so when they have left, until [`Self::forget_network`].
+    /// Has a network's frames sealed on the underlay, and nothing in clear taken for it: to be called before it
+    /// has members. It stays so when they have left, until [`Self::forget_network`].
     ///
-    /// Its peers get nothing until they have a sealer ([`Self::set_sealer`]), and what they send is opened by the openers that they
-    /// have ([`Self::add_opener`]). A key is renewed in this order: the receiver adds an opener, the sender sets the
-    /// sealer, and when what was on its way has arrived the receiver removes the opener of the old key.
+    /// Its peers get nothing until they have a sealer ([`Self::set_sealer`]), and what they send is opened by
+    /// the openers that they have ([`Self::add_opener`]). A key is renewed in this order: the receiver adds an
+    /// opener, the sender sets the sealer, and when what was on its way has arrived the receiver removes the
+    /// opener of the old key.
     ///
     /// # Errors
     /// Too many networks, or a plain one with members.

@@ -1,9 +1,9 @@
 //! What stands between a network and the underlay: the way of its frames to one peer, and of a peer's into it.
 //!
-//! A network is plain or sealed for as long as it has members ([`Protection`]), and here alone is decided what follows:
-//! [`Tunnel::find`] is the only maker of what `egress` builds datagrams with, [`Arrival::enter`] the only way into a
-//! network that `ingress` has. So a sealed network's frame can't leave in clear, nor a clear frame be taken for one of
-//! its own, by any other path through the code.
+//! A network is plain or sealed for as long as it has members ([`Protection`]), and here alone is decided what
+//! follows: `Tunnel::find` is the only maker of what `egress` builds datagrams with, `Arrival::enter` the
+//! only way into a network that `ingress` has. So a sealed network's frame can't leave in clear, nor a clear
+//! frame be taken for one of its own, by any other path through the code.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -194,8 +194,8 @@ impl<'t> Arrival<'t> {
         Ok(Self { topology, peer, vtep, came: Protection::Plain })
     }
 
-    /// Opens a sealed one in place and gives where in it the packet is. Its peer is known by the key, wherever it came
-    /// from.
+    /// Opens a sealed one in place and gives where in it the packet is. Its peer is known by the key, wherever
+    /// it came from.
     ///
     /// # Errors
     /// No key of ours opens it, or it has been opened before.

@@ -14,8 +14,8 @@ use crate::counters::Traffic;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VtepId(pub u32);
 
-/// Keys of one peer that open at a time: the current one, the one before it for what is still on its way, the next one
-/// before the peer has taken it up, and one more for two renewals that cross.
+/// Keys of one peer that open at a time: the current one, the one before it for what is still on its way, the
+/// next one before the peer has taken it up, and one more for two renewals that cross.
 pub const SESSIONS_PER_PEER_MAX: usize = 4;
 
 /// What is known of a peer.

@@ -21,7 +21,6 @@ use crate::outbox::{Outbox, PARTS_MAX};
 use crate::packet::Pool;
 use crate::switch::{Claim, PortReport, Switch};
 use crate::tables::PortId;
-use crate::wire::vxlan;
 
 /// How a worker works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -340,8 +339,7 @@ impl Loop {
             };
             switch.drops().add(reason, frames as u64);
             traffic.inspect(|traffic| traffic.dropped(frames as u64));
-            let network = vxlan::parse(out.datagrams(transmit)).ok();
-            let network = network.and_then(|vni| tables.topology.networks.get(&vni));
+            let network = tables.topology.networks.get(&transmit.vni);
             network.inspect(|network| network.traffic.dropped(frames as u64));
         }
     }

@@ -14,7 +14,7 @@ mod switch;
 
 pub use headers::{ethernet, virtio, vxlan};
 pub use packets::{flow, neighbour, offload, segment};
-pub use switch::{egress, ingress};
+pub use switch::{egress, ingress, sealed};
 
 /// A target: arbitrary bytes in, a panic if a promise is broken.
 pub type Target = fn(&[u8]);
@@ -27,6 +27,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ingress", ingress),
     ("neighbour", neighbour),
     ("offload", offload),
+    ("sealed", sealed),
     ("segment", segment),
     ("virtio", virtio),
     ("vxlan", vxlan),

@@ -1,10 +1,16 @@
 //! A whole switch: two ports, one that takes everything unfinished and one that takes nothing, and one peer; a known
 //! station at each (`02:00:00:00:00:01`, `…:02` and `…:03`, which has 10.0.0.3 and fd00::3).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
+use vswitchd_crypto::envelope::{HEADER_LEN as SEAL_HEADER_LEN, SessionId, TAG_LEN};
+use vswitchd_crypto::key::Key;
+use vswitchd_crypto::open::Opener;
+use vswitchd_crypto::seal::Sealer;
 use vswitchd_switch::datapath::Datapath;
+use vswitchd_switch::drops::DropReason;
 use vswitchd_switch::fdb::{Limits, Place};
 use vswitchd_switch::io::{Capabilities, Frame, Received};
 use vswitchd_switch::outbox::{Outbox, RUN_BYTES_MAX};
@@ -13,6 +19,7 @@ use vswitchd_switch::segment::Segmenter;
 use vswitchd_switch::storm::StormLimit;
 use vswitchd_switch::switch::Switch;
 use vswitchd_switch::tables::{PortId, PortSpec};
+use vswitchd_switch::tunnel::Protection;
 use vswitchd_switch::wire::ethernet::Header;
 use vswitchd_switch::wire::virtio::{Checksum, HEADER_LEN, Offload};
 use vswitchd_switch::wire::{MacAddr, Vni, vxlan};
@@ -31,10 +38,13 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(protection: Protection) -> Self {
         let (local, peer) =
             (SocketAddr::from(([192, 0, 2, 1], 4789)), SocketAddr::from(([192, 0, 2, 2], 4789)));
         let switch = Switch::new(local, Limits::default());
+        if protection == Protection::Sealed {
+            switch.seal_network(vni()).expect("nobody is in it");
+        }
         let port = |capabilities| {
             let spec = PortSpec {
                 name: String::new(),
@@ -56,9 +66,26 @@ impl Bench {
         known(1, &[], Place::Port(rich));
         known(2, &[], Place::Port(poor));
         known(3, &[[10, 0, 0, 3].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 3].into()], Place::Vtep(far));
+        switch.add_opener(far, Arc::new(Opener::new(&key(), session()))).expect("the first");
         let datapath = Datapath::new(switch.clone());
         let (pool, out) = (Pool::new(BUFFERS), Outbox::default());
         Self { switch, datapath, rich, poor, peer, pool, out, now: Instant::now() }
+    }
+
+    /// A run of datagrams comes in; gives how many frames it came to.
+    fn receive(&mut self, from: SocketAddr, run: &[u8], segment: usize) -> usize {
+        let mut buf = self.pool.take().expect("all are there between two batches");
+        buf.fill(run);
+        let mut batch = vec![Received { buf, from, segment }];
+        self.datapath.ingress(&mut batch, &mut self.pool, &mut self.out, self.now);
+        assert!(self.out.transmits.is_empty(), "split horizon");
+        let deliveries = self.out.deliveries.len();
+        self.check();
+        deliveries
+    }
+
+    fn dropped(&self) -> u64 {
+        self.switch.drops().occurred().map(|(_, count)| count).sum()
     }
 
     /// What must hold of every outcome, whatever came in.
@@ -97,6 +124,15 @@ impl Bench {
     }
 }
 
+/// What the peer seals with.
+fn key() -> Key {
+    Key::new(&[7; 32])
+}
+
+fn session() -> SessionId {
+    SessionId::new(7).expect("a small number")
+}
+
 fn vni() -> Vni {
     Vni::new(42).expect("a small number")
 }
@@ -108,7 +144,7 @@ pub fn egress(data: &[u8]) {
     if frame.len() > DATA_MAX {
         return;
     }
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Protection::Plain);
     for port in [bench.rich, bench.poor, bench.rich] {
         let mut buf = bench.pool.take().expect("all are there between two batches");
         buf.fill(frame);
@@ -120,24 +156,53 @@ pub fn egress(data: &[u8]) {
 
 /// Datagrams from a peer: two bytes of length (big-endian) for the size of each, then all of them back to back.
 pub fn ingress(data: &[u8]) {
-    let Some((size, run)) = data.split_first_chunk::<2>() else { return };
-    if run.len() > DATA_MAX {
+    let Some((segment, run)) = run_of(data) else { return };
+    let mut bench = Bench::new(Protection::Plain);
+    for from in [bench.peer, STRANGER] {
+        let deliveries = bench.receive(from, run, segment);
+        assert!(from == bench.peer || deliveries == 0, "a stranger's frame went somewhere");
+    }
+    assert!(bench.dropped() > 0 || run.is_empty(), "the stranger's datagrams are counted");
+}
+
+/// The same for a sealed network: nothing of it opens as it is; sealed by the peer it passes once, whoever hands
+/// it over.
+pub fn sealed(data: &[u8]) {
+    let Some((segment, run)) = run_of(data) else { return };
+    let count = run.chunks(segment).count() as u64;
+    let mut bench = Bench::new(Protection::Sealed);
+    for from in [bench.peer, STRANGER] {
+        assert_eq!(bench.receive(from, run, segment), 0, "what nobody has sealed went somewhere");
+    }
+    assert_eq!(bench.dropped(), 2 * count.max(1), "each is counted once");
+
+    let sealer = Sealer::new(&key(), session());
+    let seal = |packet: &[u8]| {
+        let mut datagram = [&[0; SEAL_HEADER_LEN][..], packet, &[0; TAG_LEN]].concat();
+        sealer.seal(&mut datagram).expect("a new key");
+        datagram
+    };
+    let run: Vec<u8> = run.chunks(segment).flat_map(seal).collect();
+    if run.is_empty() || run.len() > DATA_MAX {
         return;
     }
+    let segment = segment.saturating_add(SEAL_HEADER_LEN + TAG_LEN);
+    bench.receive(STRANGER, &run, segment);
+    let forged = bench.switch.drops().count(DropReason::Forged);
+    assert_eq!(bench.receive(bench.peer, &run, segment), 0, "a replay went somewhere");
+    let drops = bench.switch.drops();
+    assert_eq!(drops.count(DropReason::Replayed), count);
+    assert_eq!(drops.count(DropReason::Forged), forged, "what the peer has sealed opens");
+}
+
+const STRANGER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 1)), 4789);
+
+/// The size of each datagram, at least 1, and all of them.
+fn run_of(data: &[u8]) -> Option<(usize, &[u8])> {
+    let (size, run) = data.split_first_chunk::<2>()?;
     let segment = match usize::from(u16::from_be_bytes(*size)) {
         0 => run.len().max(1),
         segment => segment,
     };
-    let mut bench = Bench::new();
-    for from in [bench.peer, SocketAddr::from(([198, 51, 100, 1], 4789))] {
-        let mut buf = bench.pool.take().expect("all are there between two batches");
-        buf.fill(run);
-        let mut batch = vec![Received { buf, from, segment }];
-        bench.datapath.ingress(&mut batch, &mut bench.pool, &mut bench.out, bench.now);
-        assert!(bench.out.transmits.is_empty(), "split horizon");
-        assert!(from == bench.peer || bench.out.deliveries.is_empty(), "a stranger's frame went somewhere");
-        bench.check();
-    }
-    let dropped: u64 = bench.switch.drops().occurred().map(|(_, count)| count).sum();
-    assert!(dropped > 0 || run.is_empty(), "the stranger's datagrams are counted");
+    (run.len() <= DATA_MAX).then_some((segment, run))
 }

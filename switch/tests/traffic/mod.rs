@@ -1,12 +1,18 @@
 //! Traffic for a [`Datapath`] in memory: what its benches time and its allocation test counts.
 //!
-//! A [`Bed`] is a switch with one port and one peer that know each other's addresses. A [`Scenario`] is a batch as a
-//! device would give it, and what it has to come to.
+//! A [`Bed`] is a switch with a plain and a sealed network: a port and a peer in each, that know each other's
+//! addresses. A [`Scenario`] is a batch as a device would give it, and what it has to come to.
 
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use std::sync::Arc;
+
 use etherparse::PacketBuilder;
+use vswitchd_crypto::envelope::{HEADER_LEN, SessionId, TAG_LEN};
+use vswitchd_crypto::key::Key;
+use vswitchd_crypto::open::Opener;
+use vswitchd_crypto::seal::Sealer;
 use vswitchd_switch::datapath::Datapath;
 use vswitchd_switch::fdb::{Forward, Limits};
 use vswitchd_switch::io::{Capabilities, Frame, Received};
@@ -15,13 +21,17 @@ use vswitchd_switch::packet::Pool;
 use vswitchd_switch::storm::StormLimit;
 use vswitchd_switch::switch::Switch;
 use vswitchd_switch::tables::{PortId, PortSpec};
+use vswitchd_switch::tunnel::Protection;
 use vswitchd_switch::wire::checksum::Sum;
 use vswitchd_switch::wire::virtio::{Checksum, Gso, GsoKind, Offload};
 use vswitchd_switch::wire::{MacAddr, Vni, vxlan};
 
-/// The network of every frame.
+/// The network of frames that cross in clear.
 const NETWORK: u32 = 42;
+/// That of those that don't.
+const SEALED_NETWORK: u32 = 43;
 const PEER: ([u8; 4], u16) = ([192, 0, 2, 2], 4789);
+const BROADCAST: MacAddr = MacAddr::BROADCAST;
 /// Behind the port.
 pub(crate) const HERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 /// Behind the peer.
@@ -29,11 +39,15 @@ pub(crate) const THERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
 /// The IP MTU of the overlay over an underlay of 1,500 bytes.
 const MTU: u16 = 1450;
+/// The same of a sealed network.
+const SEALED_MTU: u16 = 1420;
 /// TCP payload of a full segment without options.
 pub(crate) const SEGMENT: u16 = MTU - 40;
+/// The same of a sealed network.
+const SEALED_SEGMENT: u16 = SEALED_MTU - 40;
 /// Full segments of the longest super-frame: 64 KiB less headers.
 pub(crate) const SUPER_SEGMENTS: u16 = 45;
-/// Full datagrams that a UDP payload of 64 KiB holds, and so what `UDP_GRO` joins.
+/// Full datagrams that a UDP payload of 64 KiB holds, and so what `UDP_GRO` joins, sealed or not.
 const RUN_SEGMENTS: u16 = 44;
 /// Where TCP begins, behind Ethernet and IPv4.
 const TCP_START: u16 = 34;
@@ -44,6 +58,7 @@ pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     /// Frames that one batch counts as.
     pub(crate) frames: u32,
+    protection: Protection,
     batch: Batch,
     deliveries: usize,
     transmits: usize,
@@ -62,29 +77,55 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     let small_in = datagram(&udp(THERE, HERE));
     let singles = vec![(small_in.clone(), small_in.len()); 32];
     let joined = vec![(small_in.repeat(32), small_in.len())];
-    let flooded = udp(HERE, MacAddr([0xff; 6]));
+    let sealed_small = joined.clone();
+    let flooded = udp(HERE, BROADCAST);
     vec![
         egress("small frame", vec![(small_out, Offload::default()); 32], 32),
         egress("flooded frame", vec![(flooded, Offload::default()); 32], 32),
         // 45 segments and their headers are more than one message takes.
-        egress("super-frame", vec![super_frame(); 8], 16),
+        egress("super-frame", vec![super_frame(SEGMENT); 8], 16),
         ingress("small frame, a datagram each", 32, singles, 32),
         ingress("small frame, joined datagrams", 32, joined, 32),
-        ingress("TCP segment, one flow", RUN_SEGMENTS.into(), vec![tcp_run(1)], 1),
-        ingress("TCP segment, 8 flows in turn", RUN_SEGMENTS.into(), vec![tcp_run(8)], 8),
+        ingress("TCP segment, one flow", RUN_SEGMENTS.into(), vec![tcp_run(1, SEGMENT)], 1),
+        ingress("TCP segment, 8 flows in turn", RUN_SEGMENTS.into(), vec![tcp_run(8, SEGMENT)], 8),
+        egress("sealed small frame", vec![(udp(HERE, THERE), Offload::default()); 32], 32).sealed(),
+        egress("sealed flooded frame", vec![(udp(HERE, BROADCAST), Offload::default()); 32], 32).sealed(),
+        egress("sealed super-frame", vec![super_frame(SEALED_SEGMENT); 8], 16).sealed(),
+        ingress("sealed small frame, joined datagrams", 32, sealed_small, 32).sealed(),
+        ingress("sealed TCP segment, one flow", RUN_SEGMENTS.into(), vec![tcp_run(1, SEALED_SEGMENT)], 1)
+            .sealed(),
     ]
 }
 
 fn egress(name: &'static str, frames: Vec<(Vec<u8>, Offload)>, transmits: usize) -> Scenario {
     let count = u32::try_from(frames.len()).expect("a batch is short");
-    Scenario { name, frames: count, batch: Batch::Egress(frames), deliveries: 0, transmits }
+    let (batch, protection) = (Batch::Egress(frames), Protection::Plain);
+    Scenario { name, frames: count, protection, batch, deliveries: 0, transmits }
 }
 
 fn ingress(name: &'static str, frames: u32, runs: Vec<(Vec<u8>, usize)>, deliveries: usize) -> Scenario {
-    Scenario { name, frames, batch: Batch::Ingress(runs), deliveries, transmits: 0 }
+    let (batch, protection) = (Batch::Ingress(runs), Protection::Plain);
+    Scenario { name, frames, protection, batch, deliveries, transmits: 0 }
 }
 
 impl Scenario {
+    /// The same in the sealed network. Runs get room to be sealed in when they are loaded: each time anew, or
+    /// they would be replays.
+    fn sealed(mut self) -> Self {
+        self.protection = Protection::Sealed;
+        if let Batch::Ingress(runs) = &mut self.batch {
+            for (run, segment) in runs {
+                let room = |datagram: &[u8]| {
+                    let frame = &datagram[vxlan::HEADER_LEN..];
+                    [&[0; HEADER_LEN][..], &vxlan::emit(sealed_vni()), frame, &[0; TAG_LEN]].concat()
+                };
+                *run = run.chunks(*segment).flat_map(room).collect();
+                *segment += HEADER_LEN + TAG_LEN;
+            }
+        }
+        self
+    }
+
     /// The path it takes.
     pub(crate) fn path(&self) -> &'static str {
         match self.batch {
@@ -94,10 +135,15 @@ impl Scenario {
     }
 }
 
-/// A switch with a port and a peer.
+/// A switch with two networks.
 pub(crate) struct Bed {
     path: Datapath,
     port: PortId,
+    sealed_port: PortId,
+    /// Whose frames have been loaded.
+    at: PortId,
+    /// The peer's end of what it sends.
+    sealer: Sealer,
     pool: Pool,
     out: Outbox,
     frames: Vec<Frame>,
@@ -112,20 +158,37 @@ impl Bed {
         let switch = Switch::new(SocketAddr::from(([192, 0, 2, 1], 4789)), Limits::default());
         let storm = StormLimit { frames_per_second: 0, burst: u32::MAX };
         let capabilities = Capabilities { checksum: true, tso: true, uso: true };
-        let spec = PortSpec { name: "tap0".into(), vni, mtu: MTU.into(), capabilities, storm };
-        let port = switch.add_port(spec).expect("the first port");
+        let spec =
+            |vni, mtu: u16| PortSpec { name: String::new(), vni, mtu: mtu.into(), capabilities, storm };
+        let port = switch.add_port(spec(vni, MTU)).expect("the first port");
         let peer = switch.add_peer(vni, PEER.into()).expect("the first peer");
+        let (sealed_port, sealer) = Self::seal(&switch, spec(sealed_vni(), SEALED_MTU));
         let (path, pool) = (Datapath::new(switch), Pool::new(64));
         let (out, frames, received) = (Outbox::default(), Vec::new(), Vec::new());
-        let mut bed = Self { path, port, pool, out, frames, received, now };
+        let mut bed = Self { path, port, sealed_port, at: port, sealer, pool, out, frames, received, now };
         for scenario in scenarios() {
             bed.load(&scenario);
             bed.process();
         }
         let tables = bed.path.switch().tables();
-        assert_eq!(tables.fdb.lookup(vni, HERE), Forward::Local(port));
-        assert_eq!(tables.fdb.lookup(vni, THERE), Forward::Remote(peer));
+        for (vni, port) in [(vni, port), (sealed_vni(), sealed_port)] {
+            assert_eq!(tables.fdb.lookup(vni, HERE), Forward::Local(port));
+            assert_eq!(tables.fdb.lookup(vni, THERE), Forward::Remote(peer));
+        }
         bed
+    }
+
+    /// Makes a sealed network with a port and the peer; gives the peer's end.
+    fn seal(switch: &Switch, spec: PortSpec) -> (PortId, Sealer) {
+        let vni = spec.vni;
+        switch.seal_network(vni).expect("nobody is in it");
+        let port = switch.add_port(spec).expect("room for a port");
+        let peer = switch.add_peer(vni, PEER.into()).expect("it is known");
+        let ours = Sealer::new(&Key::new(&[1; 32]), session());
+        switch.set_sealer(peer, Some(Arc::new(ours))).expect("a peer");
+        let theirs = Key::new(&[2; 32]);
+        switch.add_opener(peer, Arc::new(Opener::new(&theirs, session()))).expect("the first");
+        (port, Sealer::new(&theirs, session()))
     }
 
     /// Puts a scenario's batch where the driver would put it.
@@ -141,19 +204,29 @@ impl Bed {
                 self.frames.extend(frames);
             }
             Batch::Ingress(runs) => {
-                let from = PEER.into();
-                let runs =
-                    runs.iter().map(|(run, segment)| Received { buf: buf(run), from, segment: *segment });
+                let (from, sealer) = (PEER.into(), &self.sealer);
+                let runs = runs.iter().map(|(run, segment)| {
+                    let (mut buf, segment) = (buf(run), *segment);
+                    if scenario.protection == Protection::Sealed {
+                        let datagrams = buf.slice_mut(buf.range()).chunks_mut(segment);
+                        datagrams.for_each(|datagram| sealer.seal(datagram).expect("far below the limit"));
+                    }
+                    Received { buf, from, segment }
+                });
                 self.received.extend(runs);
             }
         }
+        self.at = match scenario.protection {
+            Protection::Plain => self.port,
+            Protection::Sealed => self.sealed_port,
+        };
     }
 
     /// Processes what was loaded, up to the buffers' return; gives the deliveries and transmits that it came to.
     pub(crate) fn process(&mut self) -> (usize, usize) {
-        let Self { path, port, pool, out, frames, received, now } = self;
+        let Self { path, at, pool, out, frames, received, now, .. } = self;
         if !frames.is_empty() {
-            path.egress(*port, frames, pool, out, *now);
+            path.egress(*at, frames, pool, out, *now);
         }
         if !received.is_empty() {
             path.ingress(received, pool, out, *now);
@@ -179,6 +252,16 @@ pub(crate) fn vni() -> Vni {
     Vni::new(NETWORK).expect("24 bits")
 }
 
+/// The sealed network's identifier.
+fn sealed_vni() -> Vni {
+    Vni::new(SEALED_NETWORK).expect("24 bits")
+}
+
+/// What both ends call the other's key.
+fn session() -> SessionId {
+    SessionId::new(7).expect("24 bits")
+}
+
 /// A UDP frame with 64 bytes of payload.
 pub(crate) fn udp(from: MacAddr, to: MacAddr) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(from.0, to.0)
@@ -200,24 +283,24 @@ fn tcp(from: MacAddr, to: MacAddr, flow: u16, sequence: u32, payload: &[u8]) -> 
     frame
 }
 
-/// The longest super-frame, as a TAP gives it.
-pub(crate) fn super_frame() -> (Vec<u8>, Offload) {
+/// The longest super-frame to be cut so, as a TAP gives it.
+pub(crate) fn super_frame(segment: u16) -> (Vec<u8>, Offload) {
     let payload: Vec<u8> =
-        (0..=250).cycle().take(usize::from(SEGMENT) * usize::from(SUPER_SEGMENTS)).collect();
+        (0..=250).cycle().take(usize::from(segment) * usize::from(SUPER_SEGMENTS)).collect();
     let mut frame = tcp(HERE, THERE, 0, 1, &payload);
     let len = u16::try_from(payload.len() + 20).expect("within an IP packet");
     let pseudo = Sum::default().pseudo_v4([198, 51, 100, 1], [198, 51, 100, 2], 6, len);
     let field = usize::from(TCP_START) + 16;
     frame[field..field + 2].copy_from_slice(&pseudo.fold());
-    let gso = Gso { kind: GsoKind::Tcp4, size: SEGMENT, header_len: TCP_START + 20, ecn: false };
+    let gso = Gso { kind: GsoKind::Tcp4, size: segment, header_len: TCP_START + 20, ecn: false };
     (frame, Offload { checksum: Checksum::Partial { start: TCP_START, offset: 16 }, gso: Some(gso) })
 }
 
 /// As many full segments as a run holds, of `flows` flows in turn, with the bytes of each datagram.
-fn tcp_run(flows: u16) -> (Vec<u8>, usize) {
-    let payload = [0x5a; SEGMENT as usize];
+fn tcp_run(flows: u16, segment: u16) -> (Vec<u8>, usize) {
+    let payload = vec![0x5a; segment.into()];
     let segments = (0..RUN_SEGMENTS).map(|index| {
-        let sequence = u32::from(index / flows) * u32::from(SEGMENT);
+        let sequence = u32::from(index / flows) * u32::from(segment);
         datagram(&tcp(THERE, HERE, index % flows, sequence, &payload))
     });
     let run: Vec<u8> = segments.flatten().collect();
