@@ -25,6 +25,7 @@ use vswitchd::crypto::envelope::SessionId;
 use vswitchd::crypto::key::{KEY_LEN, Key};
 use vswitchd::crypto::open::Opener;
 use vswitchd::crypto::seal::Sealer;
+use vswitchd::standalone::workers;
 use vswitchd::switch::fdb::Limits;
 use vswitchd::switch::io::FrameIo;
 use vswitchd::switch::io::tap::{Tap, TapConfig};
@@ -34,7 +35,7 @@ use vswitchd::switch::switch::Switch;
 use vswitchd::switch::tables::PortSpec;
 use vswitchd::switch::tunnel::Protection;
 use vswitchd::switch::wire::{Vni, vxlan};
-use vswitchd::switch::worker::{Event, Worker, WorkerConfig};
+use vswitchd::switch::worker::{Event, WorkerConfig, Workers};
 
 /// A switch with one TAP and one peer on an encrypted network, with a static key: for measuring only.
 #[derive(Parser)]
@@ -76,11 +77,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let secret = read_secret(&arguments.key_file)?;
     let vni = Vni::new(arguments.vni).ok_or("a VNI has 24 bits")?;
     let seed = RandomState::new().build_hasher().finish();
-    let underlay = Udp::bind(&UdpConfig::new(arguments.local, seed))?;
-    let mtu = Protection::Sealed.mtu(arguments.local, underlay.path_mtu(arguments.peer)?);
-    let tap = Tap::open(&TapConfig { mtu: Some(mtu), ..TapConfig::new(arguments.tap) })?;
+    let queues = workers(None).get();
+    let underlays = Udp::bind_all(&UdpConfig::new(arguments.local, seed), queues)?;
+    let (local, path) = (underlays[0].local_addr(), underlays[0].path_mtu(arguments.peer)?);
+    let mtu = Protection::Sealed.mtu(arguments.local, path);
+    let segments_max = Protection::Sealed.segments_max(mtu);
+    let tap =
+        Tap::open(&TapConfig { mtu: Some(mtu), segments_max, queues, ..TapConfig::new(arguments.tap) })?;
 
-    let switch = Switch::new(underlay.local_addr(), Limits::default());
+    let switch = Switch::for_workers(local, Limits::default(), queues);
     switch.seal_network(vni)?;
     let port = switch.add_port(PortSpec {
         name: tap.name().to_owned(),
@@ -103,7 +108,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Nobody listens only when the program is ending.
         let _ = tell.send(event);
     };
-    let worker = Worker::spawn(switch, Box::new(underlay), devices, WorkerConfig::default(), on_event)?;
+    let underlays = underlays.into_iter().map(|underlay| Box::new(underlay) as _).collect();
+    let workers = Workers::spawn(switch, underlays, devices, WorkerConfig::default(), on_event)?;
     println!("ready, MTU {mtu}");
     for event in events {
         match event {
@@ -111,5 +117,5 @@ fn main() -> Result<(), Box<dyn Error>> {
             Event::UnderlayFailed(error) => eprintln!("the underlay failed to receive: {error}"),
         }
     }
-    Ok(worker.stop()?)
+    Ok(workers.stop()?)
 }

@@ -18,14 +18,14 @@ use vswitchd::switch::storm::StormLimit;
 use vswitchd::switch::switch::Switch;
 use vswitchd::switch::tables::PortSpec;
 use vswitchd::switch::wire::{MacAddr, Vni};
-use vswitchd::switch::worker::{Worker, WorkerConfig};
+use vswitchd::switch::worker::{WorkerConfig, Workers};
 
 /// One switch with one port, for one peer; the end of the port is where a program sends and receives frames.
 fn switch(
     underlay: &Network,
     local: SocketAddr,
     peer: SocketAddr,
-) -> Result<(Worker, ChannelEnd), Box<dyn Error>> {
+) -> Result<(Workers, ChannelEnd), Box<dyn Error>> {
     let vni = Vni::new(42).ok_or("a VNI has 24 bits")?;
     let (port, end) = channel(64)?;
     let switch = Switch::new(local, Limits::default());
@@ -39,8 +39,8 @@ fn switch(
     switch.add_peer(vni, peer)?;
     let events = |event| eprintln!("{event:?}");
     let (underlay, devices) =
-        (Box::new(underlay.attach(local)?), vec![(id, Box::new(port) as Box<dyn FrameIo>)]);
-    let worker = Worker::spawn(switch, underlay, devices, WorkerConfig::default(), events)?;
+        (vec![Box::new(underlay.attach(local)?) as _], vec![(id, Box::new(port) as Box<dyn FrameIo>)]);
+    let worker = Workers::spawn(switch, underlay, devices, WorkerConfig::default(), events)?;
     Ok((worker, end))
 }
 

@@ -160,7 +160,7 @@ impl Pump {
         let Self { near, far, pool, frames } = self;
         let (mut there, mut back) = (Pumped::default(), Pumped::default());
         loop {
-            let devices = [near.pollable(), far.pollable()];
+            let devices: Vec<_> = near.pollable().into_iter().chain(far.pollable()).collect();
             let go_on = halt.wait(&devices).map_err(system("wait for frames"))?;
             there.carry(near, far, pool, frames)?;
             back.carry(far, near, pool, frames)?;

@@ -300,16 +300,16 @@ fn receive(socket: &mut Udp, halt: &Halt) -> Result<(Tally, u64), BenchError> {
         let go_on = halt.wait(&socket.pollable()).map_err(system("wait for datagrams"))?;
         loop {
             let before = cpu::spent();
-            let more =
-                socket.receive(&mut pool, &mut received, BATCH).map_err(system("receive datagrams"))?;
+            socket.receive(&mut pool, &mut received, BATCH).map_err(system("receive datagrams"))?;
             let spent = cpu::spent().saturating_sub(before);
             messages += received.len() as u64;
             let bytes: usize = received.iter().map(|message| message.buf.data().len()).sum();
             let datagrams =
                 received.iter().map(|message| message.buf.data().len().div_ceil(message.segment)).sum();
             tally.add(datagrams, bytes, spent);
+            let drained = received.len() < BATCH;
             received.drain(..).for_each(|message| pool.put(message.buf));
-            if !more {
+            if drained {
                 break;
             }
         }

@@ -8,6 +8,7 @@ use crate::standalone::{self, Config, NetworkSpec, PeerSpec, TapSpec};
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::storm::StormLimit;
+use crate::switch::switch::WORKERS_MAX;
 use crate::switch::wire::{MacAddr, vxlan};
 
 /// Run one switch with peers given by hand
@@ -69,6 +70,10 @@ pub(super) struct Args {
     #[arg(long)]
     no_offload: bool,
 
+    /// Threads that move frames, each with a queue of every TAP and a socket of its own [default: one for each core]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
+    workers: Option<u16>,
+
     /// How to print events and counters
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -120,6 +125,7 @@ impl Args {
             limits,
             storm,
             offload: !self.no_offload,
+            workers: standalone::workers(self.workers.map(usize::from)),
         })
     }
 }

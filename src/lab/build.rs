@@ -135,6 +135,10 @@ impl Lab {
         // For lists of processes, where the program's path may be a name of no use.
         CommandExt::arg0(&mut command, "vswitchd");
         command.args(["switch", "--format", "json", "--local"]).arg(node.plan.address.to_string());
+        // The nodes share this machine's cores; two show what several do.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = (cores / self.nodes.len().max(1)).max(2).min(cores);
+        command.args(["--workers", &workers.to_string()]);
         for (_, peer) in self.plan.nodes.iter().enumerate().filter(|&(other, _)| other != index) {
             command.arg("--peer").arg(peer.address.to_string());
         }

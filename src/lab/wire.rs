@@ -141,8 +141,12 @@ impl Carrier {
 
     /// Waits for frames, the deadline or the end; gives the nodes that have frames, and whether it is the end.
     fn wait(&self, stop: &OwnedFd, deadline: Option<Instant>) -> Result<(Vec<usize>, bool), Errno> {
-        let mut polled: Vec<PollFd<'_>> =
-            self.taps.iter().map(|tap| PollFd::from_borrowed_fd(tap.pollable(), PollFlags::IN)).collect();
+        let mut polled: Vec<PollFd<'_>> = self
+            .taps
+            .iter()
+            .map(|tap| tap.pollable().expect("it has not been split"))
+            .map(|queue| PollFd::from_borrowed_fd(queue, PollFlags::IN))
+            .collect();
         polled.push(PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::empty()));
         let timeout = deadline.map(|at| {
             let wait = at.saturating_duration_since(Instant::now());

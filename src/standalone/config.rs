@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::storm::StormLimit;
+use crate::switch::switch::WORKERS_MAX;
 use crate::switch::wire::{MacAddr, Vni};
 
 /// Everything that [`super::run`] needs, consistent.
@@ -27,6 +29,8 @@ pub struct Config {
     pub storm: StormLimit,
     /// Whether TAPs may hand over unfinished checksums and super-frames.
     pub offload: bool,
+    /// Threads that move frames, at most [`crate::switch::switch::WORKERS_MAX`].
+    pub workers: NonZeroUsize,
 }
 
 /// A TAP device: `NAME[@NETNS]`.
@@ -202,6 +206,14 @@ pub fn assign(
         }
     }
     Ok(networks)
+}
+
+/// How many workers a switch gets: what was asked for, or one for each core that this process may use.
+#[must_use]
+pub fn workers(asked: Option<usize>) -> NonZeroUsize {
+    let cores = || std::thread::available_parallelism().ok();
+    let most = NonZeroUsize::new(WORKERS_MAX).expect("more than one");
+    asked.and_then(NonZeroUsize::new).or_else(cores).unwrap_or(NonZeroUsize::MIN).min(most)
 }
 
 /// Checks that an address can be this host's own end of tunnels.

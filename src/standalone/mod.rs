@@ -1,12 +1,14 @@
 //! One switch with peers given by hand: what `vswitchd switch` does.
 //!
-//! Opens what the [`Config`] names, runs a worker until a signal, and prints counters. Everything that it made goes
+//! Opens what the [`Config`] names, runs workers until a signal, and prints counters. Everything that it made goes
 //! with it: TAPs that it created vanish when closed; ones that it took over stay, with the MTU and address given to them.
 
 mod config;
 mod report;
 
-pub use config::{Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_local, check_peers};
+pub use config::{
+    Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_local, check_peers, workers,
+};
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -17,11 +19,12 @@ use tokio::sync::mpsc;
 
 use crate::switch::io::FrameIo;
 use crate::switch::io::tap::{MTU_MAX, MTU_MIN, Offloads, Tap, TapConfig, TapError};
-use crate::switch::io::udp::{BindError, Udp, UdpConfig};
+use crate::switch::io::udp::{BindError, RECEIVE_BUFFER_BYTES, Udp, UdpConfig};
 use crate::switch::switch::Switch;
 use crate::switch::tables::{PortSpec, TableError};
+use crate::switch::tunnel::Protection;
 use crate::switch::wire::vxlan;
-use crate::switch::worker::{Event, Worker, WorkerConfig, WorkerError};
+use crate::switch::worker::{Event, WorkerConfig, WorkerError, Workers};
 use report::{Line, Printer};
 
 /// MTU of the TAPs where no peer's path is known: Ethernet's 1500 less VXLAN over IPv6, the larger overhead.
@@ -89,19 +92,23 @@ pub fn run(config: Config, json: bool) -> Result<(), RunError> {
 
 struct Running {
     switch: Switch,
-    worker: Worker,
+    workers: Workers,
     printer: Printer,
 }
 
 fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedReceiver<Event>), RunError> {
     let port = config.local.port();
-    let underlay = Udp::bind(&UdpConfig { port, ..UdpConfig::new(config.local.ip(), random()) })?;
-    let receive_buffer = underlay.receive_buffer()?;
-    let peers = config.peers.iter().map(|spec| find_path(&underlay, &config, spec));
+    let workers = config.workers.get();
+    let underlay = UdpConfig { port, ..UdpConfig::new(config.local.ip(), random()) };
+    let underlays = Udp::bind_all(&underlay, workers)?;
+    let receive_buffer = underlays[0].receive_buffer()?;
+    let short_buffer = (receive_buffer < RECEIVE_BUFFER_BYTES)
+        .then_some(Line::ShortBuffer { granted: receive_buffer, wanted: RECEIVE_BUFFER_BYTES });
+    let peers = config.peers.iter().map(|spec| find_path(&underlays[0], &config, spec));
     let peers = peers.collect::<Result<Vec<_>, _>>()?;
     let mtu = choose_mtu(config.mtu, config.local.ip(), &peers)?;
 
-    let switch = Switch::new(config.local, config.limits);
+    let switch = Switch::for_workers(config.local, config.limits, workers);
     // A port closes once, and the underlay fails at most once a second: the queue stays short.
     let (tell, events) = mpsc::unbounded_channel();
     let mut ports = Vec::new();
@@ -115,6 +122,7 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
                 mac: tap.mac().to_string(),
                 created: tap.created(),
                 offloads: tap.offloads().to_string(),
+                queues: tap.queues(),
             });
             let port = switch.add_port(PortSpec {
                 name: spec.to_string(),
@@ -139,10 +147,14 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
         // Nobody listens only when the switch is being stopped.
         let _ = tell.send(event);
     };
-    let worker =
-        Worker::spawn(switch.clone(), Box::new(underlay), ports, WorkerConfig::default(), events_to)?;
-    printer.print(&Line::Ready { local: config.local, receive_buffer });
-    Ok((Running { switch, worker, printer }, events))
+    let underlays = underlays.into_iter().map(|underlay| Box::new(underlay) as _).collect();
+    let workers = Workers::spawn(switch.clone(), underlays, ports, WorkerConfig::default(), events_to)?;
+    let workers_count = config.workers.get();
+    if let Some(short) = &short_buffer {
+        printer.print(short);
+    }
+    printer.print(&Line::Ready { local: config.local, workers: workers_count, receive_buffer });
+    Ok((Running { switch, workers, printer }, events))
 }
 
 /// A seed from the system's randomness, by way of the standard library's hash keys.
@@ -156,6 +168,8 @@ fn tap_config(config: &Config, spec: &TapSpec, mtu: u32) -> TapConfig {
         mac: spec.mac,
         mtu: Some(mtu),
         offloads: if config.offload { Offloads::ALL } else { Offloads::NONE },
+        segments_max: Protection::Plain.segments_max(mtu),
+        queues: config.workers.get(),
         ..TapConfig::new(&spec.name)
     }
 }
@@ -216,12 +230,12 @@ impl Running {
                         self.printer.print(&Line::UnderlayFailed { reason: error.to_string() });
                     }
                     Some(Event::UnderlayFailed(_)) => {}
-                    // The worker has dropped its end: it is no more, and `stop` says why.
+                    // The workers have dropped their ends: they are no more, and `stop` says why.
                     None => break,
                 },
             }
         }
-        let ended = self.worker.stop();
+        let ended = self.workers.stop();
         self.printer.print(&Line::Counters(&self.switch.report()));
         Ok(ended?)
     }

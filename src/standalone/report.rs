@@ -10,9 +10,10 @@ use crate::switch::switch::{PortReport, Report};
 
 /// Something to tell.
 pub(super) enum Line<'a> {
-    Port { name: &'a str, vni: u32, mtu: u32, mac: String, created: bool, offloads: String },
+    Port { name: &'a str, vni: u32, mtu: u32, mac: String, created: bool, offloads: String, queues: usize },
     Peer { address: SocketAddr, vnis: Vec<u32>, path_mtu: Option<u32> },
-    Ready { local: SocketAddr, receive_buffer: usize },
+    Ready { local: SocketAddr, workers: usize, receive_buffer: usize },
+    ShortBuffer { granted: usize, wanted: usize },
     PortClosed { port: &'a PortReport, reason: String },
     UnderlayFailed { reason: String },
     Counters(&'a Report),
@@ -39,15 +40,18 @@ impl Printer {
 impl Line<'_> {
     fn to_json(&self) -> Value {
         match self {
-            Self::Port { name, vni, mtu, mac, created, offloads } => json!({
+            Self::Port { name, vni, mtu, mac, created, offloads, queues } => json!({
                 "event": "port", "port": name, "vni": vni, "mtu": mtu, "mac": mac, "created": created,
-                "offloads": offloads,
+                "offloads": offloads, "queues": queues,
             }),
             Self::Peer { address, vnis, path_mtu } => json!({
                 "event": "peer", "peer": address.ip(), "udp_port": address.port(), "vnis": vnis, "path_mtu": path_mtu,
             }),
-            Self::Ready { local, receive_buffer } => json!({
-                "event": "ready", "local": local.ip(), "udp_port": local.port(), "receive_buffer_bytes": receive_buffer,
+            Self::Ready { local, workers, receive_buffer } => json!({
+                "event": "ready", "workers": workers, "local": local.ip(), "udp_port": local.port(), "receive_buffer_bytes": receive_buffer,
+            }),
+            Self::ShortBuffer { granted, wanted } => json!({
+                "event": "short-buffer", "granted_bytes": granted, "wanted_bytes": wanted,
             }),
             Self::PortClosed { port, reason } => json!({
                 "event": "port-closed", "port": port.name, "vni": port.vni.id(), "reason": reason,
@@ -60,9 +64,12 @@ impl Line<'_> {
 
     fn to_text(&self) -> String {
         match self {
-            Self::Port { name, vni, mtu, mac, created, offloads } => {
+            Self::Port { name, vni, mtu, mac, created, offloads, queues } => {
                 let how = if *created { "created" } else { "taken over" };
-                format!("port {name}: network {vni}, mtu {mtu}, mac {mac}, offloads {offloads}, {how}\n")
+                let queues = if *queues == 1 { String::new() } else { format!(", {queues} queues") };
+                format!(
+                    "port {name}: network {vni}, mtu {mtu}, mac {mac}, offloads {offloads}{queues}, {how}\n"
+                )
             }
             Self::Peer { address, vnis, path_mtu } => {
                 let vnis: Vec<_> = vnis.iter().map(u32::to_string).collect();
@@ -72,6 +79,10 @@ impl Line<'_> {
             Self::Ready { local, .. } => {
                 format!("forwarding on {local}; Ctrl-C stops, SIGUSR1 prints counters\n")
             }
+            Self::ShortBuffer { granted, wanted } => format!(
+                "the system caps the receive buffer at {granted} bytes, so bursts may be lost: as root, \
+                 `sysctl -w net.core.rmem_max={wanted}`\n"
+            ),
             Self::PortClosed { port, reason } => format!("port {} closed: {reason}\n", port.name),
             Self::UnderlayFailed { reason } => format!("receiving failed: {reason}\n"),
             Self::Counters(report) => counters_text(report),

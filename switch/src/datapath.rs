@@ -2,7 +2,7 @@
 //!
 //! [`crate::worker`] drives it with devices and a clock; tests drive it by hand.
 
-use std::collections::HashMap;
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use crate::coalesce::Coalescer;
@@ -10,7 +10,6 @@ use crate::drops::DropReason;
 use crate::io::{Frame, Received};
 use crate::outbox::Outbox;
 use crate::packet::{PacketBuf, Pool};
-use crate::storm::StormBucket;
 use crate::switch::Switch;
 use crate::tables::{News, Port, PortId, Tables};
 use crate::{egress, ingress};
@@ -22,7 +21,7 @@ const NEWS_MAX: usize = 1_024;
 #[derive(Debug)]
 pub struct Datapath {
     switch: Switch,
-    storms: HashMap<PortId, StormBucket, foldhash::fast::RandomState>,
+    worker: usize,
     news: Vec<News>,
     made: Vec<PacketBuf>,
     coalescer: Coalescer,
@@ -33,23 +32,34 @@ pub struct Datapath {
 pub(crate) struct Context<'a> {
     pub(crate) tables: &'a Tables,
     pub(crate) switch: &'a Switch,
+    /// Whose shard of the counters to add to.
+    pub(crate) worker: usize,
     pub(crate) pool: &'a mut Pool,
     pub(crate) out: &'a mut Outbox,
     pub(crate) news: &'a mut Vec<News>,
     /// Buffers made while others are borrowed; empty between frames.
     pub(crate) made: &'a mut Vec<PacketBuf>,
     pub(crate) coalescer: &'a mut Coalescer,
-    pub(crate) storms: &'a mut HashMap<PortId, StormBucket, foldhash::fast::RandomState>,
     pub(crate) now: Instant,
 }
 
 impl Datapath {
-    /// The paths of a switch.
+    /// The paths of a switch with one worker.
     #[must_use]
     pub fn new(switch: Switch) -> Self {
+        Self::of_worker(switch, 0)
+    }
+
+    /// The paths of one of a switch's workers. Two at work for the same one would miscount.
+    ///
+    /// # Panics
+    /// If the switch has been made for fewer.
+    #[must_use]
+    pub fn of_worker(switch: Switch, worker: usize) -> Self {
+        assert!(worker < switch.workers(), "a switch is made for a number of workers");
         Self {
             switch,
-            storms: HashMap::default(),
+            worker,
             news: Vec::with_capacity(NEWS_MAX),
             made: Vec::new(),
             coalescer: Coalescer::default(),
@@ -113,11 +123,6 @@ impl Datapath {
         self.publish_due
     }
 
-    /// Forgets the state of a port that is no more.
-    pub fn forget_port(&mut self, port: PortId) {
-        self.storms.remove(&port);
-    }
-
     fn context<'a>(
         &'a mut self,
         tables: &'a Tables,
@@ -125,8 +130,8 @@ impl Datapath {
         out: &'a mut Outbox,
         now: Instant,
     ) -> Context<'a> {
-        let Self { switch, storms, news, made, coalescer, .. } = self;
-        Context { tables, switch, pool, out, news, made, coalescer, storms, now }
+        let Self { switch, worker, news, made, coalescer, .. } = self;
+        Context { tables, switch, worker: *worker, pool, out, news, made, coalescer, now }
     }
 
     fn tell(&mut self, now: Instant) {
@@ -147,12 +152,12 @@ impl Context<'_> {
 
     /// Counts a frame from a port that went no further.
     pub(crate) fn drop_from_port(&self, port: &Port, reason: DropReason) {
-        self.switch.count_dropped(self.tables, Some(port), reason, 1);
+        self.switch.count_dropped(self.worker, self.tables, Some(port), reason, 1);
     }
 
     /// Whether the port may have something flooded that comes to so many frames.
-    pub(crate) fn may_flood(&mut self, id: PortId, port: &Port, frames: usize) -> bool {
-        let now = self.now;
-        self.storms.entry(id).or_insert_with(|| StormBucket::new(port.spec.storm, now)).allow(frames, now)
+    pub(crate) fn may_flood(&self, port: &Port, frames: usize) -> bool {
+        // Nothing panics while it holds the lock.
+        port.storm.lock().unwrap_or_else(PoisonError::into_inner).allow(frames, self.now)
     }
 }

@@ -65,7 +65,7 @@ pub(crate) fn deliver(
         Some(gso) if !takes(port, gso) => deliver_cut(cx, network, id, frame),
         _ => {
             let (packet, range) = (frame.packet, frame.range.clone());
-            network.traffic.sent(1, range.len());
+            network.traffic.by(cx.worker).sent(1, range.len());
             cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: frame.offload });
             Ok(())
         }
@@ -99,7 +99,7 @@ fn deliver_cut(
     };
     let made = first..cx.out.deliveries.len();
     let bytes = cx.out.deliveries[made.clone()].iter().map(|delivery| delivery.range.len()).sum();
-    network.traffic.sent(made.len(), bytes);
+    network.traffic.by(cx.worker).sent(made.len(), bytes);
     frame.cut.get_or_insert(made);
     outcome
 }

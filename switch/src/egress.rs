@@ -47,8 +47,8 @@ pub(crate) fn egress(cx: &mut Context<'_>, id: PortId, port: &Port, frame: Frame
         cx.drop_from_port(port, DropReason::UnknownVni);
         return cx.pool.put(frame.buf);
     };
-    port.traffic.received(1, frame.buf.data().len());
-    network.traffic.received(1, frame.buf.data().len());
+    port.traffic.by(cx.worker).received(1, frame.buf.data().len());
+    network.traffic.by(cx.worker).received(1, frame.buf.data().len());
     let Ok(header) = Header::parse(frame.buf.data()) else {
         cx.drop_from_port(port, DropReason::FrameTruncated);
         return cx.pool.put(frame.buf);
@@ -139,7 +139,7 @@ fn answer(
     let mut buf = cx.pool.take().ok_or(DropReason::NoBuffer)?;
     let len = question.answer(mac, buf.room());
     buf.set_len(len);
-    network.traffic.sent(1, len);
+    network.traffic.by(cx.worker).sent(1, len);
     let (packet, range) = (cx.out.packets.len(), buf.range());
     cx.out.packets.push(buf);
     cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: Offload::default() });
@@ -168,7 +168,7 @@ fn flood(
         Some(gso) => frame.range.len().div_ceil(usize::from(gso.size).max(1)),
         None => 1,
     };
-    if !cx.may_flood(id, port, frames) {
+    if !cx.may_flood(port, frames) {
         return Err(DropReason::StormLimit);
     }
     let topology = &cx.tables.topology;
@@ -252,7 +252,7 @@ fn count_sent(cx: &Context<'_>, network: &Network, first: usize) {
     let (frames, bytes) = cx.out.transmits[first..].iter().fold((0, 0), |(frames, bytes), transmit| {
         (frames + transmit.datagrams(), bytes + transmit.inner_bytes())
     });
-    network.traffic.sent(frames, bytes);
+    network.traffic.by(cx.worker).sent(frames, bytes);
 }
 
 /// Wraps the frame in its own buffer, or cuts it into others, for the tunnel's peer.

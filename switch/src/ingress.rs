@@ -15,13 +15,14 @@ use std::ops::Range;
 
 use vswitchd_crypto::envelope;
 
+use crate::coalesce;
 use crate::datapath::Context;
 use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
 use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
 use crate::offload;
-use crate::tables::{Network, News, PortId};
+use crate::tables::{Network, News, Port, PortId};
 use crate::tunnel::{Arrival, Refusal};
 use crate::vtep::{Vtep, VtepId};
 use crate::wire::ethernet::Header;
@@ -55,8 +56,8 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
             }
         };
         let inner = range.start + vxlan::HEADER_LEN..range.end;
-        peer.traffic.received(1, inner.len());
-        network.traffic.received(1, inner.len());
+        peer.traffic.by(cx.worker).received(1, inner.len());
+        network.traffic.by(cx.worker).received(1, inner.len());
         let outcome = judge(cx, vni, id, packet, inner)
             .and_then(|(frame, forward)| hand_over(cx, network, frame, forward));
         if let Err(reason) = outcome {
@@ -139,8 +140,9 @@ fn hand_over(
         finish_checksum(cx, &mut frame)?;
     }
     // Joining changes a frame's header, which receivers of a flooded one share.
-    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| port.spec.capabilities.tso)) {
-        network.traffic.sent(1, frame.range.len());
+    let joins = |port: &Port| coalesce::is_for(port.spec.capabilities, frame.transport.as_ref());
+    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| joins(port))) {
+        network.traffic.by(cx.worker).sent(1, frame.range.len());
         cx.coalescer.deliver(cx.out, id, &frame);
         return Ok(());
     }
@@ -166,9 +168,9 @@ fn recognise(cx: &mut Context<'_>, frame: &mut Stowed, mtu: usize) {
 fn drop_from_peer(cx: &Context<'_>, peer: Option<&Vtep>, network: Option<&Network>, reason: DropReason) {
     cx.switch.drops().add(reason, 1);
     if let Some(peer) = peer {
-        peer.traffic.dropped(1);
+        peer.traffic.by(cx.worker).dropped(1);
     }
     if let Some(network) = network {
-        network.traffic.dropped(1);
+        network.traffic.by(cx.worker).dropped(1);
     }
 }

@@ -16,6 +16,12 @@ use crate::wire::virtio::Offload;
 pub const RUN_BYTES_MAX: usize = 65_507;
 /// Datagrams of a run that every kernel takes (`UDP_MAX_SEGMENTS` before Linux 6.9, where it became 128).
 pub const RUN_DATAGRAMS_MAX: usize = 64;
+/// How many datagrams of so many bytes one message takes.
+#[must_use]
+pub fn run_datagrams(bytes: usize) -> usize {
+    (RUN_BYTES_MAX / bytes.max(1)).min(RUN_DATAGRAMS_MAX)
+}
+
 /// Entries of either kind that a batch may come to: a batch of the largest runs, flooded to some thirty receivers. What
 /// is more is dropped and counted, so that no batch holds the worker, or memory, for long.
 pub const ENTRIES_MAX: usize = 65_536;

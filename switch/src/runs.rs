@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::drops::DropReason;
-use crate::outbox::{RUN_BYTES_MAX, RUN_DATAGRAMS_MAX};
+use crate::outbox::{RUN_BYTES_MAX, run_datagrams};
 use crate::packet::{DATA_MAX, HEADROOM, PacketBuf, Pool};
 use crate::segment::Segmenter;
 use crate::tunnel::Wrap;
@@ -37,7 +37,7 @@ pub(crate) fn cut(
     mut each: impl FnMut(Run),
 ) -> Result<(), DropReason> {
     let stride = wrap.overhead() + segments.segment_len(0);
-    let per_run = (RUN_BYTES_MAX / stride).min(RUN_DATAGRAMS_MAX);
+    let per_run = run_datagrams(stride);
     if per_run == 0 {
         return Err(DropReason::TooBig);
     }

@@ -27,7 +27,8 @@ impl Default for StormLimit {
 pub struct StormBucket {
     limit: StormLimit,
     tokens: u64,
-    filled: Instant,
+    /// `None` before the first use, when it is full.
+    filled: Option<Instant>,
 }
 
 const FRAME: u64 = 1_000_000_000;
@@ -35,18 +36,19 @@ const FRAME: u64 = 1_000_000_000;
 impl StormBucket {
     /// A full bucket.
     #[must_use]
-    pub fn new(limit: StormLimit, now: Instant) -> Self {
-        Self { limit, tokens: u64::from(limit.burst) * FRAME, filled: now }
+    pub fn new(limit: StormLimit) -> Self {
+        Self { limit, tokens: u64::from(limit.burst) * FRAME, filled: None }
     }
 
     /// Whether something that comes to so many frames on the wire may be flooded now; all of it, or nothing.
     pub fn allow(&mut self, frames: usize, now: Instant) -> bool {
         let full = u64::from(self.limit.burst) * FRAME;
-        let elapsed = now.saturating_duration_since(self.filled).min(Duration::from_secs(3600));
+        let filled = self.filled.unwrap_or(now);
+        let elapsed = now.saturating_duration_since(filled).min(Duration::from_secs(3600));
         let nanoseconds = u64::try_from(elapsed.as_nanos()).expect("an hour fits");
         let gained = nanoseconds.saturating_mul(u64::from(self.limit.frames_per_second));
         self.tokens = self.tokens.saturating_add(gained).min(full);
-        self.filled = self.filled.max(now);
+        self.filled = Some(filled.max(now));
         let price = FRAME.saturating_mul(frames as u64);
         let enough = self.tokens >= price;
         self.tokens -= if enough { price } else { 0 };
@@ -62,7 +64,7 @@ mod tests {
     fn a_burst_then_the_rate() {
         #[expect(clippy::disallowed_methods, reason = "an arbitrary start; only differences matter")]
         let t0 = Instant::now();
-        let mut bucket = StormBucket::new(StormLimit { frames_per_second: 10, burst: 3 }, t0);
+        let mut bucket = StormBucket::new(StormLimit { frames_per_second: 10, burst: 3 });
         let allowed =
             |bucket: &mut StormBucket, at: Duration| (0..100).filter(|_| bucket.allow(1, t0 + at)).count();
         assert_eq!(allowed(&mut bucket, Duration::ZERO), 3);
@@ -77,7 +79,7 @@ mod tests {
     fn a_rate_of_nothing_refuses_all_after_the_burst() {
         #[expect(clippy::disallowed_methods, reason = "an arbitrary start; only differences matter")]
         let t0 = Instant::now();
-        let mut bucket = StormBucket::new(StormLimit { frames_per_second: 0, burst: 0 }, t0);
+        let mut bucket = StormBucket::new(StormLimit { frames_per_second: 0, burst: 0 });
         assert!(!bucket.allow(1, t0 + Duration::from_secs(100)));
     }
 
@@ -85,7 +87,7 @@ mod tests {
     fn a_super_frame_costs_what_it_is_cut_into() {
         #[expect(clippy::disallowed_methods, reason = "an arbitrary start; only differences matter")]
         let t0 = Instant::now();
-        let mut bucket = StormBucket::new(StormLimit { frames_per_second: 10, burst: 10 }, t0);
+        let mut bucket = StormBucket::new(StormLimit { frames_per_second: 10, burst: 10 });
         assert!(!bucket.allow(11, t0), "all or nothing");
         assert!(bucket.allow(8, t0));
         assert!(!bucket.allow(3, t0));

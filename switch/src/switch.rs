@@ -1,7 +1,7 @@
 //! A switch, seen by whoever controls it: ports, peers, announcements, counters.
 //!
-//! A [`Switch`] is a handle; clones are the same switch. It does nothing by itself: a [`crate::worker::Worker`] moves
-//! frames for it, or a [`crate::datapath::Datapath`] driven by hand:
+//! A [`Switch`] is a handle; clones are the same switch. It does nothing by itself: [`crate::worker::Workers`] move frames
+//! for it, or a [`crate::datapath::Datapath`] driven by hand:
 //!
 //! ```
 //! use std::time::Instant;
@@ -71,10 +71,14 @@ struct Shared {
     tables: ArcSwap<Tables>,
     master: Mutex<Master>,
     drops: Drops,
+    workers: usize,
     claimed: AtomicBool,
 }
 
-/// The right to move a switch's frames, had by one worker at a time.
+/// Workers of one switch: more cores than that serve other purposes, and each has buffers and sockets of its own.
+pub const WORKERS_MAX: usize = 32;
+
+/// The right to move a switch's frames, had by one crew of workers at a time.
 #[derive(Debug)]
 pub(crate) struct Claim(Switch);
 
@@ -114,15 +118,35 @@ pub struct PortReport {
     pub traffic: TrafficCount,
 }
 
+impl PortReport {
+    fn new(id: PortId, port: &Port) -> Self {
+        let spec = &port.spec;
+        Self { id, name: spec.name.clone(), vni: spec.vni, traffic: port.traffic.count() }
+    }
+}
+
 impl Switch {
-    /// An empty switch whose datagrams come from `local`.
+    /// An empty switch whose datagrams come from `local`, for one worker.
     #[must_use]
     pub fn new(local: SocketAddr, limits: Limits) -> Self {
-        let master = Master::new(local, limits);
+        Self::for_workers(local, limits, 1)
+    }
+
+    /// An empty switch for so many workers: at least one, at most [`WORKERS_MAX`]; other numbers are brought in between.
+    #[must_use]
+    pub fn for_workers(local: SocketAddr, limits: Limits, workers: usize) -> Self {
+        let workers = workers.clamp(1, WORKERS_MAX);
+        let master = Master::new(local, limits, workers);
         let tables = ArcSwap::from_pointee(master.tables());
         let claimed = AtomicBool::new(false);
         let (master, drops) = (Mutex::new(master), Drops::default());
-        Self { shared: Arc::new(Shared { tables, master, drops, claimed }) }
+        Self { shared: Arc::new(Shared { tables, master, drops, workers, claimed }) }
+    }
+
+    /// How many workers it has been made for.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.workers
     }
 
     pub(crate) fn claim(&self) -> Option<Claim> {
@@ -130,7 +154,7 @@ impl Switch {
         (!taken).then(|| Claim(self.clone()))
     }
 
-    /// Adds a port. Its device goes to [`crate::worker::Worker::attach`].
+    /// Adds a port. Its device goes to [`crate::worker::Workers::attach`].
     ///
     /// # Errors
     /// Too many ports or networks.
@@ -140,9 +164,7 @@ impl Switch {
 
     /// Removes a port and what was learnt there; gives its last counters.
     pub fn remove_port(&self, id: PortId) -> Option<PortReport> {
-        let last = self.report().ports.into_iter().find(|port| port.id == id);
-        self.change(|master| master.remove_port(id));
-        last
+        self.change(|master| master.remove_port(id)).map(|port| PortReport::new(id, &port))
     }
 
     /// Adds a peer to a network.
@@ -236,6 +258,7 @@ impl Switch {
     /// Counts frames to or from a port that went no further: by reason, port and network.
     pub(crate) fn count_dropped(
         &self,
+        worker: usize,
         tables: &Tables,
         port: Option<&Port>,
         reason: DropReason,
@@ -243,9 +266,9 @@ impl Switch {
     ) {
         self.drops().add(reason, frames);
         let Some(port) = port else { return };
-        port.traffic.dropped(frames);
+        port.traffic.by(worker).dropped(frames);
         if let Some(network) = tables.topology.networks.get(&port.spec.vni) {
-            network.traffic.dropped(frames);
+            network.traffic.by(worker).dropped(frames);
         }
     }
 
@@ -270,16 +293,7 @@ impl Switch {
     pub fn report(&self) -> Report {
         let tables = self.tables();
         let topology = &tables.topology;
-        let mut ports: Vec<_> = topology
-            .ports
-            .iter()
-            .map(|(&id, port)| PortReport {
-                id,
-                name: port.spec.name.clone(),
-                vni: port.spec.vni,
-                traffic: port.traffic.count(),
-            })
-            .collect();
+        let mut ports: Vec<_> = topology.ports.iter().map(|(&id, port)| PortReport::new(id, port)).collect();
         ports.sort_unstable_by_key(|port| port.id);
         let peers = topology.peers.sorted().into_iter().map(|(_, peer)| (peer.address, peer.traffic.count()));
         let mut networks: Vec<_> =

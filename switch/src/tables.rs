@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use vswitchd_crypto::envelope::SessionId;
@@ -15,7 +15,7 @@ use vswitchd_crypto::seal::Sealer;
 use crate::counters::Traffic;
 use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
 use crate::io::Capabilities;
-use crate::storm::StormLimit;
+use crate::storm::{StormBucket, StormLimit};
 use crate::tunnel::Protection;
 use crate::vtep::{SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
 use crate::wire::{MacAddr, Vni};
@@ -55,10 +55,12 @@ pub struct Port {
     pub spec: Arc<PortSpec>,
     /// Counters, shared by every snapshot.
     pub traffic: Arc<Traffic>,
+    /// What it may still have flooded, shared by every snapshot and worker; only flooding takes the lock.
+    pub(crate) storm: Arc<Mutex<StormBucket>>,
 }
 
 /// A network in the tables: who gets what is flooded.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Network {
     /// Local members.
     pub ports: Vec<PortId>,
@@ -184,6 +186,7 @@ pub struct Master {
     dirty: bool,
     next_id: u32,
     learning: Learning,
+    workers: usize,
 }
 
 /// Publishing copies the table; this bounds the share of time that it takes to about a hundredth (30 µs for 10,000
@@ -193,9 +196,9 @@ const PUBLISH_WAIT_PER_ENTRY: Duration = Duration::from_nanos(250);
 const PUBLISH_AT_ONCE_ENTRIES: usize = 1_024;
 
 impl Master {
-    /// Empty tables for a switch whose datagrams come from `local`.
+    /// Empty tables for a switch whose datagrams come from `local`, with counters for so many workers.
     #[must_use]
-    pub fn new(local: SocketAddr, limits: Limits) -> Self {
+    pub fn new(local: SocketAddr, limits: Limits, workers: usize) -> Self {
         let fdb = Fdb::new(limits);
         let topology = Topology {
             local,
@@ -205,7 +208,8 @@ impl Master {
             neighbours: HashMap::default(),
         };
         let published = Tables { fdb: Arc::new(fdb.clone()), topology: Arc::new(topology) };
-        Self { fdb, published, published_at: None, dirty: false, next_id: 0, learning: Learning::default() }
+        let learning = Learning::default();
+        Self { fdb, published, published_at: None, dirty: false, next_id: 0, learning, workers }
     }
 
     /// The snapshot to hand out.
@@ -280,7 +284,9 @@ impl Master {
         let tso = spec.capabilities.tso && spec.capabilities.checksum;
         let uso = spec.capabilities.uso && spec.capabilities.checksum;
         let capabilities = Capabilities { tso, uso, ..spec.capabilities };
-        let port = Port { spec: Arc::new(PortSpec { capabilities, ..spec }), traffic: Arc::default() };
+        let storm = Arc::new(Mutex::new(StormBucket::new(spec.storm)));
+        let traffic = Arc::new(Traffic::new(self.workers));
+        let port = Port { spec: Arc::new(PortSpec { capabilities, ..spec }), traffic, storm };
         self.network(vni)?.ports.push(id);
         self.next_id += 1;
         self.topology().ports.insert(id, port);
@@ -346,11 +352,11 @@ impl Master {
         self.topology().peers.remove_session(session)
     }
 
-    /// Removes a port and all that was known to be there. A plain network with nobody left goes too.
-    pub fn remove_port(&mut self, id: PortId) {
-        if let Some(port) = self.topology().ports.remove(&id) {
-            self.leave(port.spec.vni, Place::Port(id));
-        }
+    /// Removes a port and all that was known to be there, and gives it. A plain network with nobody left goes too.
+    pub fn remove_port(&mut self, id: PortId) -> Option<Port> {
+        let port = self.topology().ports.remove(&id)?;
+        self.leave(port.spec.vni, Place::Port(id));
+        Some(port)
     }
 
     /// Adds a peer to a network's replication list. Adding it twice is no error.
@@ -387,7 +393,8 @@ impl Master {
         }
         if id.0 == self.next_id {
             self.next_id += 1;
-            self.topology().peers.insert(id, Vtep { address, traffic: Arc::default(), sealer: None });
+            let traffic = Arc::new(Traffic::new(self.workers));
+            self.topology().peers.insert(id, Vtep { address, traffic, sealer: None });
         }
         Ok(id)
     }
@@ -445,11 +452,17 @@ impl Master {
     }
 
     fn network(&mut self, vni: Vni) -> Result<&mut Network, TableError> {
+        let workers = self.workers;
         let networks = &mut self.topology().networks;
         if networks.len() >= NETWORKS_MAX && !networks.contains_key(&vni) {
             return Err(TableError::TooManyNetworks);
         }
-        Ok(networks.entry(vni).or_default())
+        Ok(networks.entry(vni).or_insert_with(|| Network {
+            ports: Vec::new(),
+            peers: Vec::new(),
+            protection: Protection::default(),
+            traffic: Arc::new(Traffic::new(workers)),
+        }))
     }
 
     /// Takes a place out of a network with all that was known to be there. A network with nobody left goes too,

@@ -13,10 +13,10 @@ use vswitchd_crypto::open::OpenError;
 use vswitchd_crypto::seal::Sealer;
 
 use crate::drops::DropReason;
-use crate::outbox::Transmit;
+use crate::outbox::{Transmit, run_datagrams};
 use crate::tables::{Network, Topology};
 use crate::vtep::{Vtep, VtepId};
-use crate::wire::{Vni, vxlan};
+use crate::wire::{Vni, ethernet, vxlan};
 
 // The switch tells the two apart by the first byte.
 const _: () = assert!(envelope::KIND != vxlan::FLAG_VNI);
@@ -45,6 +45,15 @@ impl Protection {
             Self::Plain => plain,
             Self::Sealed => plain.saturating_sub(ENVELOPE) & !3,
         }
+    }
+
+    /// Segments of an interface with that MTU that go into one message, for [`crate::io::tap::TapConfig::segments_max`].
+    /// `None` if not even one does.
+    #[must_use]
+    pub fn segments_max(self, mtu: u32) -> Option<u32> {
+        let envelope = if self == Self::Sealed { envelope::OVERHEAD } else { 0 };
+        let datagram = envelope + vxlan::HEADER_LEN + ethernet::HEADER_LEN + usize::try_from(mtu).ok()?;
+        u32::try_from(run_datagrams(datagram)).ok().filter(|&segments| segments > 0)
     }
 }
 

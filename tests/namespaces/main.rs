@@ -4,6 +4,7 @@
 //! on threads of this sandbox; nothing is left behind however they end. They need what `vswitchd lab` needs: where that
 //! is missing they say so, and fail if `CI=true`.
 
+mod datagrams;
 mod fixture;
 mod hosts;
 mod kernel_vxlan;
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let all = [hosts::tests(), kernel_vxlan::tests(), ports::tests()].concat();
+    let all = [datagrams::tests(), hosts::tests(), kernel_vxlan::tests(), ports::tests()].concat();
     let trials = all.into_iter().map(|(name, test)| {
         let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
         Trial::test(name, run).with_ignored_flag(ready.is_err())

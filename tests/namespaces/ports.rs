@@ -153,7 +153,9 @@ fn tool(host: &NetNs, line: &str) -> Result<Option<Output>> {
 
 fn taken_over() -> Result<()> {
     let lab = Lab::build(Plan::new(shape(2, 0, 1, false))?)?;
-    for (kind, node) in ["", " multi_queue", " multi_queue vnet_hdr"].iter().zip([0, 1, 0]) {
+    for (kind, node, queues) in
+        [("", 0, 1), (" multi_queue", 1, 3), (" multi_queue vnet_hdr", 0, 3), ("", 0, 1)]
+    {
         let host = lab.nodes()[node].netns();
         let Some(made) = tool(host, &format!("ip tuntap add dev mine mode tap{kind}"))? else {
             return Ok(());
@@ -163,10 +165,16 @@ fn taken_over() -> Result<()> {
         let mut command = host.command(VSWITCHD);
         let local = lab.nodes()[node].plan().address.to_string();
         command.args(["switch", "--format", "json", "--vni", "1:mine", "--mtu", "1400", "--local", &local]);
+        command.args(["--workers", "3"]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut program = Program::new("node", lab.spawn(command)?)?;
         let said = program.wait_ready(PATIENCE)?;
-        ensure!(said.iter().any(|event| event["event"] == "port" && event["created"] == false), "{said:?}");
+        let port = said.iter().find(|event| event["event"] == "port");
+        ensure!(port.is_some_and(|port| port["created"] == false && port["queues"] == queues), "{said:?}");
+        // One with many queues has some left; nobody else may have them.
+        let second = refused(host, &format!("--vni 1:mine --local {local} --port 4790 --workers 2"))?;
+        let text = String::from_utf8_lossy(&second.stderr);
+        ensure!(second.status.code() == Some(1) && text.contains("another program"), "{kind}: {text}");
         let during = Netlink::open(host)?.link("mine")?;
         ensure!((during.index, during.mac, during.up, during.mtu) == (before.index, before.mac, true, 1_400));
         ensure!(program.stop()?.success());
@@ -200,7 +208,7 @@ fn tun_tap() -> Result<()> {
     use vswitchd::switch::storm::StormLimit;
     use vswitchd::switch::switch::Switch;
     use vswitchd::switch::tables::PortSpec;
-    use vswitchd::switch::worker::{Worker, WorkerConfig};
+    use vswitchd::switch::worker::{WorkerConfig, Workers};
 
     let lab = Lab::build(Plan::new(shape(1, 2, 1, false))?)?;
     let [a, b] = [0, 1].map(|index| &lab.nodes()[0].endpoints()[index]);
@@ -212,7 +220,7 @@ fn tun_tap() -> Result<()> {
     let switch = Switch::new(local, Limits::default());
     let underlay = Network::new(Faults::default(), 1).attach(local)?;
     let worker =
-        Worker::spawn(switch.clone(), Box::new(underlay), vec![], WorkerConfig::default(), |event| {
+        Workers::spawn(switch.clone(), vec![Box::new(underlay)], vec![], WorkerConfig::default(), |event| {
             eprintln!("{event:?}");
         })?;
     for device in devices {
@@ -223,7 +231,7 @@ fn tun_tap() -> Result<()> {
             capabilities: device.capabilities(),
             storm: StormLimit::default(),
         };
-        worker.attach(switch.add_port(spec)?, device);
+        worker.attach(switch.add_port(spec)?, device)?;
     }
     a.configure()?;
     b.configure()?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{Capabilities, Frame, FrameIo, ReadError, ReadReport, WriteError};
+use super::{Capabilities, Frame, FrameIo, ReadError, WriteError};
 use crate::packet::{DATA_MAX, Pool};
 use crate::wire::virtio::{Checksum, GsoKind, Offload};
 
@@ -38,20 +38,26 @@ pub fn channel_with(capacity: usize, takes: Capabilities) -> io::Result<(Channel
         wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         capacity,
     });
-    let port = ChannelPort { shared: Arc::clone(&shared), takes, staged: Vec::new(), spare: Vec::new() };
-    Ok((port, ChannelEnd { shared }))
+    let open = Arc::new(Open(Arc::clone(&shared)));
+    Ok((ChannelPort::new(open, takes, true), ChannelEnd { shared }))
 }
 
-/// The switch's side.
+/// The switch's side, or one worker's handle of it.
 #[derive(Debug)]
 pub struct ChannelPort {
-    shared: Arc<Shared>,
+    open: Arc<Open>,
     takes: Capabilities,
+    /// Whether this handle reads: one does.
+    reads: bool,
     /// Written and not yet flushed, so that a batch takes the lock once.
     staged: Vec<(Vec<u8>, Offload)>,
     /// Emptied buffers for the next writes.
     spare: Vec<Vec<u8>>,
 }
+
+/// Held by every handle of the switch's side: the last one closes it.
+#[derive(Debug)]
+struct Open(Arc<Shared>);
 
 /// The program's side.
 #[derive(Debug)]
@@ -237,16 +243,21 @@ impl Drop for ChannelEnd {
 impl Drop for ChannelPort {
     fn drop(&mut self) {
         self.flush();
-        self.shared.close();
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
 impl FrameIo for ChannelPort {
-    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError> {
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<u64, ReadError> {
         // Before the queue is looked at, so that a frame sent meanwhile makes it readable again. EAGAIN, the only error
         // of an eventfd of ours, is as good: it was not readable.
-        let _ = rustix::io::read(&self.shared.wake, &mut [0; 8]);
-        let mut state = self.shared.state();
+        let _ = rustix::io::read(&self.open.0.wake, &mut [0; 8]);
+        let mut state = self.open.0.state();
         let before = into.len();
         while into.len() - before < max && !state.to_switch.is_empty() {
             let Some(mut buf) = pool.take() else { break };
@@ -263,17 +274,17 @@ impl FrameIo for ChannelPort {
             return Err(ReadError::Gone);
         }
         if more || gone {
-            self.shared.wake_switch();
+            self.open.0.wake_switch();
         }
-        Ok(ReadReport { malformed: 0, more })
+        Ok(0)
     }
 
     fn write(&mut self, frame: &[IoSlice<'_>], offload: Offload) -> Result<(), WriteError> {
         debug_assert!(self.takes(offload), "the switch finishes what a port does not take");
-        if self.shared.closed.load(Ordering::Relaxed) {
+        if self.open.0.closed.load(Ordering::Relaxed) {
             return Err(WriteError::Gone);
         }
-        if self.staged.len() + self.shared.waiting.load(Ordering::Relaxed) >= self.shared.capacity {
+        if self.staged.len() + self.open.0.waiting.load(Ordering::Relaxed) >= self.open.0.capacity {
             return Err(WriteError::Full);
         }
         let mut bytes = self.spare.pop().unwrap_or_default();
@@ -284,26 +295,36 @@ impl FrameIo for ChannelPort {
 
     fn flush(&mut self) {
         if !self.staged.is_empty() {
-            let mut state = self.shared.state();
+            let mut state = self.open.0.state();
             state.from_switch.extend(self.staged.drain(..));
             self.spare.append(&mut state.returned);
-            self.spare.truncate(self.shared.capacity);
-            self.shared.waiting.store(state.from_switch.len(), Ordering::Relaxed);
+            self.spare.truncate(self.open.0.capacity);
+            self.open.0.waiting.store(state.from_switch.len(), Ordering::Relaxed);
             drop(state);
-            self.shared.arrived.notify_all();
+            self.open.0.arrived.notify_all();
         }
     }
 
-    fn pollable(&self) -> BorrowedFd<'_> {
-        self.shared.wake.as_fd()
+    fn pollable(&self) -> Option<BorrowedFd<'_>> {
+        self.reads.then(|| self.open.0.wake.as_fd())
     }
 
     fn capabilities(&self) -> Capabilities {
         self.takes
     }
+
+    fn split(self: Box<Self>, workers: usize) -> io::Result<Vec<Box<dyn FrameIo>>> {
+        let (open, takes) = (Arc::clone(&self.open), self.takes);
+        let others = (1..workers).map(|_| Box::new(Self::new(Arc::clone(&open), takes, false)) as _);
+        Ok(std::iter::once(self as _).chain(others).collect())
+    }
 }
 
 impl ChannelPort {
+    fn new(open: Arc<Open>, takes: Capabilities, reads: bool) -> Self {
+        Self { open, takes, reads, staged: Vec::new(), spare: Vec::new() }
+    }
+
     fn takes(&self, offload: Offload) -> bool {
         let checksum = self.takes.checksum || !matches!(offload.checksum, Checksum::Partial { .. });
         checksum
@@ -362,7 +383,7 @@ mod tests {
     fn the_pollable_is_readable_while_there_is_something_to_read() {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let readable = |port: &ChannelPort| {
-            let mut fds = [PollFd::from_borrowed_fd(port.pollable(), PollFlags::IN)];
+            let mut fds = [PollFd::from_borrowed_fd(port.pollable().unwrap(), PollFlags::IN)];
             poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
         };
         let (mut port, end) = channel(4).unwrap();
@@ -370,10 +391,10 @@ mod tests {
         assert!(!readable(&port));
         end.send(&[1; 60]).unwrap();
         end.send(&[2; 60]).unwrap();
-        for more in [true, false] {
+        for _ in 0..2 {
             assert!(readable(&port));
             let mut frames = Vec::new();
-            assert_eq!(port.read(&mut pool, &mut frames, 32).unwrap().more, more);
+            port.read(&mut pool, &mut frames, 32).unwrap();
             pool.put(frames.remove(0).buf);
         }
         assert!(!readable(&port));
@@ -417,10 +438,27 @@ mod tests {
         end.send(&[1; 60]).unwrap();
         end.send(&[2; 60]).unwrap();
         let mut frames = Vec::new();
-        assert!(port.read(&mut pool, &mut frames, 32).unwrap().more);
+        port.read(&mut pool, &mut frames, 32).unwrap();
         assert_eq!(frames.len(), 1);
         pool.put(frames.remove(0).buf);
         assert_eq!(read(&mut port, &mut pool).unwrap(), [vec![2; 60]]);
+    }
+
+    #[test]
+    fn one_handle_reads_all_write_and_the_last_one_closes() {
+        let (port, end) = channel(4).unwrap();
+        let mut handles = Box::new(port).split(3).unwrap();
+        let reads: Vec<_> = handles.iter().map(|handle| handle.pollable().is_some()).collect();
+        assert_eq!(reads, [true, false, false]);
+        for handle in &mut handles {
+            handle.write(&[IoSlice::new(&[1; 60])], Offload::default()).unwrap();
+            handle.flush();
+        }
+        drop(handles.remove(0));
+        assert_eq!((0..3).filter(|_| end.try_receive().is_ok()).count(), 3);
+        assert_eq!(end.try_receive(), Err(ChannelReceiveError::Empty), "two handles are left");
+        handles.clear();
+        assert_eq!(end.try_receive(), Err(ChannelReceiveError::Closed));
     }
 
     #[test]

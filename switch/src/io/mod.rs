@@ -43,11 +43,11 @@ pub struct Capabilities {
 pub trait FrameIo: Send + std::fmt::Debug {
     /// Appends frames to `into`: at most `max`, and no more than there are now and than `pool` has buffers for.
     ///
-    /// A frame that can't be made sense of is left out and counted in the answer.
+    /// Gives how many frames were left out because their offload header makes no sense.
     ///
     /// # Errors
     /// Only where the device as a whole fails; what was appended before stays.
-    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError>;
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<u64, ReadError>;
 
     /// Hands one frame over, in 1 to [`crate::outbox::PARTS_MAX`] pieces; [`Self::flush`] ends a batch.
     ///
@@ -58,20 +58,18 @@ pub trait FrameIo: Send + std::fmt::Debug {
     /// Ends a batch of writes.
     fn flush(&mut self) {}
 
-    /// Readable while [`Self::read`] has something to give.
-    fn pollable(&self) -> BorrowedFd<'_>;
+    /// Readable while [`Self::read`] has something to give; `None` for a handle that only writes.
+    fn pollable(&self) -> Option<BorrowedFd<'_>>;
 
     /// Fixed for the device's life.
     fn capabilities(&self) -> Capabilities;
-}
 
-/// How a read ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReadReport {
-    /// Frames left out because their offload header makes no sense.
-    pub malformed: u64,
-    /// Whether `max` or the pool ended the read, so that more may be waiting.
-    pub more: bool,
+    /// Makes as many handles of it as there are workers, at least one. All write to the device; together they read
+    /// every frame of it once: each its own queue, or the first all and the others nothing.
+    ///
+    /// # Errors
+    /// No descriptors are left; the device is closed.
+    fn split(self: Box<Self>, workers: usize) -> io::Result<Vec<Box<dyn FrameIo>>>;
 }
 
 /// Why a device gives no more.
@@ -116,11 +114,10 @@ pub struct Received {
 /// The underlay: unconnected UDP.
 pub trait DatagramIo: Send + std::fmt::Debug {
     /// Appends datagrams to `into`: at most `max` runs, and no more than there are now and than `pool` has buffers for.
-    /// Gives whether `max` or the pool ended it, so that more may be waiting.
     ///
     /// # Errors
     /// Only where the socket as a whole fails; what was appended before stays.
-    fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<bool>;
+    fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<()>;
 
     /// Sends every entry of [`Outbox::transmits`], in order for each `entropy`, and appends to `failed` the index of
     /// those that could not be sent.

@@ -3,14 +3,14 @@
 //! For those who want the crate that everybody knows; [`super::tap`] does the same and more without it. The crate can't
 //! ask for a virtio-net header, so every frame costs a system call and a checksum.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use rustix::io::retry_on_intr;
 use tun_tap::{Iface, Mode};
 
 use super::tap::TapError;
-use super::{Capabilities, Frame, FrameIo, ReadError, ReadReport, WriteError};
+use super::{Capabilities, Frame, FrameIo, ReadError, WriteError};
 use crate::packet::Pool;
 use crate::wire::virtio::Offload;
 
@@ -19,6 +19,8 @@ use crate::wire::virtio::Offload;
 pub struct TunTap {
     name: String,
     queue: OwnedFd,
+    /// Whether this handle reads: one does.
+    reads: bool,
 }
 
 impl TunTap {
@@ -33,7 +35,7 @@ impl TunTap {
         iface.set_non_blocking().map_err(failed("O_NONBLOCK"))?;
         // SAFETY: `into_raw_fd` gives the only owner of an open file away.
         let queue = unsafe { OwnedFd::from_raw_fd(iface.into_raw_fd()) };
-        Ok(Self { name: name.to_owned(), queue })
+        Ok(Self { name: name.to_owned(), queue, reads: true })
     }
 
     /// Its name.
@@ -44,7 +46,7 @@ impl TunTap {
 }
 
 impl FrameIo for TunTap {
-    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError> {
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<u64, ReadError> {
         for _ in 0..max {
             let Some(mut buf) = pool.take() else { break };
             match retry_on_intr(|| rustix::io::read(&self.queue, &mut *buf.room())) {
@@ -54,11 +56,11 @@ impl FrameIo for TunTap {
                 }
                 Err(errno) => {
                     pool.put(buf);
-                    return super::tap::read_ended(errno, ReadReport::default());
+                    return super::tap::read_ended(errno, 0);
                 }
             }
         }
-        Ok(ReadReport { more: true, ..ReadReport::default() })
+        Ok(0)
     }
 
     fn write(&mut self, frame: &[IoSlice<'_>], offload: Offload) -> Result<(), WriteError> {
@@ -66,11 +68,21 @@ impl FrameIo for TunTap {
         retry_on_intr(|| rustix::io::writev(&self.queue, frame)).map(drop).map_err(super::tap::write_refused)
     }
 
-    fn pollable(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+    fn pollable(&self) -> Option<BorrowedFd<'_>> {
+        self.reads.then(|| self.queue.as_fd())
     }
 
     fn capabilities(&self) -> Capabilities {
         Capabilities::default()
+    }
+
+    fn split(self: Box<Self>, workers: usize) -> io::Result<Vec<Box<dyn FrameIo>>> {
+        let mut handles: Vec<Box<dyn FrameIo>> = Vec::with_capacity(workers);
+        for _ in 1..workers {
+            let queue = self.queue.try_clone()?;
+            handles.push(Box::new(Self { name: self.name.clone(), queue, reads: false }));
+        }
+        handles.insert(0, self);
+        Ok(handles)
     }
 }

@@ -192,20 +192,6 @@ fn shapes() -> impl Strategy<Value = Shape> {
 
 proptest! {
     #[test]
-    fn etherparse_agrees_with_every_segment(shape in shapes()) {
-        let (frame, offload) = shape.build();
-        let segments = cut(&frame, offload);
-        prop_assert_eq!(segments.len(), shape.payload.len().div_ceil(shape.size.into()));
-        let mut payload = Vec::new();
-        for (index, segment) in segments.iter().enumerate() {
-            let part = check(&shape, segment, index, segments.len());
-            prop_assert!(index + 1 == segments.len() || part.len() == usize::from(shape.size));
-            payload.extend(part);
-        }
-        prop_assert_eq!(payload, shape.payload);
-    }
-
-    #[test]
     fn arbitrary_damage_never_panics(
         shape in shapes(), damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         len in any::<prop::sample::Index>(), cut_short in any::<bool>(),

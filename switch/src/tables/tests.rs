@@ -26,7 +26,7 @@ const HOME: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9));
 
 /// A port in networks 1 and 2 each, and a peer in both.
 fn master() -> (Master, PortId, PortId, VtepId) {
-    let mut master = Master::new(address(1), Limits::default());
+    let mut master = Master::new(address(1), Limits::default(), 1);
     let first = master.add_port(spec(1, Capabilities::default())).unwrap();
     let second = master.add_port(spec(2, Capabilities::default())).unwrap();
     let peer = master.add_peer(vni(1), address(2)).unwrap();

@@ -39,6 +39,8 @@ pub(crate) const THERE: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
 /// The IP MTU of the overlay over an underlay of 1,500 bytes.
 const MTU: u16 = 1450;
+/// UDP payload of a full datagram.
+const DATAGRAM: u16 = MTU - 28;
 /// The same of a sealed network.
 const SEALED_MTU: u16 = 1420;
 /// TCP payload of a full segment without options.
@@ -77,21 +79,25 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     let small_in = datagram(&udp(THERE, HERE));
     let singles = vec![(small_in.clone(), small_in.len()); 32];
     let joined = vec![(small_in.repeat(32), small_in.len())];
-    let sealed_small = joined.clone();
+    let flows: Vec<u8> = (0..32).flat_map(|flow| datagram(&udp_of(THERE, HERE, flow, &[0x5a; 64]))).collect();
+    let mixed = vec![(flows, small_in.len())];
     let flooded = udp(HERE, BROADCAST);
+    let sealed_small = joined.clone();
     vec![
         egress("small frame", vec![(small_out, Offload::default()); 32], 32),
         egress("flooded frame", vec![(flooded, Offload::default()); 32], 32),
         // 45 segments and their headers are more than one message takes.
         egress("super-frame", vec![super_frame(SEGMENT); 8], 16),
-        ingress("small frame, a datagram each", 32, singles, 32),
-        ingress("small frame, joined datagrams", 32, joined, 32),
+        ingress("small frame, a datagram each", 32, singles, 1),
+        ingress("small frame, joined datagrams", 32, joined, 1),
+        ingress("small frame, a flow each", 32, mixed, 32),
+        ingress("UDP datagram, one flow", RUN_SEGMENTS.into(), vec![udp_run()], 1),
         ingress("TCP segment, one flow", RUN_SEGMENTS.into(), vec![tcp_run(1, SEGMENT)], 1),
         ingress("TCP segment, 8 flows in turn", RUN_SEGMENTS.into(), vec![tcp_run(8, SEGMENT)], 8),
         egress("sealed small frame", vec![(udp(HERE, THERE), Offload::default()); 32], 32).sealed(),
         egress("sealed flooded frame", vec![(udp(HERE, BROADCAST), Offload::default()); 32], 32).sealed(),
         egress("sealed super-frame", vec![super_frame(SEALED_SEGMENT); 8], 16).sealed(),
-        ingress("sealed small frame, joined datagrams", 32, sealed_small, 32).sealed(),
+        ingress("sealed small frame, joined datagrams", 32, sealed_small, 1).sealed(),
         ingress("sealed TCP segment, one flow", RUN_SEGMENTS.into(), vec![tcp_run(1, SEALED_SEGMENT)], 1)
             .sealed(),
     ]
@@ -264,11 +270,16 @@ fn session() -> SessionId {
 
 /// A UDP frame with 64 bytes of payload.
 pub(crate) fn udp(from: MacAddr, to: MacAddr) -> Vec<u8> {
+    udp_of(from, to, 0, &[0x5a; 64])
+}
+
+/// A UDP frame of flow `flow`.
+fn udp_of(from: MacAddr, to: MacAddr, flow: u16, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(from.0, to.0)
         .ipv4([198, 51, 100, 1], [198, 51, 100, 2], 64)
-        .udp(40_000, 5_300);
+        .udp(40_000 + flow, 5_300);
     let mut frame = Vec::new();
-    builder.write(&mut frame, &[0x5a; 64]).expect("a vector takes it");
+    builder.write(&mut frame, payload).expect("a vector takes it");
     frame
 }
 
@@ -306,6 +317,12 @@ fn tcp_run(flows: u16, segment: u16) -> (Vec<u8>, usize) {
     let run: Vec<u8> = segments.flatten().collect();
     let segment = run.len() / usize::from(RUN_SEGMENTS);
     (run, segment)
+}
+
+/// As many full datagrams of one flow as a run holds, with the bytes of each.
+fn udp_run() -> (Vec<u8>, usize) {
+    let one = datagram(&udp_of(THERE, HERE, 0, &[0x5a; DATAGRAM as usize]));
+    (one.repeat(RUN_SEGMENTS.into()), one.len())
 }
 
 fn datagram(frame: &[u8]) -> Vec<u8> {

@@ -137,15 +137,13 @@ impl Member {
 }
 
 impl DatagramIo for Underlay {
-    fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<bool> {
+    fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<()> {
         let mut state = self.network.state();
         let now = clock();
         state.settle(now);
-        let mut more = true;
         let member = state.members.get_mut(&self.address).expect("a member until it is dropped");
         for _ in 0..max {
             if member.inbox.is_empty() {
-                more = false;
                 break;
             }
             let Some(mut buf) = pool.take() else { break };
@@ -154,7 +152,7 @@ impl DatagramIo for Underlay {
             into.push(Received { buf, from, segment: datagram.len().max(1) });
         }
         state.settle(now);
-        Ok(more)
+        Ok(())
     }
 
     fn send(&mut self, out: &Outbox, failed: &mut Vec<(usize, SendError)>) {

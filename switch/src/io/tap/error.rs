@@ -21,6 +21,14 @@ pub enum TapError {
         /// What was asked for.
         mtu: u32,
     },
+    /// Out of what a TAP can have.
+    #[error("{name}: {queues} queues are out of range: a TAP has 1 to {max}", max = super::QUEUES_MAX)]
+    Queues {
+        /// The device.
+        name: String,
+        /// What was asked for.
+        queues: usize,
+    },
     /// A group address, or zero.
     #[error("{name}: {mac} can't be an interface's address: it must be neither zero nor a group address")]
     Mac {

@@ -127,6 +127,16 @@ pub(super) fn set_mac(queue: BorrowedFd<'_>, name: IfName, mac: MacAddr) -> io::
     interface(queue, libc::SIOCSIFHWADDR, &mut request)
 }
 
+/// `struct ethtool_value`.
+#[repr(C)]
+struct LinkValue {
+    command: u32,
+    data: u32,
+}
+
+/// Linux include/uapi/linux/ethtool.h.
+const ETHTOOL_GLINK: u32 = 0x0a;
+
 /// A link of the calling thread's namespace, of any kind.
 #[derive(Debug)]
 pub(super) struct Link {
@@ -184,6 +194,16 @@ impl Link {
 
     pub(super) fn is_up(&self) -> io::Result<bool> {
         Ok(self.flags()? & flag_bits(libc::IFF_UP) != 0)
+    }
+
+    /// Whether it is up and has carrier: a TAP has it as long as somebody has a queue of it (`ETHTOOL_GLINK`). `false`
+    /// for a link that can't say.
+    pub(super) fn has_carrier(&self) -> bool {
+        let mut value = LinkValue { command: ETHTOOL_GLINK, data: 0 };
+        let mut request = self.name.request();
+        request.ifr_ifru.ifru_data = (&raw mut value).cast();
+        // The request points to a value of the form that this command wants, which outlives the call.
+        interface(self.socket.as_fd(), libc::SIOCETHTOOL, &mut request).is_ok() && value.data != 0
     }
 
     pub(super) fn set_up(&self) -> io::Result<()> {

@@ -9,18 +9,19 @@
 
 mod error;
 mod ioctl;
-mod rename;
+mod link;
 
 use std::fmt;
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::io::{Errno, retry_on_intr};
 
 pub use self::error::TapError;
 use self::ioctl::{IfName, Link};
 use super::netns::{self, NetnsRef};
-use super::{Capabilities, Frame, FrameIo, ReadError, ReadReport, WriteError};
+use super::{Capabilities, Frame, FrameIo, ReadError, WriteError};
 use crate::outbox::PARTS_MAX;
 use crate::packet::{DATA_MAX, PacketBuf, Pool};
 use crate::wire::MacAddr;
@@ -30,6 +31,9 @@ use crate::wire::virtio::{self, Offload};
 pub const MTU_MIN: u32 = 68;
 /// The largest MTU that the kernel lets a TAP have: 65535 less the Ethernet header.
 pub const MTU_MAX: u32 = 65_521;
+
+/// The most queues that the kernel gives a TAP (`MAX_TAP_QUEUES`).
+pub const QUEUES_MAX: usize = 256;
 
 // A read never meets a frame that is longer than a buffer. A plain frame is an MTU, the Ethernet header and a tag that
 // the kernel has put back; a super-frame has at most 65536 bytes, tag not counted, since tun.c leaves `tso_max_size` at
@@ -82,17 +86,35 @@ pub struct TapConfig {
     pub up: bool,
     /// Offloads not to be used even if the kernel has them.
     pub offloads: Offloads,
+    /// Segments that one super-frame may come to, in a device that we make; `None` for as many as 64 KiB hold. As many as
+    /// go into one message ([`crate::outbox::run_datagrams`]) is best: what is left over needs another.
+    pub segments_max: Option<u32>,
+    /// How many queues to open, 1 to [`QUEUES_MAX`]: one for each worker that is to read. A device that was made without
+    /// `multi_queue` has one, however many are asked for.
+    pub queues: usize,
 }
 
 impl TapConfig {
     /// A device in this namespace, set up, with every offload there is.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), netns: None, mac: None, mtu: None, up: true, offloads: Offloads::ALL }
+        Self {
+            name: name.into(),
+            netns: None,
+            mac: None,
+            mtu: None,
+            up: true,
+            offloads: Offloads::ALL,
+            segments_max: None,
+            queues: 1,
+        }
     }
 
     fn check(&self) -> Result<IfName, TapError> {
         let name = IfName::new(&self.name).ok_or_else(|| TapError::Name(self.name.clone()))?;
+        if !(1..=QUEUES_MAX).contains(&self.queues) {
+            return Err(TapError::Queues { name: self.name.clone(), queues: self.queues });
+        }
         if let Some(mtu) = self.mtu.filter(|mtu| !(MTU_MIN..=MTU_MAX).contains(mtu)) {
             return Err(TapError::Mtu { name: self.name.clone(), mtu });
         }
@@ -119,11 +141,13 @@ struct Device {
     mtu: u32,
 }
 
-/// A TAP device: one queue of it.
+/// A TAP device: one queue of it, or a handle that only writes; and the queues that [`FrameIo::split`] makes handles of.
 #[derive(Debug)]
 pub struct Tap {
-    device: Device,
+    device: Arc<Device>,
     queue: OwnedFd,
+    reads: bool,
+    others: Vec<OwnedFd>,
 }
 
 impl Tap {
@@ -151,7 +175,7 @@ impl Tap {
     }
 
     fn open_here(config: &TapConfig, name: IfName) -> Result<Self, TapError> {
-        let link = Link::new(name).map_err(failed(config, "opening a socket"))?;
+        let link = link_of(config, name)?;
         let existed = link.exists().map_err(failed(config, "looking for the interface"))?;
         let (tap, _) = Self::attach(config, name, existed)?;
         set_up(config, &link)?;
@@ -166,9 +190,9 @@ impl Tap {
         let (tap, here) = Self::attach(config, IfName::any(), false)?;
         let index =
             Link::new(here).and_then(|link| link.index()).map_err(failed(config, "finding its index"))?;
-        rename::move_link(index, netns, &name.bytes()).map_err(|error| error::moving(&config.name, error))?;
+        link::move_link(index, netns, &name.bytes()).map_err(|error| error::moving(&config.name, error))?;
         netns::within(netns, || {
-            let link = Link::new(name).map_err(failed(config, "opening a socket"))?;
+            let link = link_of(config, name)?;
             set_up(config, &link)
         })??;
         Ok(tap)
@@ -177,14 +201,24 @@ impl Tap {
     /// Attaches to a device of this namespace, agrees on offloads, and applies settings; gives its name too.
     fn attach(config: &TapConfig, name: IfName, existed: bool) -> Result<(Self, IfName), TapError> {
         let queue = ioctl::open_queue().map_err(|errno| error::opening(&config.name, errno))?;
-        let name = attach(queue.as_fd(), name, config.offloads.header)
+        let in_use = existed && link_of(config, name)?.has_carrier();
+        let name = attach(queue.as_fd(), name, config)
             .map_err(|error| error::attaching(&config.name, existed, error))?;
         let flags = ioctl::device_flags(queue.as_fd()).map_err(failed(config, "TUNGETIFF"))?;
+        if in_use && flags & libc::IFF_MULTI_QUEUE != 0 {
+            // One with a single queue would not have let us in. This one has given us a queue, and would give its other
+            // user and us a part of the flows each.
+            return Err(TapError::Busy(config.name.clone()));
+        }
         let header = flags & libc::IFF_VNET_HDR != 0;
         let request = Offloads { header, ..config.offloads };
         let offloads = negotiate(queue.as_fd(), request).map_err(failed(config, "agreeing on offloads"))?;
-        let link = Link::new(name).map_err(failed(config, "opening a socket"))?;
+        let link = link_of(config, name)?;
         apply(config, queue.as_fd(), name, &link)?;
+        if let (false, Some(segments)) = (existed, config.segments_max) {
+            // Kernels before 4.16 know no such bound; it is only for speed.
+            link.index().and_then(|index| link::set_segments_max(index, segments)).ok();
+        }
         let device = Device {
             name: config.name.clone(),
             // The second condition guards against one that appeared after we had looked.
@@ -193,7 +227,21 @@ impl Tap {
             mac: ioctl::mac(queue.as_fd(), name).map_err(failed(config, "reading its address"))?,
             mtu: u32::try_from(link.mtu().map_err(failed(config, "reading its MTU"))?).unwrap_or(0),
         };
-        Ok((Self { device, queue }, name))
+        let many = if flags & libc::IFF_MULTI_QUEUE == 0 { 1 } else { config.queues };
+        let kind = flags & (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE);
+        let another = |_| {
+            let queue = ioctl::open_queue().map_err(|errno| error::opening(&config.name, errno))?;
+            ioctl::attach(queue.as_fd(), name, kind).map_err(failed(config, "opening another queue"))?;
+            Ok(queue)
+        };
+        let others = (1..many).map(another).collect::<Result<_, TapError>>()?;
+        Ok((Self { device: Arc::new(device), queue, reads: true, others }, name))
+    }
+
+    /// How many queues it has.
+    #[must_use]
+    pub fn queues(&self) -> usize {
+        1 + self.others.len()
     }
 
     /// Its name.
@@ -271,17 +319,24 @@ fn set_up(config: &TapConfig, link: &Link) -> Result<(), TapError> {
     set().map_err(|error| error::setting(&config.name, "state", "up", error))
 }
 
+fn link_of(config: &TapConfig, name: IfName) -> Result<Link, TapError> {
+    Link::new(name).map_err(failed(config, "opening a socket"))
+}
+
 /// Makes the error of a system call that nothing should refuse.
-fn failed(config: &TapConfig, action: &'static str) -> impl FnOnce(std::io::Error) -> TapError {
+fn failed(config: &TapConfig, action: &'static str) -> impl FnOnce(io::Error) -> TapError {
     move |source| TapError::Io { name: config.name.clone(), action, source }
 }
 
-/// Attaches with as much as the device takes: a header if wanted, and many queues only where it insists on them.
-fn attach(queue: BorrowedFd<'_>, name: IfName, header: bool) -> std::io::Result<IfName> {
+/// Attaches with as much as the device takes: a header if wanted, and many queues where wanted or insisted on.
+fn attach(queue: BorrowedFd<'_>, name: IfName, config: &TapConfig) -> io::Result<IfName> {
     let plain = libc::IFF_TAP | libc::IFF_NO_PI;
     let with_header = plain | libc::IFF_VNET_HDR;
-    let all = [with_header, with_header | libc::IFF_MULTI_QUEUE, plain, plain | libc::IFF_MULTI_QUEUE];
-    let (last, others) = all[if header { 0 } else { 2 }..].split_last().expect("four or two of them");
+    let (first, second) =
+        if config.queues > 1 { (libc::IFF_MULTI_QUEUE, 0) } else { (0, libc::IFF_MULTI_QUEUE) };
+    let all = [with_header | first, with_header | second, plain | first, plain | second];
+    let (last, others) =
+        all[if config.offloads.header { 0 } else { 2 }..].split_last().expect("four or two of them");
     for flags in others {
         match ioctl::attach(queue, name, *flags) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
@@ -294,7 +349,7 @@ fn attach(queue: BorrowedFd<'_>, name: IfName, header: bool) -> std::io::Result<
 /// Agrees on offloads one group at a time, so that an old kernel still gives what it has.
 ///
 /// The mask belongs to the device and outlives a queue, so it is first cleared.
-fn negotiate(queue: BorrowedFd<'_>, wanted: Offloads) -> std::io::Result<Offloads> {
+fn negotiate(queue: BorrowedFd<'_>, wanted: Offloads) -> io::Result<Offloads> {
     ioctl::set_offload(queue, 0)?;
     if !wanted.header {
         return Ok(Offloads::NONE);
@@ -314,9 +369,9 @@ fn negotiate(queue: BorrowedFd<'_>, wanted: Offloads) -> std::io::Result<Offload
 }
 
 /// What a failed read of a TAP's queue means.
-pub(super) fn read_ended(errno: Errno, report: ReadReport) -> Result<ReadReport, ReadError> {
+pub(super) fn read_ended(errno: Errno, malformed: u64) -> Result<u64, ReadError> {
     match errno {
-        Errno::AGAIN => Ok(report),
+        Errno::AGAIN => Ok(malformed),
         Errno::BADFD => Err(ReadError::Gone),
         other => Err(ReadError::Io(other.into())),
     }
@@ -350,8 +405,8 @@ impl Drop for Tap {
 }
 
 impl FrameIo for Tap {
-    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<ReadReport, ReadError> {
-        let mut report = ReadReport::default();
+    fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<u64, ReadError> {
+        let mut malformed = 0;
         for _ in 0..max {
             let Some(mut buf) = pool.take() else { break };
             let failed = match self.read_frame(&mut buf) {
@@ -361,16 +416,15 @@ impl FrameIo for Tap {
                 }
                 Ok(None) => {
                     pool.put(buf);
-                    report.malformed += 1;
+                    malformed += 1;
                     continue;
                 }
                 Err(errno) => errno,
             };
             pool.put(buf);
-            return read_ended(failed, report);
+            return read_ended(failed, malformed);
         }
-        report.more = true;
-        Ok(report)
+        Ok(malformed)
     }
 
     fn write(&mut self, frame: &[IoSlice<'_>], offload: Offload) -> Result<(), WriteError> {
@@ -387,14 +441,30 @@ impl FrameIo for Tap {
         outcome.map(drop).map_err(write_refused)
     }
 
-    fn pollable(&self) -> BorrowedFd<'_> {
-        self.queue.as_fd()
+    fn pollable(&self) -> Option<BorrowedFd<'_>> {
+        self.reads.then(|| self.queue.as_fd())
     }
 
     /// The kernel takes on a write what it may give on a read, so this is what was agreed on.
     fn capabilities(&self) -> Capabilities {
         let Offloads { checksum, tso, uso, .. } = self.device.offloads;
         Capabilities { checksum, tso, uso }
+    }
+
+    /// Queues beyond the number of workers are closed, so that no frame waits where nobody reads.
+    fn split(mut self: Box<Self>, workers: usize) -> io::Result<Vec<Box<dyn FrameIo>>> {
+        let mut others = std::mem::take(&mut self.others).into_iter();
+        let mut handles: Vec<Box<dyn FrameIo>> = Vec::with_capacity(workers);
+        for _ in 1..workers {
+            let (queue, reads) = match others.next() {
+                Some(queue) => (queue, true),
+                None => (self.queue.try_clone()?, false),
+            };
+            let device = Arc::clone(&self.device);
+            handles.push(Box::new(Self { device, queue, reads, others: Vec::new() }));
+        }
+        handles.insert(0, self);
+        Ok(handles)
     }
 }
 

