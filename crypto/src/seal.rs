@@ -23,6 +23,7 @@ pub const SEALS_RENEW: u64 = 1 << 28;
 pub struct Sealer {
     key: LessSafeKey,
     session: SessionId,
+    limit: u64,
     next: Next,
 }
 
@@ -30,7 +31,7 @@ pub struct Sealer {
 #[repr(align(128))]
 struct Next(AtomicU64);
 
-/// [`SEALS_MAX`] datagrams have been sealed: the key is used up, nothing was sealed, and nothing will be.
+/// As many datagrams have been sealed as may be: the key is used up, nothing was sealed, and nothing will be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the key has sealed as many datagrams as it may")]
 pub struct UsedUp;
@@ -44,11 +45,14 @@ impl Sealer {
     /// `session` is what the receiver calls the key.
     #[must_use]
     pub fn new(key: &Key, session: SessionId) -> Self {
-        Self::starting_at(key, session, 0)
+        Self::limited(key, session, SEALS_MAX)
     }
 
-    fn starting_at(key: &Key, session: SessionId, next: u64) -> Self {
-        Self { key: key.expand(), session, next: Next(AtomicU64::new(next)) }
+    /// The same for a key that is to seal only so many datagrams; [`SEALS_MAX`] if `limit` is more.
+    #[must_use]
+    pub fn limited(key: &Key, session: SessionId, limit: u64) -> Self {
+        let (key, limit) = (key.expand(), limit.min(SEALS_MAX));
+        Self { key, session, limit, next: Next(AtomicU64::new(0)) }
     }
 
     /// What the receiver calls the key.
@@ -57,10 +61,10 @@ impl Sealer {
         self.session
     }
 
-    /// Datagrams sealed so far, at most [`SEALS_MAX`]; from [`SEALS_RENEW`] on a new key is due.
+    /// Datagrams sealed so far; from [`SEALS_RENEW`] on a new key is due.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.next.0.load(Ordering::Relaxed).min(SEALS_MAX)
+        self.next.0.load(Ordering::Relaxed).min(self.limit)
     }
 
     /// Seals in place: `datagram` has [`HEADER_LEN`] bytes for the header, the plaintext, and [`TAG_LEN`] bytes
@@ -88,11 +92,11 @@ impl Sealer {
         // Looked at before adding, so that asking again and again can't wrap it; looked at again after, because
         // others may have added meanwhile. Each counter is given once since adding is atomic; nothing else is
         // ordered by it.
-        if self.next.0.load(Ordering::Relaxed) >= SEALS_MAX {
+        if self.next.0.load(Ordering::Relaxed) >= self.limit {
             return Err(UsedUp);
         }
         let counter = self.next.0.fetch_add(1, Ordering::Relaxed);
-        if counter < SEALS_MAX { Ok(Counter(counter)) } else { Err(UsedUp) }
+        if counter < self.limit { Ok(Counter(counter)) } else { Err(UsedUp) }
     }
 }
 
@@ -138,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_used_up_key_seals_nothing_however_often_asked() {
-        let sealer = Sealer::starting_at(&Key::new(&[7; 32]), session(), SEALS_MAX - 1);
+        let sealer = Sealer::limited(&Key::new(&[7; 32]), session(), 1);
         let clear = room(b"clear");
         let mut datagram = clear.clone();
         assert_eq!(sealer.seal(&mut datagram), Ok(()));
@@ -146,14 +150,24 @@ mod tests {
             datagram.clone_from(&clear);
             assert_eq!(sealer.seal(&mut datagram), Err(UsedUp));
             assert_eq!(datagram, clear);
-            assert_eq!(sealer.used(), SEALS_MAX);
+            assert_eq!(sealer.used(), 1);
+        }
+    }
+
+    #[test]
+    fn no_key_lasts_longer_than_the_standard_lets_it() {
+        for limit in [SEALS_MAX + 1, u64::MAX] {
+            let sealer = Sealer::limited(&Key::new(&[7; 32]), session(), limit);
+            sealer.next.0.store(SEALS_MAX - 1, Ordering::Relaxed);
+            assert_eq!(sealer.take(), Ok(Counter(SEALS_MAX - 1)));
+            assert_eq!(sealer.take(), Err(UsedUp));
         }
     }
 
     #[test]
     fn threads_never_share_a_counter() {
         const EACH: u64 = 1_000;
-        let sealer = Sealer::starting_at(&Key::new(&[7; 32]), session(), SEALS_MAX - 3 * EACH);
+        let sealer = Sealer::limited(&Key::new(&[7; 32]), session(), 3 * EACH);
         let counters =
             || (0..EACH).filter_map(|_| sealer.take().ok()).map(|counter| counter.0).collect::<Vec<_>>();
         let mut taken = std::thread::scope(|scope| {
@@ -161,7 +175,7 @@ mod tests {
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
         });
         taken.sort_unstable();
-        assert!(taken.iter().copied().eq(SEALS_MAX - 3 * EACH..SEALS_MAX), "each below the limit once");
+        assert!(taken.iter().copied().eq(0..3 * EACH), "each below the limit once");
     }
 
     #[test]

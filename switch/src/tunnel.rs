@@ -1,7 +1,7 @@
 //! What stands between a network and the underlay: the way of its frames to one peer, and of a peer's into it.
 //!
 //! A network is plain or sealed for as long as it has members ([`Protection`]), and here alone is decided what
-//! follows: [`Tunnel::find`] is the only maker of what `egress` builds datagrams with, [`Arrival::enter`] the
+//! follows: `Tunnel::find` is the only maker of what `egress` builds datagrams with, `Arrival::enter` the
 //! only way into a network that `ingress` has. So a sealed network's frame can't leave in clear, nor a clear
 //! frame be taken for one of its own, by any other path through the code.
 

@@ -201,6 +201,30 @@ fn a_renewed_key_loses_nothing_that_is_on_its_way() {
     assert_eq!(world.take_delivered().len(), 1);
 }
 
+#[test]
+fn a_used_up_key_sends_nothing_more_and_keeps_no_buffer() {
+    let mut world = World::with_sealed(&[&[1], &[1]], &[1], Faults::default(), 29);
+    world.send(1, 0, &frame(MacAddr::BROADCAST, mac(1, 0), 0));
+    let to = peer(&world, 0, 1);
+    let sealer = Sealer::limited(&key(0, 1, 0), session(0, 0), 12);
+    world.hosts[0].switch.set_sealer(to, Some(Arc::new(sealer))).expect("a peer");
+    world.take_delivered();
+    world.sent.clear();
+    for n in 0..2 {
+        world.send(0, 0, &frame(mac(1, 0), mac(0, 0), n));
+    }
+    // Of a run that the key does not last for, nothing goes out.
+    let (bytes, offload) = super_frame(&[0x5a; 20_000], 1_000);
+    for _ in 0..100 {
+        world.send_offload(0, 0, &bytes, offload);
+        world.send(0, 0, &frame(mac(1, 0), mac(0, 0), 3));
+        world.send(0, 0, &frame(MacAddr::BROADCAST, mac(0, 0), 4));
+    }
+    assert_eq!(world.drops(0), [("key-used-up", 300)]);
+    assert_eq!(world.take_delivered().len(), 2);
+    assert!(world.sent.len() == 2 && world.sent.iter().all(|(_, _, datagram)| envelope::is_sealed(datagram)));
+}
+
 /// A TCP super-frame with an unfinished checksum, as a TAP gives it.
 fn super_frame(payload: &[u8], size: u16) -> (Vec<u8>, Offload) {
     let builder = PacketBuilder::ethernet2(mac(0, 0).0, mac(1, 0).0)

@@ -121,7 +121,6 @@ impl Sender {
     }
 
     /// Whether runs are still sent as one message.
-    #[cfg(test)]
     pub(super) fn segments(&self) -> bool {
         self.segmentation
     }
