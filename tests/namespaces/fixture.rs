@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,8 +32,35 @@ pub(crate) fn lab(shape: Shape, arguments: &[&str]) -> Result<Lab> {
 pub(crate) fn lab_of(plan: Plan, arguments: &[&str]) -> Result<Lab> {
     let mut lab = Lab::build(plan)?;
     let nodes = 0..lab.nodes().len();
-    lab.start_nodes(nodes, VSWITCHD, arguments)?;
+    start(&mut lab, nodes, arguments)?;
     Ok(lab)
+}
+
+/// Runs `vswitchd switch` in some nodes of a lab, with more arguments if wanted.
+pub(crate) fn start(lab: &mut Lab, nodes: Range<usize>, arguments: &[&str]) -> Result<()> {
+    let more: &[&str] = if arguments.contains(&NO_OFFLOAD) { &[] } else { offload_arguments() };
+    Ok(lab.start_nodes(nodes, VSWITCHD, &[arguments, more].concat())?)
+}
+
+/// The switch's option for TAPs without offloads.
+pub(crate) const NO_OFFLOAD: &str = "--no-offload";
+
+/// What every switch is given: nothing, or with `VSWITCHD_TEST_OFFLOAD=off` [`NO_OFFLOAD`].
+pub(crate) fn offload_arguments() -> &'static [&'static str] {
+    match std::env::var("VSWITCHD_TEST_OFFLOAD").as_deref() {
+        Err(_) | Ok("on") => &[],
+        Ok("off") => &[NO_OFFLOAD],
+        Ok(other) => panic!("VSWITCHD_TEST_OFFLOAD is `on` or `off`, not {other:?}"),
+    }
+}
+
+/// Whether switches use offloads; says so where a test has nothing to look at without.
+pub(crate) fn with_offloads() -> bool {
+    let with = offload_arguments().is_empty();
+    if !with {
+        eprintln!("\nTHIS TEST IS ABOUT OFFLOADS AND SKIPPED: VSWITCHD_TEST_OFFLOAD=off\n");
+    }
+    with
 }
 
 /// The counters of a node's switch, asked for with SIGUSR1.

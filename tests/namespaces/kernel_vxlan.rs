@@ -12,7 +12,7 @@ use vswitchd::namespace::netns::NetNs;
 use vswitchd::switch::wire::{MacAddr, vxlan};
 
 use crate::Test;
-use crate::fixture::{VSWITCHD, counters, program, shape, tcp, udp_both_ways};
+use crate::fixture::{counters, program, shape, start, tcp, udp_both_ways};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -80,7 +80,7 @@ fn exchange(lab: &Lab, node: usize, there: &NetNs, foreign: &Foreign, bulk: usiz
 fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
     let (plan, foreign) = plan(1, ipv6)?;
     let mut lab = Lab::build(Plan { underlay_mtu, ..plan })?;
-    lab.start_nodes(0..1, VSWITCHD, arguments)?;
+    start(&mut lab, 0..1, arguments)?;
     let there = lab.nodes()[1].netns();
     let mut netlink = Netlink::open(there)?;
     netlink.add_vxlan("vx0", &device(&lab, 1, Some(lab.nodes()[0].plan().address)))?;
@@ -96,7 +96,7 @@ fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
 fn bridge(ipv6: bool) -> Result<()> {
     let (plan, foreign) = plan(2, ipv6)?;
     let mut lab = Lab::build(plan)?;
-    lab.start_nodes(0..2, VSWITCHD, &[])?;
+    start(&mut lab, 0..2, &[])?;
     let container = NetNs::create()?;
     let mut host = Netlink::open(lab.nodes()[2].netns())?;
     host.add_vxlan("vx0", &device(&lab, 2, None))?;

@@ -4,10 +4,13 @@
 //! on threads of this sandbox; nothing is left behind however they end. They need what `vswitchd lab` needs: where that
 //! is missing they say so, and fail if `CI=true`.
 
+mod cutting;
 mod fixture;
 mod hosts;
 mod kernel_vxlan;
 mod ports;
+mod station;
+mod superframe;
 
 use std::process::ExitCode;
 
@@ -26,7 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let all = [hosts::tests(), kernel_vxlan::tests(), ports::tests()].concat();
+    let all = [hosts::tests(), kernel_vxlan::tests(), ports::tests(), cutting::tests()].concat();
     let trials = all.into_iter().map(|(name, test)| {
         let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
         Trial::test(name, run).with_ignored_flag(ready.is_err())

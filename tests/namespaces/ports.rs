@@ -11,7 +11,9 @@ use vswitchd::namespace::netns::NetNs;
 use vswitchd::switch::io::tap::{Tap, TapConfig};
 
 use crate::Test;
-use crate::fixture::{PATIENCE, VSWITCHD, counters, event, lab, program, shape, udp_both_ways};
+use crate::fixture::{
+    PATIENCE, VSWITCHD, counters, event, lab, offload_arguments, program, shape, udp_both_ways,
+};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -53,7 +55,7 @@ fn namespace_dies() -> Result<()> {
     })?;
     let mut command = lab.nodes()[0].netns().command(VSWITCHD);
     command.args(["switch", "--format", "json", "--local", "198.18.0.1"]);
-    command.args(["--vni", &format!("1:gone@{}", holder.id()), "--vni", "2:stays"]);
+    command.args(["--vni", &format!("1:gone@{}", holder.id()), "--vni", "2:stays"]).args(offload_arguments());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut program = Program::new("node1", lab.spawn(command)?)?;
     program.wait_ready(PATIENCE)?;
@@ -163,6 +165,7 @@ fn taken_over() -> Result<()> {
         let mut command = host.command(VSWITCHD);
         let local = lab.nodes()[node].plan().address.to_string();
         command.args(["switch", "--format", "json", "--vni", "1:mine", "--mtu", "1400", "--local", &local]);
+        command.args(offload_arguments());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut program = Program::new("node", lab.spawn(command)?)?;
         let said = program.wait_ready(PATIENCE)?;
