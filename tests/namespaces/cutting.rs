@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::io::IoSlice;
 
 use anyhow::{Context, Result, ensure};
-use fastrand::Rng;
 use vswitchd::lab::{Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
 use vswitchd::namespace::netns::NetNs;
@@ -18,7 +17,7 @@ use vswitchd::switch::wire::ethernet::Header;
 use vswitchd::switch::wire::virtio::Offload;
 
 use crate::Test;
-use crate::fixture::{counters, program, shape, start, with_offloads};
+use crate::fixture::{counters, program, seeded, shape, start, with_offloads};
 use crate::station::{frames_until, next_frames, station};
 use crate::superframe::{Route, SOURCE, Shape, SuperFrame};
 
@@ -68,14 +67,6 @@ impl Oracle {
         ensure!(written.is_ok() || cut.is_empty(), "refused ({written:?}) and yet let through");
         Ok(cut)
     }
-}
-
-/// A seed, said beforehand: a test that fails must tell what it was.
-fn seeded() -> Rng {
-    let seed = std::env::var("VSWITCHD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("VSWITCHD_TEST_SEED={seed}");
-    Rng::with_seed(seed)
 }
 
 fn same(kernels: &[Vec<u8>], ours: &[Vec<u8>], frame: &SuperFrame) -> Result<()> {

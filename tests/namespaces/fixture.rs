@@ -3,10 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::{Range, RangeInclusive};
+use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
 use serde_json::Value;
 use vswitchd::lab::program::Program;
 use vswitchd::lab::{Lab, Plan, Shape};
@@ -82,6 +84,14 @@ pub(crate) fn event(program: &Program, kind: &str) -> Result<Value> {
 
 pub(crate) fn program(lab: &Lab, node: usize) -> Result<&Program> {
     lab.nodes()[node].program().context("the node runs a program")
+}
+
+/// A seed, said beforehand: a test that fails must tell what it was.
+pub(crate) fn seeded() -> Rng {
+    let seed = std::env::var("VSWITCHD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("VSWITCHD_TEST_SEED={seed}");
+    Rng::with_seed(seed)
 }
 
 /// Bytes that repeat with a period prime to every buffer's size, so that lost, doubled or moved ones show; laid out
@@ -218,4 +228,21 @@ pub(crate) fn reaches(from: &UdpSocket, target: SocketAddr, at: &UdpSocket) -> R
         }
     }
     Ok(false)
+}
+
+/// Runs a program of the system's in a host. Where it is not installed the test can't run, which `CI=true` forbids.
+pub(crate) fn tool(host: &NetNs, line: &str) -> Result<Option<Output>> {
+    let mut words = line.split(' ');
+    let name = words.next().context("a program")?;
+    match host.command(name).args(words).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            ensure!(
+                std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+                "with CI=true {name} must be there"
+            );
+            eprintln!("\nA PART OF THIS TEST CAN'T RUN HERE: {name} is not installed\n");
+            Ok(None)
+        }
+        outcome => Ok(Some(outcome?)),
+    }
 }

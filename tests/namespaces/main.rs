@@ -5,10 +5,13 @@
 //! is missing they say so, and fail if `CI=true`.
 
 mod cutting;
+mod datagrams;
 mod fixture;
 mod hosts;
 mod kernel_vxlan;
+mod links;
 mod ports;
+mod relay;
 mod station;
 mod superframe;
 
@@ -29,7 +32,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let all = [hosts::tests(), kernel_vxlan::tests(), ports::tests(), cutting::tests()].concat();
+    let all = [
+        hosts::tests(),
+        kernel_vxlan::tests(),
+        ports::tests(),
+        cutting::tests(),
+        links::tests(),
+        datagrams::tests(),
+    ]
+    .concat();
     let trials = all.into_iter().map(|(name, test)| {
         let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
         Trial::test(name, run).with_ignored_flag(ready.is_err())

@@ -109,6 +109,11 @@ impl Shape {
         shape
     }
 
+    /// Whether a socket can be given it.
+    pub(crate) fn is_untagged_udp(&self) -> bool {
+        self.udp && self.tags.len() == 2
+    }
+
     fn ip_header_len(&self) -> usize {
         if self.six { 40 + self.extensions_len() } else { 20 + self.ip_options.len() }
     }
@@ -268,13 +273,15 @@ impl Extension {
     }
 
     fn bytes(self, next: u8) -> Vec<u8> {
-        // A routing header that has been used up: type 0, no segments left. The others hold one PadN (RFC 8200 §4.2).
-        let mut bytes = if self.kind == ROUTING { vec![next, 0, 0, 0] } else { vec![next, 0, 1, 4] };
+        // A routing header that is used up (type 0, no segments left), or one option: PadN (RFC 8200 §4.2), or where
+        // that would be longer than hosts put up with, one to be skipped by who doesn't know it (RFC 4727 §4.3).
+        let [a, b] = match self.kind {
+            ROUTING => [0, 0],
+            _ if self.long => [0x1e, 12],
+            _ => [1, 4],
+        };
+        let mut bytes = vec![next, u8::from(self.long), a, b];
         bytes.resize(self.len(), 0);
-        if self.long {
-            bytes[1] = 1;
-            bytes[3] = if self.kind == ROUTING { 0 } else { 12 };
-        }
         bytes
     }
 }
