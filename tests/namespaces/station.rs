@@ -1,8 +1,9 @@
 //! Stations that speak Ethernet by hand.
 
+use std::io;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vswitchd::lab::{ENDPOINT_LINK, Endpoint};
 use vswitchd::namespace::netlink::Netlink;
@@ -35,7 +36,10 @@ fn frames_while(tap: &mut Tap, source: &[u8], wanted: impl Fn(&[Vec<u8>]) -> boo
     let deadline = Instant::now() + PATIENCE;
     while wanted(&frames) {
         let left = deadline.saturating_duration_since(Instant::now());
-        ensure!(!left.is_zero(), "{} frames came within {PATIENCE:?}", frames.len());
+        if left.is_zero() {
+            let came = format!("{} frames came within {PATIENCE:?}", frames.len());
+            return Err(io::Error::from(io::ErrorKind::TimedOut)).context(came);
+        }
         let mut polled = [PollFd::from_borrowed_fd(tap.pollable(), PollFlags::IN)];
         poll(&mut polled, Some(&Timespec::try_from(left)?))?;
         // One by one: what comes behind the last is for the next who asks.

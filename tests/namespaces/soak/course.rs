@@ -1,0 +1,120 @@
+//! Jobs that are done again and again, side by side, until time is up or one of them fails.
+
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::{self, Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result, ensure};
+
+/// One of so many times something may be lost: kernels' queues are finite, and all of them are shared here.
+const LOSSES: u64 = 50;
+
+/// How long it goes.
+pub(super) struct Course {
+    pub(super) start: Instant,
+    end: Instant,
+    failed: Mutex<bool>,
+    failing: Condvar,
+}
+
+/// Work for one thread.
+pub(super) struct Job<'a> {
+    pub(super) name: &'static str,
+    /// Between two times.
+    pub(super) pause: Duration,
+    /// What is lost on the way is only counted. What arrives must be right in any case.
+    pub(super) may_lose: bool,
+    pub(super) work: Box<dyn FnMut() -> Result<()> + Send + 'a>,
+}
+
+/// How often a job was done, and how often something was lost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    pub(super) done: u64,
+    pub(super) lost: u64,
+}
+
+impl Course {
+    pub(super) fn new(duration: Duration) -> Self {
+        let start = Instant::now();
+        Self { start, end: start + duration, failed: Mutex::new(false), failing: Condvar::new() }
+    }
+
+    /// Lets time pass, less if something fails; gives whether to go on.
+    pub(super) fn pause(&self, duration: Duration) -> bool {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = duration.min(self.end.saturating_duration_since(Instant::now()));
+        let waited = self.failing.wait_timeout_while(failed, until, |failed| !*failed);
+        let (failed, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        !*failed && Instant::now() < self.end
+    }
+
+    fn fail(&self) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.failing.notify_all();
+    }
+
+    /// Runs `main` beside the jobs, and gives what became of them.
+    pub(super) fn run(
+        &self,
+        jobs: Vec<Job<'_>>,
+        main: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<(&'static str, Tally)>> {
+        thread::scope(|scope| {
+            let jobs: Vec<_> = jobs.into_iter().map(|job| (job.name, self.spawn(scope, job))).collect();
+            let outcome = main();
+            if outcome.is_err() {
+                self.fail();
+            }
+            let tallies = jobs.into_iter().map(|(name, job)| {
+                let tally = job.join().expect("jobs return their errors").context(name)?;
+                Ok((name, tally))
+            });
+            // A job's failure is why `main` had nothing more to look at, so it comes first.
+            let tallies = tallies.collect::<Result<Vec<_>>>()?;
+            outcome.map(|()| tallies)
+        })
+    }
+
+    fn spawn<'scope, 'env>(
+        &'scope self,
+        scope: &'scope Scope<'scope, 'env>,
+        job: Job<'scope>,
+    ) -> ScopedJoinHandle<'scope, Result<Tally>> {
+        scope.spawn(move || {
+            let outcome = self.repeat(job);
+            if outcome.is_err() {
+                self.fail();
+            }
+            outcome
+        })
+    }
+
+    fn repeat(&self, mut job: Job<'_>) -> Result<Tally> {
+        let mut tally = Tally::default();
+        while self.pause(job.pause) {
+            match (job.work)() {
+                Ok(()) => tally.done += 1,
+                Err(error) if job.may_lose && is_loss(&error) => tally.lost += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(tally)
+    }
+}
+
+impl Tally {
+    /// Something was done, and loss was the exception.
+    pub(super) fn check(self) -> Result<()> {
+        ensure!(self.done > 0, "was never done");
+        ensure!(self.lost * LOSSES <= self.done, "{self:?}");
+        Ok(())
+    }
+}
+
+/// Whether an error says that something was waited for in vain.
+fn is_loss(error: &Error) -> bool {
+    use std::io::ErrorKind::{TimedOut, WouldBlock};
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| matches!(io.kind(), WouldBlock | TimedOut))
+}
