@@ -1,5 +1,6 @@
 //! Hosts in network namespaces, built with the lab's own code, and traffic between them.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::{Range, RangeInclusive};
@@ -228,6 +229,17 @@ pub(crate) fn reaches(from: &UdpSocket, target: SocketAddr, at: &UdpSocket) -> R
         }
     }
     Ok(false)
+}
+
+/// What a namespace's protocols have counted, in one of its tables: `snmp`, `netstat`.
+pub(crate) fn counted(netns: &NetNs, table: &str, name: &str) -> Result<u64> {
+    let table = netns.run(|| fs::read_to_string(format!("/proc/thread-self/net/{table}")))??;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split(' ').collect()).collect();
+    let found = lines.chunks(2).find_map(|pair| {
+        let column = pair[0].iter().position(|&column| column == name)?;
+        pair.get(1)?.get(column)?.parse().ok()
+    });
+    found.with_context(|| format!("the kernel doesn't count {name}"))
 }
 
 /// Runs a program of the system's in a host. Where it is not installed the test can't run, which `CI=true` forbids.

@@ -12,7 +12,7 @@ use vswitchd::namespace::netns::NetNs;
 use vswitchd::switch::wire::{MacAddr, vxlan};
 
 use crate::Test;
-use crate::fixture::{counters, program, shape, start, tcp, udp_both_ways};
+use crate::fixture::{counters, offload_arguments, program, shape, start, tcp, udp_both_ways};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -86,7 +86,7 @@ fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
     let mut netlink = Netlink::open(there)?;
     netlink.add_vxlan("vx0", &device(&lab, 1, Some(lab.nodes()[0].plan().address)))?;
     give_addresses(&mut netlink, "vx0", &foreign)?;
-    let plain = !ipv6 && underlay_mtu == 1_500 && arguments.is_empty();
+    let plain = !ipv6 && underlay_mtu == 1_500 && arguments.is_empty() && offload_arguments().is_empty();
     exchange(&lab, 0, there, &foreign, if plain { GIBIBYTE } else { BULK })?;
     let drops = &counters(program(&lab, 0)?)?["drops"];
     ensure!(drops.as_object().is_some_and(serde_json::Map::is_empty), "drops on a clean network: {drops}");

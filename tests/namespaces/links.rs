@@ -14,7 +14,7 @@ use vswitchd::switch::io::mem::Faults;
 use vswitchd::switch::io::tap::{Offloads, Tap, TapConfig};
 
 use crate::Test;
-use crate::fixture::{lab, lab_of, seeded, shape, tcp, udp_both_ways};
+use crate::fixture::{counted, lab, lab_of, seeded, shape, tcp, udp_both_ways};
 use crate::relay::{Relay, mark, tag, untag};
 use crate::station::station;
 
@@ -49,17 +49,6 @@ fn set(netns: &NetNs, name: &str, value: &str) -> Result<()> {
     netns
         .run(|| fs::write(format!("/proc/sys/net/{name}"), value))?
         .with_context(|| format!("setting {name}"))
-}
-
-/// What a namespace's IP and TCP have counted (`TcpExt`, `IpExt`).
-fn counted(netns: &NetNs, name: &str) -> Result<u64> {
-    let table = netns.run(|| fs::read_to_string("/proc/thread-self/net/netstat"))??;
-    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split(' ').collect()).collect();
-    let found = lines.chunks(2).find_map(|pair| {
-        let column = pair[0].iter().position(|&column| column == name)?;
-        pair.get(1)?.get(column)?.parse().ok()
-    });
-    found.with_context(|| format!("the kernel doesn't count {name}"))
 }
 
 fn faulty(faults: Faults, ipv6_underlay: bool) -> Result<()> {
@@ -148,7 +137,9 @@ fn marking() -> Result<()> {
     b.relay.stop()?;
     for netns in [a.netns(), &b.netns] {
         // What was marked arrived so, and who had sent it was told.
-        ensure!(counted(netns, "InCEPkts")? > 0 && counted(netns, "TCPDeliveredCE")? > 0);
+        ensure!(
+            counted(netns, "netstat", "InCEPkts")? > 0 && counted(netns, "netstat", "TCPDeliveredCE")? > 0
+        );
     }
     Ok(())
 }

@@ -3,10 +3,12 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use vswitchd::lab::Lab;
+use vswitchd::lab::underlay::Underlay;
+use vswitchd::lab::{Endpoint, Lab, Node};
+use vswitchd::namespace::netlink::Netlink;
 
 use super::UNSTEADY;
-use crate::fixture::{counters, program};
+use crate::fixture::{counted, counters, program};
 
 /// Resident memory of a switch: 192 buffers of 64 KiB, some more of scratch space, and the program itself.
 const RESIDENT_MAX_KIB: u64 = 64 << 10;
@@ -76,6 +78,23 @@ impl Gauge {
         );
         Ok(())
     }
+}
+
+/// Packets that the queues of devices and sockets had no room for, and that are not the switches' to count: of the
+/// steady switches' TAPs and of the underlay.
+pub(super) fn overflowed(lab: &Lab) -> Result<u64> {
+    let Underlay::Veth(underlay) = lab.underlay() else { unreachable!("no wire was planned") };
+    let nodes = || lab.nodes().iter().map(Node::netns);
+    let steady = lab.nodes()[..UNSTEADY].iter().flat_map(Node::endpoints).map(Endpoint::netns);
+    let mut packets = 0;
+    for netns in nodes().chain(steady).chain([underlay]) {
+        let links = Netlink::open(netns)?.links()?;
+        packets += links.iter().map(|link| link.statistics.tx_dropped).sum::<u64>();
+    }
+    for netns in nodes() {
+        packets += counted(netns, "snmp", "RcvbufErrors")?;
+    }
+    Ok(packets)
 }
 
 /// Descriptors that this process has open.

@@ -13,7 +13,7 @@ use vswitchd::switch::io::FrameIo;
 use vswitchd::switch::io::tap::Tap;
 use vswitchd::switch::wire::virtio::Offload;
 
-use super::course::Job;
+use super::course::{Job, Loss};
 use crate::datagrams;
 use crate::fixture::{tcp, tool, udp};
 use crate::station::next_frames;
@@ -31,9 +31,9 @@ pub(super) struct Host {
 /// Bytes of one transfer, at most.
 const TRANSFER_MAX: usize = 32 << 20;
 /// Datagrams from one socket to another, each answered before the next is sent.
-const QUESTIONS: usize = 100;
+const QUESTIONS: usize = 20;
 /// After which a datagram is taken for lost, as queues may do with it when all of this is going on.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 const NO_PAUSE: Duration = Duration::ZERO;
 
 /// Transfers of all lengths, IPv4 and IPv6.
@@ -44,11 +44,16 @@ pub(super) fn streams<'a>(name: &'static str, from: &Host, to: &Host, mut rng: R
         let bytes = rng.usize(1..=TRANSFER_MAX);
         tcp(&from.netns, &to.netns, address, bytes).map(drop)
     };
-    Job { name, pause: NO_PAUSE, may_lose: false, work: Box::new(work) }
+    Job { name, pause: NO_PAUSE, loss: Loss::Never, work: Box::new(work) }
 }
 
 /// Questions and answers of one datagram each.
-pub(super) fn small_datagrams<'a>(name: &'static str, from: &Host, to: &Host, mut rng: Rng) -> Job<'a> {
+pub(super) fn small_datagrams<'a>(
+    name: &'static str,
+    [from, to]: [&Host; 2],
+    loss: Loss,
+    mut rng: Rng,
+) -> Job<'a> {
     let (from, to) = (from.clone(), to.clone());
     let work = move || {
         let [here, there] = if rng.bool() { [from.v4, to.v4] } else { [from.v6, to.v6] };
@@ -67,7 +72,7 @@ pub(super) fn small_datagrams<'a>(name: &'static str, from: &Host, to: &Host, mu
         }
         Ok(())
     };
-    Job { name, pause: NO_PAUSE, may_lose: true, work: Box::new(work) }
+    Job { name, pause: NO_PAUSE, loss, work: Box::new(work) }
 }
 
 /// Datagrams in super-frames.
@@ -76,7 +81,7 @@ pub(super) fn large_datagrams<'a>(name: &'static str, ends: [&'a Endpoint; 2], m
         let [from, to] = if rng.bool() { ends } else { [ends[1], ends[0]] };
         datagrams::exchange(from, to, rng.bool(), PATIENCE).map(drop)
     };
-    Job { name, pause: Duration::from_millis(50), may_lose: true, work: Box::new(work) }
+    Job { name, pause: Duration::from_millis(50), loss: Loss::Counted, work: Box::new(work) }
 }
 
 /// `ping`, everybody to everybody.
@@ -90,7 +95,7 @@ pub(super) fn pings<'a>(hosts: &[Host], mut rng: Rng) -> Job<'a> {
         }
         Ok(())
     };
-    Job { name: "ping", pause: Duration::from_millis(100), may_lose: false, work: Box::new(work) }
+    Job { name: "ping", pause: Duration::from_millis(100), loss: Loss::Never, work: Box::new(work) }
 }
 
 /// A host forgets its neighbours and asks for them again in the midst of all this. What it has to send to one who has
@@ -98,7 +103,7 @@ pub(super) fn pings<'a>(hosts: &[Host], mut rng: Rng) -> Job<'a> {
 pub(super) fn forgetting<'a>(host: &Host) -> Job<'a> {
     let host = host.clone();
     let work = move || Ok(Netlink::open(&host.netns)?.flush_neighbours(host.link)?);
-    Job { name: "forgetting", pause: Duration::from_millis(500), may_lose: false, work: Box::new(work) }
+    Job { name: "forgetting", pause: Duration::from_millis(500), loss: Loss::Never, work: Box::new(work) }
 }
 
 /// Stations that nobody knows say something to all, are answered, and never come again.
@@ -116,5 +121,5 @@ pub(super) fn strangers<'a>(mut near: Tap, mut far: Tap, mut rng: Rng) -> Job<'a
         ensure!(came == [answer], "corrupted: {came:02x?}");
         Ok(())
     };
-    Job { name: "strangers", pause: Duration::from_millis(5), may_lose: true, work: Box::new(work) }
+    Job { name: "strangers", pause: Duration::from_millis(5), loss: Loss::Counted, work: Box::new(work) }
 }
