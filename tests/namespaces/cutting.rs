@@ -3,10 +3,11 @@
 //! The oracle is a bridge with two TAPs: what is written into the one, super-frames and unfinished checksums, has to
 //! leave by the other, which takes neither; so the kernel must cut it in software.
 
-use std::fmt::Write;
 use std::io::IoSlice;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::mpsc::sync_channel;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use vswitchd::lab::{Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
 use vswitchd::namespace::netns::NetNs;
@@ -17,13 +18,15 @@ use vswitchd::switch::wire::ethernet::Header;
 use vswitchd::switch::wire::virtio::Offload;
 
 use crate::Test;
-use crate::fixture::{counters, program, seeded, shape, start, with_offloads};
+use crate::fixture::{counters, program, seeded, set, shape, start, tcp, with_offloads};
+use crate::relay::{Relay, mark};
 use crate::station::{frames_until, next_frames, station};
-use crate::superframe::{Route, SOURCE, Shape, SuperFrame};
+use crate::superframe::{Route, SOURCE, Shape};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         ("cutting::the_segmenter_cuts_as_the_kernel_does", segmenter),
+        ("cutting::super_frames_of_a_real_tcp_too", of_a_real_tcp),
         ("cutting::a_switch_cuts_as_the_kernel_does", through_switches),
     ]
 }
@@ -58,46 +61,42 @@ impl Oracle {
     }
 
     /// What the kernel makes of a super-frame; nothing if it refuses it.
-    fn cut(&mut self, frame: &SuperFrame) -> Result<Vec<Vec<u8>>> {
+    fn cut(&mut self, frame: &[u8], offload: Offload) -> Result<Vec<Vec<u8>>> {
         // What is written is through the bridge before the write returns; an ordinary frame behind it marks the end.
-        let marker = [&frame.bytes[..6], &SOURCE, &[0x88, 0xb5], &[0; 46]].concat();
-        let written = self.into.write(&[IoSlice::new(&frame.bytes)], frame.offload);
+        let marker = [&frame[..12], &[0x88, 0xb5], &[0; 46]].concat();
+        let written = self.into.write(&[IoSlice::new(frame)], offload);
         self.into.write(&[IoSlice::new(&marker)], Offload::default())?;
-        let cut = frames_until(&mut self.out, &SOURCE, &marker)?;
+        let cut = frames_until(&mut self.out, &frame[6..12], &marker)?;
         ensure!(written.is_ok() || cut.is_empty(), "refused ({written:?}) and yet let through");
         Ok(cut)
     }
 }
 
-fn same(kernels: &[Vec<u8>], ours: &[Vec<u8>], frame: &SuperFrame) -> Result<()> {
-    ensure!(
-        kernels.len() == frame.segments(),
-        "the kernel made {} frames of {:?}",
-        kernels.len(),
-        frame.shape
-    );
-    ensure!(
-        kernels.len() == ours.len(),
-        "{} frames, the kernel's {}: {:?}",
-        ours.len(),
-        kernels.len(),
-        frame.shape
-    );
+/// What our segmenter makes of it.
+fn our_cut(frame: &[u8], offload: Offload) -> Result<Vec<Vec<u8>>> {
+    let header = Header::parse(frame)?;
+    let cut = Segmenter::new(frame, offload, &header).map_err(|reason| anyhow!("{}", reason.label()))?;
+    let segment = |index| {
+        let mut out = vec![0xaa; cut.segment_len(index)];
+        cut.write(index, &mut out);
+        out
+    };
+    Ok((0..cut.len()).map(segment).collect())
+}
+
+/// `headers_len` is how much of a frame is worth being shown.
+fn same(kernels: &[Vec<u8>], ours: &[Vec<u8>], headers_len: usize) -> Result<()> {
+    ensure!(kernels.len() == ours.len(), "{} frames, the kernel's {}", ours.len(), kernels.len());
     for (index, (kernels, ours)) in kernels.iter().zip(ours).enumerate() {
-        let headers = |frame: &[u8], payload: usize| {
-            frame[..payload.min(frame.len())].iter().fold(String::new(), |mut text, byte| {
-                let _written = write!(text, "{byte:02x}");
-                text
-            })
+        let headers = |frame: &[u8]| {
+            let bytes = frame[..headers_len.min(frame.len())].iter();
+            format!("{} bytes {}", frame.len(), bytes.map(|byte| format!("{byte:02x}")).collect::<String>())
         };
         ensure!(
             kernels == ours,
-            "segment {index} of {:?}:\nours     {} bytes {}\nkernel's {} bytes {}",
-            frame.shape,
-            ours.len(),
-            headers(ours, frame.payload),
-            kernels.len(),
-            headers(kernels, frame.payload),
+            "segment {index}:\nours     {}\nkernel's {}",
+            headers(ours),
+            headers(kernels)
         );
     }
     Ok(())
@@ -112,16 +111,56 @@ fn segmenter() -> Result<()> {
             continue;
         }
         let frame = shape.build(&Route::nowhere());
-        let header = Header::parse(&frame.bytes)?;
-        let cut = Segmenter::new(&frame.bytes, frame.offload, &header);
-        let cut = cut.map_err(|reason| anyhow::anyhow!("{}: {:?}", reason.label(), frame.shape))?;
-        let ours = (0..cut.len()).map(|index| {
-            let mut out = vec![0xaa; cut.segment_len(index)];
-            cut.write(index, &mut out);
-            out
-        });
-        same(&oracle.cut(&frame)?, &ours.collect::<Vec<_>>(), &frame)?;
+        let kernels = oracle.cut(&frame.bytes, frame.offload)?;
+        let ours = our_cut(&frame.bytes, frame.offload).with_context(|| format!("{:?}", frame.shape))?;
+        ensure!(ours.len() == frame.segments(), "{} segments of {:?}", ours.len(), frame.shape);
+        same(&kernels, &ours, frame.payload).with_context(|| format!("{:?}", frame.shape))?;
     }
+    Ok(())
+}
+
+/// A host with a TAP of the test's.
+fn host(v4: Ipv4Addr, v6: Ipv6Addr) -> Result<(NetNs, Tap)> {
+    let netns = NetNs::create()?;
+    let tap = netns.run(|| Tap::open(&TapConfig::new("eth0")))??;
+    let mut netlink = Netlink::open(&netns)?;
+    netlink.set_up("lo")?;
+    netlink.add_address("eth0", v4.into(), 24)?;
+    netlink.add_address("eth0", v6.into(), 64)?;
+    set(&netns, "ipv4/tcp_ecn", "1")?;
+    Ok((netns, tap))
+}
+
+/// What a kernel's TCP makes by itself: timestamps, PSH and FIN where they come, CWR after marks.
+fn of_a_real_tcp() -> Result<()> {
+    const MARKED: u32 = 16;
+    const CAPTURED_MAX: usize = 1_000;
+    let [v4, far_v4] = [1, 2].map(|host| Ipv4Addr::new(10, 77, 0, host));
+    let [v6, far_v6] = [1, 2].map(|host| Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, host));
+    let ((here, near), (there, far)) = (host(v4, v6)?, host(far_v4, far_v6)?);
+    let (capture, captured) = sync_channel(CAPTURED_MAX);
+    let mut rng = seeded();
+    let relay = Relay::start([near, far], move |from, frame| {
+        if from == 0 && frame.offload.gso.is_some() {
+            // Enough is enough.
+            let _full = capture.try_send((frame.buf.data().to_vec(), frame.offload));
+        }
+        // What can't be marked is carried all the same.
+        let _marked = rng.u32(..MARKED) == 0 && mark(frame);
+        true
+    })?;
+    for address in [IpAddr::V4(far_v4), far_v6.into()] {
+        tcp(&here, &there, address, 16 << 20)?;
+    }
+    relay.stop()?;
+    let (mut oracle, mut with_cwr) = (Oracle::new()?, 0);
+    let captured: Vec<(Vec<u8>, Offload)> = captured.into_iter().collect();
+    for (frame, offload) in &captured {
+        let (kernels, ours) = (oracle.cut(frame, *offload)?, our_cut(frame, *offload)?);
+        same(&kernels, &ours, 100).with_context(|| format!("{offload:?}"))?;
+        with_cwr += usize::from(offload.gso.is_some_and(|gso| gso.ecn));
+    }
+    ensure!(captured.len() > 100 && with_cwr > 0, "{} super-frames, {with_cwr} with CWR", captured.len());
     Ok(())
 }
 
@@ -147,11 +186,11 @@ fn through_switches() -> Result<()> {
             continue;
         }
         let frame = shape.build(&route);
-        let kernels = oracle.cut(&frame)?;
+        let kernels = oracle.cut(&frame.bytes, frame.offload)?;
         from.write(&[IoSlice::new(&frame.bytes)], frame.offload)?;
         let ours =
             next_frames(&mut to, &SOURCE, kernels.len()).with_context(|| format!("{:?}", frame.shape))?;
-        same(&kernels, &ours, &frame)?;
+        same(&kernels, &ours, frame.payload).with_context(|| format!("{:?}", frame.shape))?;
     }
     // The bridge has not cut them before the switch saw them.
     let port = &counters(program(&lab, 0)?)?["ports"][0];

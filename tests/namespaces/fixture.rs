@@ -231,6 +231,14 @@ pub(crate) fn reaches(from: &UdpSocket, target: SocketAddr, at: &UdpSocket) -> R
     Ok(false)
 }
 
+/// Sets a network setting of a namespace's own, `ipv4/tcp_sack` and the like.
+pub(crate) fn set(netns: &NetNs, name: &str, value: &str) -> Result<()> {
+    // This directory shows the settings of whoever looks.
+    netns
+        .run(|| fs::write(format!("/proc/sys/net/{name}"), value))?
+        .with_context(|| format!("setting {name}"))
+}
+
 /// What a namespace's protocols have counted, in one of its tables: `snmp`, `netstat`.
 pub(crate) fn counted(netns: &NetNs, table: &str, name: &str) -> Result<u64> {
     let table = netns.run(|| fs::read_to_string(format!("/proc/thread-self/net/{table}")))??;

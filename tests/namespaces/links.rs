@@ -1,6 +1,5 @@
 //! TCP over links that lose, double, overtake and mark: every byte compared, with each of TCP's ways of coping.
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use vswitchd::switch::io::mem::Faults;
 use vswitchd::switch::io::tap::{Offloads, Tap, TapConfig};
 
 use crate::Test;
-use crate::fixture::{counted, lab, lab_of, seeded, shape, tcp, udp_both_ways};
+use crate::fixture::{counted, lab, lab_of, seeded, set, shape, tcp, udp_both_ways};
 use crate::relay::{Relay, mark, tag, untag};
 use crate::station::station;
 
@@ -42,14 +41,6 @@ const ALL: Faults = Faults { loss: 0.005, duplicate: 0.02, reorder: 0.02, ..SLOW
 /// Of each transfer; 4 ways of coping, 2 IP versions.
 const BYTES: usize = 3 << 20;
 const BULK: usize = 64 << 20;
-
-/// Sets a network setting of a namespace's own, `ipv4/tcp_sack` and the like.
-fn set(netns: &NetNs, name: &str, value: &str) -> Result<()> {
-    // This directory shows the settings of whoever looks.
-    netns
-        .run(|| fs::write(format!("/proc/sys/net/{name}"), value))?
-        .with_context(|| format!("setting {name}"))
-}
 
 fn faulty(faults: Faults, ipv6_underlay: bool) -> Result<()> {
     let seed = seeded().u64(..);

@@ -102,6 +102,7 @@ impl Shape {
             _ => rng.usize(1..=64),
         };
         let most = (FRAME_MAX - 12 - shape.tags.len() - headers).min(SEGMENTS_MAX * shape.size);
+        // Two segments at least: the kernel drops a super-frame that is no longer than its own size.
         let payload_len = rng.usize(shape.size + 1..=most);
         // Now and then the last segment is as long as the others.
         let even = payload_len.next_multiple_of(shape.size);
