@@ -10,7 +10,8 @@ use vswitchd::namespace::netlink::Netlink;
 use super::UNSTEADY;
 use crate::fixture::{counted, counters, program};
 
-/// Resident memory of a switch: 192 buffers of 64 KiB, some more of scratch space, and the program itself.
+/// Resident memory of a switch, some four times what it comes to: a worker's 192 buffers of 64 KiB are 12 MiB, and the
+/// program itself is some more.
 const RESIDENT_MAX_KIB: u64 = 64 << 10;
 /// How much more of it may be in use in the second half than in the first: a burst may touch a buffer for the first
 /// time late, and what is lost for ever in ten minutes is more.

@@ -32,6 +32,8 @@ pub(crate) fn tests() -> Vec<Test> {
 }
 
 const SECONDS: u64 = 600;
+/// Less does not have two halves to compare.
+const SECONDS_MIN: u64 = 20;
 /// Between two looks at the switches, each after something was taken down and brought up again.
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Addresses are soon forgotten, so that as many come as go.
@@ -47,6 +49,7 @@ fn soak() -> Result<()> {
         Ok(seconds) => seconds.parse().context("VSWITCHD_SOAK_SECONDS")?,
         Err(_) => SECONDS,
     };
+    ensure!(seconds >= SECONDS_MIN, "VSWITCHD_SOAK_SECONDS must be at least {SECONDS_MIN}");
     let descriptors = own_descriptors()?;
     run(Duration::from_secs(seconds))?;
     let deadline = Instant::now() + PATIENCE;
