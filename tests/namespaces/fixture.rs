@@ -1,12 +1,15 @@
 //! Hosts in network namespaces, built with the lab's own code, and traffic between them.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
+use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
 use serde_json::Value;
 use vswitchd::lab::program::Program;
 use vswitchd::lab::{Lab, Plan, Shape};
@@ -32,8 +35,35 @@ pub(crate) fn lab(shape: Shape, arguments: &[&str]) -> Result<Lab> {
 pub(crate) fn lab_of(plan: Plan, arguments: &[&str]) -> Result<Lab> {
     let mut lab = Lab::build(plan)?;
     let nodes = 0..lab.nodes().len();
-    lab.start_nodes(nodes, VSWITCHD, arguments)?;
+    start(&mut lab, nodes, arguments)?;
     Ok(lab)
+}
+
+/// Runs `vswitchd switch` in some nodes of a lab, with more arguments if wanted.
+pub(crate) fn start(lab: &mut Lab, nodes: Range<usize>, arguments: &[&str]) -> Result<()> {
+    let more: &[&str] = if arguments.contains(&NO_OFFLOAD) { &[] } else { offload_arguments() };
+    Ok(lab.start_nodes(nodes, VSWITCHD, &[arguments, more].concat())?)
+}
+
+/// The switch's option for TAPs without offloads.
+pub(crate) const NO_OFFLOAD: &str = "--no-offload";
+
+/// What every switch is given: nothing, or with `VSWITCHD_TEST_OFFLOAD=off` [`NO_OFFLOAD`].
+pub(crate) fn offload_arguments() -> &'static [&'static str] {
+    match std::env::var("VSWITCHD_TEST_OFFLOAD").as_deref() {
+        Err(_) | Ok("on") => &[],
+        Ok("off") => &[NO_OFFLOAD],
+        Ok(other) => panic!("VSWITCHD_TEST_OFFLOAD is `on` or `off`, not {other:?}"),
+    }
+}
+
+/// Whether switches use offloads; says so where a test has nothing to look at without.
+pub(crate) fn with_offloads() -> bool {
+    let with = offload_arguments().is_empty();
+    if !with {
+        eprintln!("\nTHIS TEST IS ABOUT OFFLOADS AND SKIPPED: VSWITCHD_TEST_OFFLOAD=off\n");
+    }
+    with
 }
 
 /// The counters of a node's switch, asked for with SIGUSR1.
@@ -55,6 +85,14 @@ pub(crate) fn event(program: &Program, kind: &str) -> Result<Value> {
 
 pub(crate) fn program(lab: &Lab, node: usize) -> Result<&Program> {
     lab.nodes()[node].program().context("the node runs a program")
+}
+
+/// A seed, said beforehand: a test that fails must tell what it was.
+pub(crate) fn seeded() -> Rng {
+    let seed = std::env::var("VSWITCHD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("VSWITCHD_TEST_SEED={seed}");
+    Rng::with_seed(seed)
 }
 
 /// Bytes that repeat with a period prime to every buffer's size, so that lost, doubled or moved ones show; laid out
@@ -191,4 +229,40 @@ pub(crate) fn reaches(from: &UdpSocket, target: SocketAddr, at: &UdpSocket) -> R
         }
     }
     Ok(false)
+}
+
+/// Sets a network setting of a namespace's own, `ipv4/tcp_sack` and the like.
+pub(crate) fn set(netns: &NetNs, name: &str, value: &str) -> Result<()> {
+    // This directory shows the settings of whoever looks.
+    netns
+        .run(|| fs::write(format!("/proc/sys/net/{name}"), value))?
+        .with_context(|| format!("setting {name}"))
+}
+
+/// What a namespace's protocols have counted, in one of its tables: `snmp`, `netstat`.
+pub(crate) fn counted(netns: &NetNs, table: &str, name: &str) -> Result<u64> {
+    let table = netns.run(|| fs::read_to_string(format!("/proc/thread-self/net/{table}")))??;
+    let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split(' ').collect()).collect();
+    let found = lines.chunks(2).find_map(|pair| {
+        let column = pair[0].iter().position(|&column| column == name)?;
+        pair.get(1)?.get(column)?.parse().ok()
+    });
+    found.with_context(|| format!("the kernel doesn't count {name}"))
+}
+
+/// Runs a program of the system's in a host. Where it is not installed the test can't run, which `CI=true` forbids.
+pub(crate) fn tool(host: &NetNs, line: &str) -> Result<Option<Output>> {
+    let mut words = line.split(' ');
+    let name = words.next().context("a program")?;
+    match host.command(name).args(words).output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            ensure!(
+                std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+                "with CI=true {name} must be there"
+            );
+            eprintln!("\nA PART OF THIS TEST CAN'T RUN HERE: {name} is not installed\n");
+            Ok(None)
+        }
+        outcome => Ok(Some(outcome?)),
+    }
 }

@@ -4,13 +4,12 @@ use std::io::IoSlice;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use vswitchd::lab::underlay::UPLINK;
-use vswitchd::lab::{ENDPOINT_LINK, Endpoint, Lab, Plan};
+use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
 use vswitchd::switch::io::FrameIo;
-use vswitchd::switch::io::tap::{Offloads, Tap, TapConfig};
-use vswitchd::switch::packet::Pool;
+use vswitchd::switch::io::tap::Offloads;
 use vswitchd::switch::wire::virtio::Offload;
 use vswitchd::switch::wire::vxlan;
 
@@ -18,6 +17,7 @@ use crate::Test;
 use crate::fixture::{
     PATIENCE, SILENCE, counters, lab, lab_of, program, reaches, shape, tcp, udp, udp_both_ways, udp_sizes,
 };
+use crate::station::{next_frames, station};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -78,39 +78,10 @@ fn jumbo() -> Result<()> {
     udp_both_ways(a.netns(), b.netns(), a.plan().v4.into(), b.plan().v4.into(), 8_922)
 }
 
-/// A station that speaks Ethernet by hand: a TAP of the test's, bridged to the endpoint's `eth0`.
-fn station(endpoint: &Endpoint) -> Result<Tap> {
-    let tap = TapConfig { offloads: Offloads::NONE, ..TapConfig::new("station") };
-    let tap = endpoint.netns().run(|| Tap::open(&tap))??;
-    let mut netlink = Netlink::open(endpoint.netns())?;
-    netlink.add_bridge("br0", 1_450)?;
-    for port in ["station", ENDPOINT_LINK] {
-        netlink.attach(port, "br0")?;
-    }
-    netlink.set_up("br0")?;
-    Ok(tap)
-}
-
-/// Waits for a frame with that source, passing over what kernels say by themselves.
-fn frame_from(station: &mut Tap, source: &[u8]) -> Result<Vec<u8>> {
-    let (mut pool, mut frames) = (Pool::new(8), Vec::new());
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        station.read(&mut pool, &mut frames, 8)?;
-        for frame in frames.drain(..) {
-            let bytes = frame.buf.data().to_vec();
-            pool.put(frame.buf);
-            if bytes.get(6..12) == Some(source) {
-                return Ok(bytes);
-            }
-        }
-    }
-    bail!("no frame came within {PATIENCE:?}")
-}
-
 fn vlan_tags() -> Result<()> {
     let lab = lab(shape(2, 1, 1, false), &[])?;
-    let [mut a, mut b] = [station(&lab.nodes()[0].endpoints()[0])?, station(&lab.nodes()[1].endpoints()[0])?];
+    let [a, b] = [0, 1].map(|node| station(&lab.nodes()[node].endpoints()[0], Offloads::NONE));
+    let (mut a, mut b) = (a?, b?);
     let (here, there) = ([2, 0xaa, 0, 0, 0, 1], [2, 0xaa, 0, 0, 0, 2]);
     // 802.1Q with a priority, 802.1ad with 802.1Q inside, three tags, and none.
     let tags: [&[u8]; 4] = [
@@ -125,9 +96,9 @@ fn vlan_tags() -> Result<()> {
             let frame = |to: &[u8], from: &[u8]| [to, from, tags, &[0x88, 0xb5], &payload].concat();
             let (out, back) = (frame(&there, &here), frame(&here, &there));
             a.write(&[IoSlice::new(&out)], Offload::default())?;
-            ensure!(frame_from(&mut b, &here)? == out, "{tags:02x?}, {size} bytes, there");
+            ensure!(next_frames(&mut b, &here, 1)? == [&out[..]], "{tags:02x?}, {size} bytes, there");
             b.write(&[IoSlice::new(&back)], Offload::default())?;
-            ensure!(frame_from(&mut a, &there)? == back, "{tags:02x?}, {size} bytes, back");
+            ensure!(next_frames(&mut a, &there, 1)? == [&back[..]], "{tags:02x?}, {size} bytes, back");
         }
     }
     Ok(())

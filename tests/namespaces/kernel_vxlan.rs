@@ -6,13 +6,13 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, ensure};
 use vswitchd::lab::underlay::UPLINK;
-use vswitchd::lab::{Lab, Plan};
+use vswitchd::lab::{Lab, Plan, Shape};
 use vswitchd::namespace::netlink::{Netlink, VethEnd, VxlanDevice};
 use vswitchd::namespace::netns::NetNs;
 use vswitchd::switch::wire::{MacAddr, vxlan};
 
 use crate::Test;
-use crate::fixture::{VSWITCHD, counters, program, shape, tcp, udp_both_ways};
+use crate::fixture::{counters, offload_arguments, program, shape, start, tcp, udp_both_ways};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -29,21 +29,22 @@ const GIBIBYTE: usize = 1 << 30;
 const BULK: usize = 64 << 20;
 
 /// The addresses that the plan would have given to an endpoint of a node that runs the kernel's device instead.
-struct Foreign {
-    v4: IpAddr,
-    v6: IpAddr,
+pub(crate) struct Foreign {
+    pub(crate) v4: IpAddr,
+    pub(crate) v6: IpAddr,
     mac: MacAddr,
 }
 
-/// A plan for `ours` nodes with a switch and one more without.
-fn plan(ours: u16, ipv6: bool) -> Result<(Plan, Foreign)> {
-    let mut plan = Plan::new(shape(ours + 1, 1, 1, ipv6))?;
+/// A plan whose last node has no switch and no endpoints, and the address of its first one.
+pub(crate) fn plan(shape: Shape) -> Result<(Plan, Foreign)> {
+    let mut plan = Plan::new(shape)?;
     let last = plan.nodes.last_mut().context("there are nodes")?;
-    let endpoint = last.endpoints.pop().context("one endpoint was asked for")?;
+    let endpoint = last.endpoints.drain(..).next().context("an endpoint was asked for")?;
     Ok((plan, Foreign { v4: endpoint.v4.into(), v6: endpoint.v6.into(), mac: endpoint.mac }))
 }
 
-fn device(lab: &Lab, node: usize, remote: Option<IpAddr>) -> VxlanDevice {
+/// The kernel's device for a node, in the first network.
+pub(crate) fn device(lab: &Lab, node: usize, remote: Option<IpAddr>) -> VxlanDevice {
     let plan = &lab.plan().networks[0];
     VxlanDevice {
         vni: plan.vni,
@@ -57,7 +58,7 @@ fn device(lab: &Lab, node: usize, remote: Option<IpAddr>) -> VxlanDevice {
     }
 }
 
-fn give_addresses(netlink: &mut Netlink, link: &str, foreign: &Foreign) -> Result<()> {
+pub(crate) fn give_addresses(netlink: &mut Netlink, link: &str, foreign: &Foreign) -> Result<()> {
     netlink.set_mac(link, foreign.mac)?;
     netlink.set_up(link)?;
     netlink.add_address(link, foreign.v4, 16)?;
@@ -78,14 +79,14 @@ fn exchange(lab: &Lab, node: usize, there: &NetNs, foreign: &Foreign, bulk: usiz
 }
 
 fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
-    let (plan, foreign) = plan(1, ipv6)?;
+    let (plan, foreign) = plan(shape(2, 1, 1, ipv6))?;
     let mut lab = Lab::build(Plan { underlay_mtu, ..plan })?;
-    lab.start_nodes(0..1, VSWITCHD, arguments)?;
+    start(&mut lab, 0..1, arguments)?;
     let there = lab.nodes()[1].netns();
     let mut netlink = Netlink::open(there)?;
     netlink.add_vxlan("vx0", &device(&lab, 1, Some(lab.nodes()[0].plan().address)))?;
     give_addresses(&mut netlink, "vx0", &foreign)?;
-    let plain = !ipv6 && underlay_mtu == 1_500 && arguments.is_empty();
+    let plain = !ipv6 && underlay_mtu == 1_500 && arguments.is_empty() && offload_arguments().is_empty();
     exchange(&lab, 0, there, &foreign, if plain { GIBIBYTE } else { BULK })?;
     let drops = &counters(program(&lab, 0)?)?["drops"];
     ensure!(drops.as_object().is_some_and(serde_json::Map::is_empty), "drops on a clean network: {drops}");
@@ -94,9 +95,9 @@ fn one_remote(ipv6: bool, underlay_mtu: u32, arguments: &[&str]) -> Result<()> {
 
 /// As Docker lays it: a bridge with the vxlan device, flooding to every remote, and a veth into the container.
 fn bridge(ipv6: bool) -> Result<()> {
-    let (plan, foreign) = plan(2, ipv6)?;
+    let (plan, foreign) = plan(shape(3, 1, 1, ipv6))?;
     let mut lab = Lab::build(plan)?;
-    lab.start_nodes(0..2, VSWITCHD, &[])?;
+    start(&mut lab, 0..2, &[])?;
     let container = NetNs::create()?;
     let mut host = Netlink::open(lab.nodes()[2].netns())?;
     host.add_vxlan("vx0", &device(&lab, 2, None))?;

@@ -4,11 +4,17 @@
 //! on threads of this sandbox; nothing is left behind however they end. They need what `vswitchd lab` needs: where that
 //! is missing they say so, and fail if `CI=true`.
 
+mod cutting;
 mod datagrams;
 mod fixture;
 mod hosts;
 mod kernel_vxlan;
+mod links;
 mod ports;
+mod relay;
+mod soak;
+mod station;
+mod superframe;
 
 use std::process::ExitCode;
 
@@ -27,11 +33,20 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let all = [datagrams::tests(), hosts::tests(), kernel_vxlan::tests(), ports::tests()].concat();
-    let trials = all.into_iter().map(|(name, test)| {
-        let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
-        Trial::test(name, run).with_ignored_flag(ready.is_err())
-    });
+    let subjects = [
+        hosts::tests(),
+        kernel_vxlan::tests(),
+        ports::tests(),
+        cutting::tests(),
+        links::tests(),
+        datagrams::tests(),
+    ];
+    let all = subjects.concat().into_iter().map(|test| (test, false));
+    let trials =
+        all.chain(soak::tests().into_iter().map(|test| (test, true))).map(|((name, test), ignored)| {
+            let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
+            Trial::test(name, run).with_ignored_flag(ignored || ready.is_err())
+        });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
