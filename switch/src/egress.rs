@@ -269,7 +269,7 @@ fn encap(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &mut Stowed) -> Resul
     if range.len() > RUN_BYTES_MAX {
         return Err(DropReason::TooBig);
     }
-    wrap.close(packets[frame.packet].slice_mut(range.clone()))?;
+    wrap.wrapper(1)?.close(packets[frame.packet].slice_mut(range.clone()));
     transmits.push(tunnel.transmit(entropy, frame.packet, range.clone(), range.len()));
     Ok(())
 }
@@ -303,13 +303,14 @@ fn encap_copy(
     if len > RUN_BYTES_MAX {
         return Err(DropReason::TooBig);
     }
+    let mut wrapper = wrap.wrapper(1)?;
     let (packet, range) = copies.room(cx, len)?;
     let Outbox { packets, transmits, .. } = &mut *cx.out;
     let [original, copy] =
         packets.get_disjoint_mut([frame.packet, packet]).expect("a copy is in another buffer");
     let datagram = copy.slice_mut(range.clone());
     datagram[wrap.before()..len - wrap.behind()].copy_from_slice(original.slice(frame.range.clone()));
-    wrap.close(datagram)?;
+    wrapper.close(datagram);
     transmits.push(tunnel.transmit(entropy, packet, range, len));
     Ok(())
 }

@@ -43,37 +43,21 @@ pub(crate) fn cut(
     }
     let mut next = 0;
     while next < segments.len() {
-        let mut buf = pool.take().ok_or(DropReason::NoBuffer)?;
         let last = segments.len().min(next + per_run);
-        let filled = match fill(segments, next..last, wrap, buf.room()) {
-            Ok(filled) => filled,
-            Err(reason) => {
-                pool.put(buf);
-                return Err(reason);
-            }
-        };
+        let mut wrapper = wrap.wrapper(last - next)?;
+        let mut buf = pool.take().ok_or(DropReason::NoBuffer)?;
+        let (room, mut filled) = (buf.room(), 0);
+        for index in next..last {
+            let len = wrap.overhead() + segments.segment_len(index);
+            let datagram = &mut room[filled..filled + len];
+            segments.write(index, &mut datagram[wrap.before()..]);
+            wrapper.close(datagram);
+            filled += len;
+        }
         buf.set_len(filled);
         each(Run { made: made.len(), range: HEADROOM..HEADROOM + filled, stride });
         made.push(buf);
         next = last;
     }
     Ok(())
-}
-
-/// Writes some segments to the start of `room`; gives how many bytes they have.
-fn fill(
-    segments: &Segmenter<'_>,
-    indices: Range<usize>,
-    wrap: Wrap<'_>,
-    room: &mut [u8],
-) -> Result<usize, DropReason> {
-    let mut filled = 0;
-    for index in indices {
-        let len = wrap.overhead() + segments.segment_len(index);
-        let datagram = &mut room[filled..filled + len];
-        segments.write(index, &mut datagram[wrap.before()..]);
-        wrap.close(datagram)?;
-        filled += len;
-    }
-    Ok(filled)
 }
