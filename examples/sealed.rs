@@ -81,9 +81,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let underlays = Udp::bind_all(&UdpConfig::new(arguments.local, seed), queues)?;
     let (local, path) = (underlays[0].local_addr(), underlays[0].path_mtu(arguments.peer)?);
     let mtu = Protection::Sealed.mtu(arguments.local, path);
-    let segments_max = Protection::Sealed.segments_max(mtu);
+    let super_frame_max = Protection::Sealed.super_frame_max(mtu);
     let tap =
-        Tap::open(&TapConfig { mtu: Some(mtu), segments_max, queues, ..TapConfig::new(arguments.tap) })?;
+        Tap::open(&TapConfig { mtu: Some(mtu), super_frame_max, queues, ..TapConfig::new(arguments.tap) })?;
 
     let switch = Switch::for_workers(local, Limits::default(), queues);
     switch.seal_network(vni)?;

@@ -168,7 +168,7 @@ fn tap_config(config: &Config, spec: &TapSpec, mtu: u32) -> TapConfig {
         mac: spec.mac,
         mtu: Some(mtu),
         offloads: if config.offload { Offloads::ALL } else { Offloads::NONE },
-        segments_max: Protection::Plain.segments_max(mtu),
+        super_frame_max: Protection::Plain.super_frame_max(mtu),
         queues: config.workers.get(),
         ..TapConfig::new(&spec.name)
     }

@@ -47,13 +47,22 @@ impl Protection {
         }
     }
 
-    /// Segments of an interface with that MTU that go into one message, for
-    /// [`crate::io::tap::TapConfig::segments_max`]. `None` if not even one does.
+    /// What to bound super-frames of an interface by, so that TCP's come to no more segments than one message takes: a
+    /// size for [`crate::io::tap::TapConfig::super_frame_max`]. `None` if no bound is needed, or none helps.
+    ///
+    /// The kernel fills such a size, less `MAX_TCP_HEADER` (192 to 320 bytes) and one, with whole segments. Not
+    /// `gso_max_segs`, which would have it cut UDP super-frames of many small datagrams.
     #[must_use]
-    pub fn segments_max(self, mtu: u32) -> Option<u32> {
+    pub fn super_frame_max(self, mtu: u32) -> Option<u32> {
+        /// IPv6, TCP and its timestamps: no bulk transfer has smaller segments.
+        const HEADERS_MAX: u32 = 40 + 32;
+        /// `MAX_TCP_HEADER` of a small kernel.
+        const TCP_HEADER_MAX: u32 = 192;
         let envelope = if self == Self::Sealed { envelope::OVERHEAD } else { 0 };
         let datagram = envelope + vxlan::HEADER_LEN + ethernet::HEADER_LEN + usize::try_from(mtu).ok()?;
-        u32::try_from(run_datagrams(datagram)).ok().filter(|&segments| segments > 0)
+        let segments = u32::try_from(run_datagrams(datagram)).ok().filter(|&segments| segments > 0)?;
+        let bytes = (segments + 1) * mtu.checked_sub(HEADERS_MAX)? + TCP_HEADER_MAX - 1;
+        (bytes < 65_536).then_some(bytes)
     }
 }
 

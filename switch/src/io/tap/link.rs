@@ -1,5 +1,5 @@
 //! Two rtnetlink requests (RFC 3549, rtnetlink(7)) for which there is no ioctl: a link moved to another namespace and
-//! renamed on the way, and how many segments its super-frames may have.
+//! renamed on the way, and how long its super-frames may be.
 //!
 //! A blocking exchange of two short messages, written out: the crates for it (message, codec, socket) would be three more
 //! dependencies of the data plane, for some fifty bytes.
@@ -23,10 +23,10 @@ pub(super) fn move_link(index: c_int, netns: BorrowedFd<'_>, name: &[u8]) -> io:
     exchange(message)
 }
 
-/// Bounds the segments that the kernel may put into one super-frame for link `index` (`gso_max_segs` of `ip link`).
-pub(super) fn set_segments_max(index: c_int, segments: u32) -> io::Result<()> {
+/// Bounds the super-frames that the kernel gives link `index`, in bytes (`gso_max_size` of `ip link`).
+pub(super) fn set_super_frame_max(index: c_int, bytes: u32) -> io::Result<()> {
     let mut message = change(index);
-    attribute(&mut message, libc::IFLA_GSO_MAX_SEGS, &segments.to_ne_bytes());
+    attribute(&mut message, libc::IFLA_GSO_MAX_SIZE, &bytes.to_ne_bytes());
     exchange(message)
 }
 
@@ -93,7 +93,7 @@ mod tests {
             rustix::fs::open("/proc/self/ns/net", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
         let error = move_link(i32::MAX, std::os::fd::AsFd::as_fd(&netns.unwrap()), b"x").unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EPERM)), "{error}");
-        let error = set_segments_max(i32::MAX, 44).unwrap_err();
+        let error = set_super_frame_max(i32::MAX, 62_000).unwrap_err();
         assert!(matches!(error.raw_os_error(), Some(libc::ENODEV | libc::EPERM)), "{error}");
     }
 }

@@ -86,9 +86,9 @@ pub struct TapConfig {
     pub up: bool,
     /// Offloads not to be used even if the kernel has them.
     pub offloads: Offloads,
-    /// Segments that one super-frame may come to, in a device that we make; `None` for as many as 64 KiB hold. As many as
-    /// go into one message ([`crate::outbox::run_datagrams`]) is best: what is left over needs another.
-    pub segments_max: Option<u32>,
+    /// Bytes of the longest super-frame, in a device that we make; `None` for the kernel's 65,536. What comes to more
+    /// segments than one message takes costs another: see [`crate::tunnel::Protection::super_frame_max`].
+    pub super_frame_max: Option<u32>,
     /// How many queues to open, 1 to [`QUEUES_MAX`]: one for each worker that is to read. A device that was made without
     /// `multi_queue` has one, however many are asked for.
     pub queues: usize,
@@ -105,7 +105,7 @@ impl TapConfig {
             mtu: None,
             up: true,
             offloads: Offloads::ALL,
-            segments_max: None,
+            super_frame_max: None,
             queues: 1,
         }
     }
@@ -215,9 +215,9 @@ impl Tap {
         let offloads = negotiate(queue.as_fd(), request).map_err(failed(config, "agreeing on offloads"))?;
         let link = link_of(config, name)?;
         apply(config, queue.as_fd(), name, &link)?;
-        if let (false, Some(segments)) = (existed, config.segments_max) {
-            // Kernels before 4.16 know no such bound; it is only for speed.
-            link.index().and_then(|index| link::set_segments_max(index, segments)).ok();
+        if let (false, Some(bytes)) = (existed, config.super_frame_max) {
+            // Kernels before 4.16 can't be told; it is only for speed.
+            link.index().and_then(|index| link::set_super_frame_max(index, bytes)).ok();
         }
         let device = Device {
             name: config.name.clone(),
