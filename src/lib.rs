@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod cli;
 pub mod lab;
 pub mod namespace;

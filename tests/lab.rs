@@ -2,16 +2,16 @@
 //!
 //! Where this machine forbids it the tests say so, in the program's own words, and fail if `CI=true`.
 
-use std::collections::HashMap;
+mod processes;
+
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use processes::{family, is_alive, wait_until};
 
 fn vswitchd(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
@@ -67,42 +67,6 @@ impl Drop for Kept {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Every process that descends from `root`, itself included.
-fn family(root: u32) -> Result<Vec<u32>> {
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for entry in fs::read_dir("/proc")? {
-        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };
-        // It may have ended since the folder was read.
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
-        if let Some(parent) = behind.split_whitespace().nth(1).and_then(|parent| parent.parse().ok()) {
-            children.entry(parent).or_default().push(pid);
-        }
-    }
-    let mut family = vec![root];
-    let mut next = 0;
-    while let Some(&pid) = family.get(next) {
-        family.extend(children.remove(&pid).unwrap_or_default());
-        next += 1;
-    }
-    Ok(family)
-}
-
-fn is_alive(pid: u32) -> bool {
-    // A zombie is dead; whoever is its parent now has only not asked yet.
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit_once(") ").is_some_and(|(_, behind)| behind.starts_with('Z')))
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !done()? {
-        ensure!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::yield_now();
-    }
-    Ok(())
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line: definitions here, the work in the modules that they name.
 
+mod bench;
 mod lab;
 mod switch;
 
@@ -22,6 +23,7 @@ pub struct Cli {
 enum Command {
     Switch(switch::Args),
     Lab(lab::Args),
+    Bench(bench::Args),
 }
 
 impl Cli {
@@ -31,6 +33,7 @@ impl Cli {
         match self.command {
             Command::Switch(args) => args.run(),
             Command::Lab(args) => args.run(),
+            Command::Bench(args) => args.run(),
         }
     }
 }

@@ -12,23 +12,24 @@
 //! own so that its reaping never takes the exit status of a command from the thread that waits for it.
 //!
 //! SIGINT, SIGTERM and SIGHUP are passed inwards. A terminal's Ctrl-C reaches all three, so the inside may get
-//! it more than once.
+//! it more than once. To init they are passed once it has said that it listens: process 1 does not get signals that
+//! it has no handler for.
 
 use std::env;
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
-use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, getppid, kill_process, set_parent_process_death_signal,
     wait,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
 
 use super::sandbox::{SandboxError, enter_with_children};
 
@@ -118,19 +119,22 @@ fn inherited(fd: RawFd) -> Result<OwnedFd, InitError> {
 /// What forbids the sandbox. Nothing is left in any case.
 pub fn confine(kept: OwnedFd) -> Result<Ended, InitError> {
     enter_with_children()?;
-    let (lifeline, held) = pipe_with(PipeFlags::CLOEXEC).map_err(system("make a pipe"))?;
-    let child = next_stage("init", &[&lifeline, &kept])?;
-    // The inside must be the last to hold these: they close when it ends.
-    drop((lifeline, kept));
-    let ended = supervise(child);
-    drop(held);
-    ended
+    let (lifeline, mut held) = UnixStream::pair().map_err(system("make a pair of sockets"))?;
+    let lifeline = OwnedFd::from(lifeline);
+    let start = || {
+        let child = next_stage("init", &[&lifeline, &kept])?;
+        // The inside must be the last to hold these: they close when it ends.
+        drop((lifeline, kept));
+        Ok(child)
+    };
+    // Waits until init has said that it listens, or has ended; after that there is nothing to wait for.
+    supervise(start, || held.read(&mut [0]).map(drop))
 }
 
 /// Process 1 of the sandbox.
 #[derive(Debug)]
 pub struct Init {
-    /// Hangs up when the outer process ends.
+    /// Hangs up when the outer process ends, which is told through it when signals are heard.
     lifeline: OwnedFd,
     kept: OwnedFd,
 }
@@ -149,9 +153,13 @@ impl Init {
             return Ok(Ended { code: 1, signal: None });
         }
         show_own_processes();
-        let child = next_stage("inside", &[&self.kept])?;
-        drop(self.kept);
-        supervise(child)
+        let start = || {
+            UnixStream::from(self.lifeline).write_all(&[0]).map_err(system("tell the parent"))?;
+            let child = next_stage("inside", &[&self.kept])?;
+            drop(self.kept);
+            Ok(child)
+        };
+        supervise(start, || Ok(()))
     }
 }
 
@@ -202,31 +210,55 @@ impl From<Ended> for ExitCode {
     }
 }
 
-/// Waits for `child`, reaping every other process that this one inherits, and passes signals on.
-fn supervise(child: Pid) -> Result<Ended, InitError> {
+/// Starts a child and waits for it, reaping every other process that this one inherits, and passes signals on, from
+/// before it is started; `listens` waits until it takes them.
+fn supervise(
+    start: impl FnOnce() -> Result<Pid, InitError>,
+    listens: impl FnMut() -> io::Result<()>,
+) -> Result<Ended, InitError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    runtime.and_then(|runtime| runtime.block_on(watch(child))).map_err(system("wait for signals"))
+    runtime.map_err(system("wait for signals"))?.block_on(async {
+        let mut signals = Signals::new().map_err(system("wait for signals"))?;
+        let child = start()?;
+        signals.watch(child, listens).await.map_err(system("wait for signals"))
+    })
 }
 
-async fn watch(child: Pid) -> io::Result<Ended> {
-    let mut deaths = signal(SignalKind::child())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        // A child may have ended before its signal was waited for, so look first.
-        if let Some(ended) = reap(child)? {
-            return Ok(ended);
-        }
-        let passed_on = tokio::select! {
-            _ = deaths.recv() => continue,
-            _ = interrupt.recv() => Signal::INT,
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
-        };
-        match kill_process(child, passed_on) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(errno) => return Err(errno.into()),
+/// The signals that matter here.
+struct Signals {
+    deaths: Listener,
+    interrupt: Listener,
+    terminate: Listener,
+    hangup: Listener,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            deaths: signal(SignalKind::child())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn watch(&mut self, child: Pid, mut listens: impl FnMut() -> io::Result<()>) -> io::Result<Ended> {
+        loop {
+            // A child may have ended before its signal was waited for, so look first.
+            if let Some(ended) = reap(child)? {
+                return Ok(ended);
+            }
+            let passed_on = tokio::select! {
+                _ = self.deaths.recv() => continue,
+                _ = self.interrupt.recv() => Signal::INT,
+                _ = self.terminate.recv() => Signal::TERM,
+                _ = self.hangup.recv() => Signal::HUP,
+            };
+            listens()?;
+            match kill_process(child, passed_on) {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }

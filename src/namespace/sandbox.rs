@@ -55,7 +55,7 @@ pub fn is_privileged() -> bool {
 /// # Errors
 /// What forbids it, with the remedy.
 pub fn enter() -> Result<Privilege, SandboxError> {
-    let threads = fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
+    let threads = thread_count();
     if threads > 1 {
         return Err(SandboxError::Threads { threads });
     }
@@ -88,6 +88,11 @@ pub(super) fn enter_with_children() -> Result<Privilege, SandboxError> {
     let facts = Facts::read();
     unshare(UnshareFlags::NEWPID).map_err(|errno| explain(Step::Unshare, errno, &facts))?;
     Ok(privilege)
+}
+
+/// Threads of this process; 1 where `/proc` does not say.
+pub(super) fn thread_count() -> usize {
+    fs::read_dir("/proc/self/task").map_or(1, Iterator::count)
 }
 
 fn errno_of(error: &io::Error) -> Errno {

@@ -1,4 +1,5 @@
-//! Joining neighbouring TCP segments or UDP datagrams of a flow into super-frames: what one write to a TAP then carries.
+//! Joining neighbouring TCP segments or UDP datagrams of a flow into super-frames: what one write to a TAP then
+//! carries.
 //!
 //! The receiving half of segmentation offload, for a batch of datagrams at a time: nothing waits for a neighbour.
 //! Payloads are not copied: a joined frame is the first segment with a patched header, and the payloads of the others
@@ -12,8 +13,8 @@
 //!   RFC 6864 §4), different TTL, traffic class, flow label, options or extension headers;
 //! - in all, different tags, padding, an empty payload, a wrong checksum of either header.
 //!
-//! A segment with PSH, or shorter than the first, is the last of its frame. In this module, a segment is a UDP datagram
-//! too.
+//! A segment with PSH, or shorter than the first, is the last of its frame. In this module, a UDP datagram is a
+//! segment too.
 //!
 //! Order within a flow is kept: a segment that can't be joined ends the flow's open frame, which stands before it. A
 //! fragment names no ports, so it ends every open frame of its port.
@@ -46,8 +47,8 @@ pub(crate) struct Coalescer {
     spare: Vec<Vec<Part>>,
 }
 
-/// Whether a frame for a port of such capabilities is the coalescer's: what a device takes joined, and what may belong
-/// to the same flow without showing it.
+/// Whether a frame for a port of such capabilities is the coalescer's: what a device takes joined, and what may
+/// belong to the same flow without showing it.
 pub(crate) fn is_for(capabilities: Capabilities, transport: Option<&Transport>) -> bool {
     match transport.map(|transport| transport.protocol) {
         Some(TCP) => capabilities.tso,
@@ -60,35 +61,43 @@ pub(crate) fn is_for(capabilities: Capabilities, transport: Option<&Transport>) 
 impl Coalescer {
     /// Gives a frame to a port whose frame it [is for](is_for): as part of an open one, or by itself.
     pub(crate) fn deliver(&mut self, out: &mut Outbox, port: PortId, frame: &Stowed) {
-        let Some(segment) = Segment::find(out, port, frame) else {
+        let bytes = out.packets[frame.packet].slice(frame.range.clone());
+        let Some(segment) = Segment::find(bytes, port, frame) else {
             if frame.transport.is_none() {
                 self.close_all(port, out);
             }
             return push(out, port, frame, frame.offload);
         };
-        let bytes = segment.bytes(out);
-        let flow = self.open.iter().position(|open| open.is_flow_of(&segment, out));
+        let flow = self.open.iter().position(|open| open.is_flow_of(&segment, bytes, out));
         // A super-frame, or an unfinished segment, is its sender's business.
         let joinable =
             frame.offload == Offload::default() && segment.is_plain(bytes) && segment.verifies(bytes);
+        let last = segment.has_push(bytes);
         if let Some(index) = flow {
-            if joinable && self.open[index].takes(&segment, out) {
-                if self.open[index].append(&segment, out) {
+            if joinable && self.open[index].takes(&segment, bytes, out) {
+                if self.open[index].append(&segment, last) {
                     self.close(index, out);
                 }
                 return;
             }
             self.close(index, out);
         }
-        if !joinable || segment.has_push(segment.bytes(out)) {
+        if !joinable || last {
             return push(out, port, frame, if joinable { VERIFIED } else { frame.offload });
         }
-        if self.open.len() == OPEN_MAX {
-            self.turn = (self.turn + 1) % OPEN_MAX;
-            self.close(self.turn, out);
-        }
-        self.open.push(Open::new(out, segment, self.spare.pop().unwrap_or_default()));
+        self.open(segment, out);
         push(out, port, frame, VERIFIED);
+    }
+
+    /// Opens a frame whose delivery comes next.
+    fn open(&mut self, first: Segment, out: &mut Outbox) {
+        let open = Open::new(out, first, self.spare.pop().unwrap_or_default());
+        if self.open.len() < OPEN_MAX {
+            return self.open.push(open);
+        }
+        let ended = std::mem::replace(&mut self.open[self.turn], open);
+        self.spare.push(ended.end(out));
+        self.turn = (self.turn + 1) % OPEN_MAX;
     }
 
     /// Ends every open frame; to be called at the end of a batch.

@@ -20,12 +20,12 @@ use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Frame;
 use crate::neighbour::{self, Question};
-use crate::outbox::{Delivery, Outbox, RUN_BYTES_MAX};
+use crate::outbox::{Delivery, Outbox, RUN_BYTES_MAX, Transmit};
 use crate::packet::{DATA_MAX, HEADROOM};
 use crate::runs;
 use crate::segment::Segmenter;
 use crate::tables::{Network, News, Port, PortId};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Tunnel, Wrap};
 use crate::vtep::VtepId;
 use crate::wire::ethernet::Header;
 use crate::wire::flow::{self, Transport, UDP};
@@ -276,9 +276,16 @@ fn encap(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &mut Stowed) -> Resul
 
 fn encap_cut(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &Stowed) -> Result<(), DropReason> {
     let entropy = entropy(cx, frame);
-    let Outbox { packets, transmits, .. } = &mut *cx.out;
+    let Outbox { packets, heads, transmits, .. } = &mut *cx.out;
     let bytes = packets[frame.packet].slice(frame.range.clone());
     let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;
+    if let Wrap::Clear(vni) = tunnel.wrap() {
+        return runs::scatter(&segments, vni, cx.pool, heads, |run| {
+            let payload = frame.range.start + run.payload.start..frame.range.start + run.payload.end;
+            let transmit = tunnel.transmit(entropy, frame.packet, payload, run.stride);
+            transmits.push(Transmit { heads: Some(run.heads), ..transmit });
+        });
+    }
     let outcome = runs::cut(&segments, tunnel.wrap(), cx.pool, cx.made, |run| {
         transmits.push(tunnel.transmit(entropy, packets.len() + run.made, run.range, run.stride));
     });

@@ -7,10 +7,11 @@
 use std::ops::Range;
 
 use crate::drops::DropReason;
-use crate::outbox::{RUN_BYTES_MAX, run_datagrams};
+use crate::outbox::{Heads, Outbox, RUN_BYTES_MAX, run_datagrams};
 use crate::packet::{DATA_MAX, HEADROOM, PacketBuf, Pool};
 use crate::segment::Segmenter;
 use crate::tunnel::Wrap;
+use crate::wire::{Vni, vxlan};
 
 const _: () = assert!(RUN_BYTES_MAX <= DATA_MAX);
 
@@ -58,6 +59,46 @@ pub(crate) fn cut(
         each(Run { made: made.len(), range: HEADROOM..HEADROOM + filled, stride });
         made.push(buf);
         next = last;
+    }
+    Ok(())
+}
+
+/// A run of which only the headers have been written.
+pub(crate) struct Scattered {
+    /// Its headers.
+    pub(crate) heads: Heads,
+    /// The payload in the super-frame.
+    pub(crate) payload: Range<usize>,
+    /// Bytes of each datagram but the last.
+    pub(crate) stride: usize,
+}
+
+/// As [`cut`] for a network in clear, into runs whose headers are written to buffers of `heads`, and whose payload stays
+/// where it is. It takes no [`Wrap`], so that nothing sealed can come here.
+pub(crate) fn scatter(
+    segments: &Segmenter<'_>,
+    vni: Vni,
+    pool: &mut Pool,
+    heads: &mut Vec<PacketBuf>,
+    mut each_run: impl FnMut(Scattered),
+) -> Result<(), DropReason> {
+    let stride = vxlan::HEADER_LEN + segments.segment_len(0);
+    let each = vxlan::HEADER_LEN + segments.header_len();
+    let per_run = run_datagrams(stride);
+    if per_run == 0 {
+        return Err(DropReason::TooBig);
+    }
+    for next in (0..segments.len()).step_by(per_run) {
+        let run = next..segments.len().min(next + per_run);
+        let room = Outbox::room_for_heads(heads, pool, run.len() * each);
+        let (packet, range, room) = room.ok_or(DropReason::NoBuffer)?;
+        for (index, head) in run.clone().zip(room.chunks_exact_mut(each)) {
+            let (outer, inner) = head.split_at_mut(vxlan::HEADER_LEN);
+            outer.copy_from_slice(&vxlan::emit(vni));
+            segments.write_headers(index, inner);
+        }
+        let heads = Heads { packet, range, each };
+        each_run(Scattered { heads, payload: segments.payload(run), stride });
     }
     Ok(())
 }

@@ -7,6 +7,8 @@
 //! A guest wrote both the frame and its virtio-net header, so neither is trusted: [`Segmenter::new`] takes
 //! offsets and lengths from the packet itself and refuses where the two contradict. Nothing is allocated.
 
+use std::ops::Range;
+
 use etherparse::{IpNumber, TcpHeaderSlice};
 
 use crate::drops::DropReason;
@@ -109,16 +111,31 @@ impl<'a> Segmenter<'a> {
     /// # Panics
     /// If `index` is not below [`Self::len`], or `out` is shorter than [`Self::segment_len`].
     pub fn write(&self, index: usize, out: &mut [u8]) -> usize {
-        let part = self.part(index);
-        let len = self.headers.len() + part.len();
+        let (len, part) = (self.segment_len(index), self.part(index));
         let (headers, payload) = out[..len].split_at_mut(self.headers.len());
-        headers.copy_from_slice(self.headers);
         payload.copy_from_slice(part);
-        self.ip.patch(headers, index, len);
-        let last = index + 1 == self.len();
-        self.transport.patch(headers, index * self.size, len, last);
-        self.transport.set_checksum(headers, self.constant.bytes(payload), len);
+        self.write_headers(index, headers);
         len
+    }
+
+    /// Writes a segment's headers only, with the checksum of its whole.
+    ///
+    /// # Panics
+    /// If `index` is not below [`Self::len`], or `out` is not of [`Self::header_len`].
+    pub fn write_headers(&self, index: usize, out: &mut [u8]) {
+        let (len, part) = (self.segment_len(index), self.part(index));
+        out.copy_from_slice(self.headers);
+        self.ip.patch(out, index, len);
+        let last = index + 1 == self.len();
+        self.transport.patch(out, index * self.size, len, last);
+        self.transport.set_checksum(out, self.constant.bytes(part), len);
+    }
+
+    /// Where the payloads of some segments are in the frame: one behind the other.
+    #[must_use]
+    pub fn payload(&self, segments: Range<usize>) -> Range<usize> {
+        let place = |index: usize| self.headers.len() + self.payload.len().min(index * self.size);
+        place(segments.start)..place(segments.end)
     }
 
     fn part(&self, index: usize) -> &'a [u8] {

@@ -36,8 +36,8 @@
 //! let mut batch = vec![Frame { buf, offload: Offload::default() }];
 //! Datapath::new(switch).egress(port, &mut batch, &mut pool, &mut out, Instant::now());
 //!
-//! let datagram = out.datagrams(&out.transmits[0]);
-//! assert_eq!(vxlan::parse(datagram), Ok(vni));
+//! let datagram = out.datagrams(&out.transmits[0]).next().ok_or("a datagram")?.concat();
+//! assert_eq!(vxlan::parse(&datagram), Ok(vni));
 //! assert_eq!(datagram[vxlan::HEADER_LEN..], frame);
 //! # Ok(())
 //! # }

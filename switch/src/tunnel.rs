@@ -174,7 +174,7 @@ impl<'t> Tunnel<'t> {
         self.wrap
     }
 
-    /// Whether a datagram for this peer is one for every peer of the network.
+    /// Whether a datagram for this peer is one for every peer of the network, because it is in clear.
     pub(crate) fn shares_datagrams(&self) -> bool {
         match self.wrap {
             Wrap::Bare | Wrap::Clear(_) => true,
@@ -191,13 +191,13 @@ impl<'t> Tunnel<'t> {
         segment: usize,
     ) -> Transmit {
         let &Self { peer, to, vni, wrap } = self;
-        Transmit { peer, to, vni, overhead: wrap.overhead(), entropy, packet, range, segment }
+        Transmit { peer, to, vni, overhead: wrap.overhead(), entropy, packet, range, segment, heads: None }
     }
 
     /// Names what has been named for another peer of the network, where they share it.
     pub(crate) fn transmit_again(&self, other: &Transmit) -> Transmit {
         debug_assert!(self.shares_datagrams(), "sealed for another peer");
-        self.transmit(other.entropy, other.packet, other.range.clone(), other.segment)
+        Transmit { peer: self.peer, to: self.to, ..other.clone() }
     }
 }
 
@@ -281,6 +281,14 @@ impl<'t> Arrival<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn super_frames_are_bounded_where_that_saves_a_message() {
+        assert_eq!(Protection::Plain.super_frame_max(1_450), Some(62_201), "44 segments");
+        assert_eq!(Protection::Sealed.super_frame_max(1_420), Some(60_851), "44 segments");
+        assert_eq!(Protection::Plain.super_frame_max(8_950), None, "8 segments would be over 64 KiB");
+        assert_eq!(Protection::Plain.super_frame_max(68), None, "no room for TCP");
+    }
 
     #[test]
     fn the_mtu_leaves_room_for_all_that_goes_around_a_packet() {

@@ -1,5 +1,5 @@
-//! UDP super-frames end to end: what an endpoint writes at once crosses as datagrams, and its peer's kernel takes what
-//! was joined for it.
+//! UDP super-frames end to end: what an endpoint writes at once crosses as datagrams, and its peer's kernel takes
+//! what was joined for it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -56,6 +56,7 @@ fn send(udp: &mut Udp, to: SocketAddr) -> Result<()> {
         packet: 0,
         range,
         segment: SIZE,
+        heads: None,
     });
     udp.send(&out, &mut failed);
     ensure!(failed.is_empty(), "{failed:?}");

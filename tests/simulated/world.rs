@@ -148,10 +148,10 @@ impl World {
         let at = &mut self.hosts[host];
         for transmit in &at.out.transmits {
             let to = (0..).find(|&host| address(host) == transmit.to).expect("a host's address");
-            for datagram in at.out.datagrams(transmit).chunks(transmit.segment) {
+            for datagram in at.out.datagrams(transmit).map(|pieces| pieces.concat()) {
                 self.datagrams += 1;
-                self.sent.push((host, to, datagram.to_vec()));
-                self.wire.send(host, to, datagram.to_vec(), self.now);
+                self.sent.push((host, to, datagram.clone()));
+                self.wire.send(host, to, datagram, self.now);
             }
         }
         for delivery in &at.out.deliveries {

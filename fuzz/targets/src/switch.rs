@@ -96,9 +96,10 @@ impl Bench {
     fn check(&mut self) {
         for transmit in &self.out.transmits {
             assert_eq!(transmit.to, self.peer);
-            assert!(transmit.segment > 0 && transmit.range.len() <= RUN_BYTES_MAX, "{transmit:?}");
-            for datagram in self.out.datagrams(transmit).chunks(transmit.segment) {
-                assert_eq!(vxlan::parse(datagram), Ok(vni()));
+            assert!(transmit.segment > 0 && transmit.bytes() <= RUN_BYTES_MAX, "{transmit:?}");
+            for datagram in self.out.datagrams(transmit) {
+                let datagram = datagram.concat();
+                assert_eq!(vxlan::parse(&datagram), Ok(vni()));
                 Header::parse(&datagram[vxlan::HEADER_LEN..]).expect("a whole Ethernet header");
             }
         }

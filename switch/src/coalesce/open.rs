@@ -37,7 +37,7 @@ impl Open {
         Self {
             delivery: out.deliveries.len(),
             payload_len: first.payload_len,
-            next_sequence: after(first.sequence(bytes), first.payload_len),
+            next_sequence: after(first.sequence, first.payload_len),
             next_id: if first.transport.ip == IpVersion::V4 { first.id(bytes).wrapping_add(1) } else { 0 },
             push: false,
             first,
@@ -49,20 +49,20 @@ impl Open {
         self.first.port
     }
 
-    pub(super) fn is_flow_of(&self, segment: &Segment, out: &Outbox) -> bool {
-        self.first.is_same_flow(segment, out)
+    /// `bytes` are the segment's, here and below.
+    pub(super) fn is_flow_of(&self, segment: &Segment, bytes: &[u8], out: &Outbox) -> bool {
+        self.first.is_same_flow(segment, bytes, out)
     }
 
     /// Whether a plain segment of the same flow is the next one.
-    pub(super) fn takes(&self, segment: &Segment, out: &Outbox) -> bool {
-        let bytes = segment.bytes(out);
+    pub(super) fn takes(&self, segment: &Segment, bytes: &[u8], out: &Outbox) -> bool {
         let ip_len = self.first.payload - self.first.transport.ip_start + self.payload_len;
         self.parts.len() + 1 < PARTS_MAX
             && segment.payload_len <= self.first.payload_len
             && ip_len + segment.payload_len <= IP_BYTES_MAX
-            && segment.sequence(bytes) == self.next_sequence
+            && segment.sequence == self.next_sequence
             && self.takes_id(segment, bytes, out)
-            && self.first.has_same_headers(segment, out)
+            && self.first.has_same_headers(segment, bytes, out)
     }
 
     fn takes_id(&self, segment: &Segment, bytes: &[u8], out: &Outbox) -> bool {
@@ -73,14 +73,14 @@ impl Open {
         id == self.next_id || segment.is_atomic(bytes) && id == self.first.id(self.first.bytes(out))
     }
 
-    /// Adds a segment; gives whether it is the last.
-    pub(super) fn append(&mut self, segment: &Segment, out: &Outbox) -> bool {
+    /// Adds a segment, which may have PSH; gives whether it is the last.
+    pub(super) fn append(&mut self, segment: &Segment, push: bool) -> bool {
         let payload = segment.start + segment.payload;
         self.parts.push(Part { packet: segment.packet, range: payload..payload + segment.payload_len });
         self.payload_len += segment.payload_len;
         self.next_sequence = after(self.next_sequence, segment.payload_len);
         self.next_id = self.next_id.wrapping_add(1);
-        self.push = segment.has_push(segment.bytes(out));
+        self.push = push;
         self.push || segment.payload_len < self.first.payload_len
     }
 

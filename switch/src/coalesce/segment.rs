@@ -1,4 +1,7 @@
 //! A TCP segment or UDP datagram that may be joined, and how two of them compare.
+//!
+//! What is compared with every open frame is read once, when a segment is found. Headers are compared as arrays of
+//! their fixed length, so that bounds are checked once for each.
 
 use crate::deliver::Stowed;
 use crate::outbox::Outbox;
@@ -22,29 +25,40 @@ pub(super) struct Segment {
     /// Payload's first byte, from the frame's.
     pub(super) payload: usize,
     pub(super) payload_len: usize,
+    /// `None` in UDP, which has none.
+    pub(super) sequence: Option<u32>,
     /// Bytes follow the IP packet.
     padded: bool,
+    /// Equal within a flow, and seldom otherwise.
+    flow: u64,
 }
 
 impl Segment {
-    /// `None` for what is no TCP or UDP packet with a whole header.
-    pub(super) fn find(out: &Outbox, port: PortId, frame: &Stowed) -> Option<Self> {
+    /// `None` for what is no TCP or UDP packet with a whole header. `bytes` are the frame's.
+    pub(super) fn find(bytes: &[u8], port: PortId, frame: &Stowed) -> Option<Self> {
         let transport = frame.transport?;
-        let bytes = out.packets[frame.packet].slice(frame.range.clone());
         let head = bytes.get(transport.start..transport.end)?;
-        let (header_len, least) = match transport.protocol {
-            TCP => (usize::from(head.get(tcp::DATA_OFFSET)? >> 4) * 4, tcp::HEADER_MIN),
-            UDP => (udp::HEADER_LEN, udp::HEADER_LEN),
+        let &[ports, sequence] = head.as_chunks::<4>().0.first_chunk()?;
+        let (header_len, sequence) = match transport.protocol {
+            TCP => (usize::from(head.get(tcp::DATA_OFFSET)? >> 4) * 4, Some(u32::from_be_bytes(sequence))),
+            UDP => (udp::HEADER_LEN, None),
             _ => return None,
         };
-        if header_len < least || header_len > head.len() {
+        let payload_len = head.len().checked_sub(header_len)?;
+        if sequence.is_some() && header_len < tcp::HEADER_MIN {
             return None;
         }
-        let payload = transport.start + header_len;
-        let payload_len = transport.end - payload;
-        let (packet, start) = (frame.packet, frame.range.start);
-        let padded = transport.end < bytes.len();
-        Some(Self { port, packet, start, transport, payload, payload_len, padded })
+        Some(Self {
+            port,
+            packet: frame.packet,
+            start: frame.range.start,
+            transport,
+            payload: transport.start + header_len,
+            payload_len,
+            sequence,
+            padded: transport.end < bytes.len(),
+            flow: flow(ports, &bytes[transport.ip_start..transport.start], transport.ip),
+        })
     }
 
     /// The frame, without padding.
@@ -53,7 +67,7 @@ impl Segment {
     }
 
     pub(super) fn is_tcp(&self) -> bool {
-        self.transport.protocol == TCP
+        self.sequence.is_some()
     }
 
     /// The transport header.
@@ -64,15 +78,6 @@ impl Segment {
     /// The IP header, with its options or extension headers.
     fn ip<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         &bytes[self.transport.ip_start..self.transport.start]
-    }
-
-    /// `None` in UDP, which has none.
-    pub(super) fn sequence(&self, bytes: &[u8]) -> Option<u32> {
-        self.is_tcp().then(|| {
-            let mut sequence = [0; 4];
-            sequence.copy_from_slice(&self.head(bytes)[tcp::SEQUENCE]);
-            u32::from_be_bytes(sequence)
-        })
     }
 
     pub(super) fn has_push(&self, bytes: &[u8]) -> bool {
@@ -109,7 +114,7 @@ impl Segment {
             return false;
         }
         let pseudo = self.transport.pseudo_header(bytes, self.transport.len());
-        pseudo.bytes(&bytes[self.transport.start..]).verifies()
+        pseudo.bytes(&bytes[self.transport.start..self.transport.end]).verifies()
     }
 
     fn ip_verifies(&self, bytes: &[u8]) -> bool {
@@ -118,56 +123,79 @@ impl Segment {
             || ip[ipv4::CHECKSUM] != [0xff; 2] && Sum::default().bytes(ip).verifies()
     }
 
-    /// Whether the two are of the same conversation, whatever else differs: one that can't be joined must not be overtaken
-    /// by later ones.
-    pub(super) fn is_same_flow(&self, other: &Self, out: &Outbox) -> bool {
+    /// Whether the two are of the same conversation, whatever else differs: one that can't be joined must not be
+    /// overtaken by later ones. `bytes` are the other's.
+    pub(super) fn is_same_flow(&self, other: &Self, bytes: &[u8], out: &Outbox) -> bool {
         let ends = |segment: &Self| (segment.port, segment.transport.ip, segment.transport.protocol);
-        if ends(self) != ends(other) {
-            return false;
+        self.flow == other.flow && ends(self) == ends(other) && {
+            // The rest of the flow's number is ports.
+            let ours = self.bytes(out);
+            addresses(self.ip(ours), self.transport.ip) == addresses(other.ip(bytes), self.transport.ip)
         }
-        let (ours, theirs) = (self.bytes(out), other.bytes(out));
-        let addresses = match self.transport.ip {
-            IpVersion::V4 => ipv4::ADDRESSES,
-            IpVersion::V6 => ipv6::ADDRESSES,
-        };
-        let ports = ..udp::DESTINATION_PORT.end;
-        self.head(ours)[ports] == other.head(theirs)[ports]
-            && self.ip(ours)[addresses.clone()] == other.ip(theirs)[addresses]
     }
 
     /// Whether the headers differ only where those of two neighbouring segments do. They are known to be of the same
-    /// flow.
-    pub(super) fn has_same_headers(&self, other: &Self, out: &Outbox) -> bool {
-        let (ours, theirs) = (self.bytes(out), other.bytes(out));
+    /// flow; `bytes` are the other's.
+    pub(super) fn has_same_headers(&self, other: &Self, bytes: &[u8], out: &Outbox) -> bool {
+        let ours = self.bytes(out);
         let place = |segment: &Self| (segment.transport.ip_start, segment.transport.start);
+        let same_ip = match self.transport.ip {
+            IpVersion::V4 => has_same_v4,
+            IpVersion::V6 => has_same_v6,
+        };
         place(self) == place(other)
-            && ours[..self.transport.ip_start] == theirs[..self.transport.ip_start]
-            && self.has_same_ip(self.ip(ours), other.ip(theirs))
-            && (!self.is_tcp() || has_same_tcp(self.head(ours), other.head(theirs)))
+            && ours[..self.transport.ip_start] == bytes[..self.transport.ip_start]
+            && same_ip(self.ip(ours), other.ip(bytes))
+            && (!self.is_tcp() || has_same_tcp(self.head(ours), other.head(bytes)))
     }
+}
 
-    fn has_same_ip(&self, ours: &[u8], theirs: &[u8]) -> bool {
-        match self.transport.ip {
-            IpVersion::V4 => {
-                let fixed = ipv4::ID.end..ipv4::CHECKSUM.start;
-                ours[..ipv4::TOTAL_LEN.start] == theirs[..ipv4::TOTAL_LEN.start]
-                    && ours[fixed.clone()] == theirs[fixed]
-                    && ours[ipv4::ADDRESSES.end..] == theirs[ipv4::ADDRESSES.end..]
-            }
-            IpVersion::V6 => {
-                ours[..ipv6::PAYLOAD_LEN.start] == theirs[..ipv6::PAYLOAD_LEN.start]
-                    && ours[ipv6::PAYLOAD_LEN.end..] == theirs[ipv6::PAYLOAD_LEN.end..]
-            }
-        }
+/// Ports, and a mixture of the addresses.
+fn flow(ports: [u8; 4], ip: &[u8], version: IpVersion) -> u64 {
+    let (words, _) = addresses(ip, version).as_chunks::<4>();
+    let mixed = words.iter().fold(0, |mixed, word| mixed ^ u32::from_ne_bytes(*word));
+    u64::from(u32::from_ne_bytes(ports)) << 32 | u64::from(mixed)
+}
+
+fn addresses(ip: &[u8], version: IpVersion) -> &[u8] {
+    match version {
+        IpVersion::V4 => &ip[ipv4::ADDRESSES],
+        IpVersion::V6 => &ip[ipv6::ADDRESSES],
     }
+}
+
+/// All but length, identification, checksum, and the addresses, which are known to be equal.
+fn has_same_v4(ours: &[u8], theirs: &[u8]) -> bool {
+    has_same(ours, theirs, |ours: &[u8; ipv4::ADDRESSES.end], theirs| {
+        let (tos, ttl) = (..ipv4::TOTAL_LEN.start, ipv4::ID.end..ipv4::CHECKSUM.start);
+        ours[tos] == theirs[tos] && ours[ttl.clone()] == theirs[ttl]
+    })
+}
+
+/// All but length, and the addresses.
+fn has_same_v6(ours: &[u8], theirs: &[u8]) -> bool {
+    has_same(ours, theirs, |ours: &[u8; ipv6::HEADER_LEN], theirs| {
+        let (flow_label, hop_limit) = (..ipv6::PAYLOAD_LEN.start, ipv6::PAYLOAD_LEN.end..ipv6::SOURCE);
+        ours[flow_label] == theirs[flow_label] && ours[hop_limit.clone()] == theirs[hop_limit]
+    })
 }
 
 /// Acknowledgement, header length, window, urgent pointer and options.
 fn has_same_tcp(ours: &[u8], theirs: &[u8]) -> bool {
-    let (acknowledgement, window) =
-        (tcp::SEQUENCE.end..=tcp::DATA_OFFSET, tcp::FLAGS + 1..tcp::CHECKSUM.start);
-    ours.len() == theirs.len()
-        && ours[acknowledgement.clone()] == theirs[acknowledgement]
-        && ours[window.clone()] == theirs[window]
-        && ours[tcp::CHECKSUM.end..] == theirs[tcp::CHECKSUM.end..]
+    has_same(ours, theirs, |ours: &[u8; tcp::HEADER_MIN], theirs| {
+        let (acknowledgement, window) =
+            (tcp::SEQUENCE.end..=tcp::DATA_OFFSET, tcp::FLAGS + 1..tcp::CHECKSUM.start);
+        let urgent = tcp::CHECKSUM.end..;
+        ours[acknowledgement.clone()] == theirs[acknowledgement]
+            && ours[window.clone()] == theirs[window]
+            && ours[urgent.clone()] == theirs[urgent]
+    })
+}
+
+/// Whether what follows the fixed header is equal, and the header itself by `fixed`.
+fn has_same<const N: usize>(ours: &[u8], theirs: &[u8], fixed: impl Fn(&[u8; N], &[u8; N]) -> bool) -> bool {
+    match (ours.split_first_chunk(), theirs.split_first_chunk()) {
+        (Some((ours, options)), Some((theirs, others))) => fixed(ours, theirs) && options == others,
+        _ => false,
+    }
 }

@@ -68,8 +68,8 @@ impl Host {
         let mut datagrams = Vec::new();
         for transmit in &self.out.transmits {
             assert_eq!(transmit.to, self.peer);
-            let run = self.out.datagrams(transmit).chunks(transmit.segment);
-            datagrams.extend(run.map(|datagram| (transmit.entropy, datagram.to_vec())));
+            let run = self.out.datagrams(transmit);
+            datagrams.extend(run.map(|datagram| (transmit.entropy, datagram.concat())));
         }
         self.end_of_batch();
         datagrams

@@ -81,13 +81,22 @@ impl Packet {
 
     /// The frame as a TAP gives it, to be cut to `size` bytes of payload.
     pub(crate) fn super_frame(&self, size: u16) -> (Vec<u8>, Offload) {
+        let (frame, offload) = self.unfinished();
+        let kind = match (&self.transport, self.is_v6()) {
+            (Protocol::Udp { .. }, _) => GsoKind::Udp,
+            (Protocol::Tcp { .. }, false) => GsoKind::Tcp4,
+            (Protocol::Tcp { .. }, true) => GsoKind::Tcp6,
+        };
+        let header_len = u16::try_from(frame.len() - self.payload.len()).expect("headers are short");
+        let ecn = matches!(self.transport, Protocol::Tcp { flags, .. } if flags & CWR != 0);
+        (frame, Offload { gso: Some(Gso { kind, size, header_len, ecn }), ..offload })
+    }
+
+    /// The frame as a TAP gives it that leaves checksums to others.
+    pub(crate) fn unfinished(&self) -> (Vec<u8>, Offload) {
         let mut frame = self.frame();
         let start = self.ethernet().len() + self.ip().len();
-        let (offset, kind) = match (&self.transport, self.is_v6()) {
-            (Protocol::Udp { .. }, _) => (6, GsoKind::Udp),
-            (Protocol::Tcp { .. }, false) => (16, GsoKind::Tcp4),
-            (Protocol::Tcp { .. }, true) => (16, GsoKind::Tcp6),
-        };
+        let offset = if self.protocol() == IpNumber::UDP.0 { 6 } else { 16 };
         let len = u16::try_from(frame.len() - start).expect("within an IP packet");
         let pseudo = if self.is_v6() {
             Sum::default().pseudo_v6(SOURCE6, DESTINATION6, self.protocol(), len.into())
@@ -95,11 +104,9 @@ impl Packet {
             Sum::default().pseudo_v4(SOURCE4, DESTINATION4, self.protocol(), len)
         };
         frame[start + offset..start + offset + 2].copy_from_slice(&pseudo.fold());
-        let short = |value: usize| u16::try_from(value).expect("headers are short");
-        let header_len = short(frame.len() - self.payload.len());
-        let ecn = matches!(self.transport, Protocol::Tcp { flags, .. } if flags & CWR != 0);
-        let checksum = Checksum::Partial { start: short(start), offset: short(offset) };
-        (frame, Offload { checksum, gso: Some(Gso { kind, size, header_len, ecn }) })
+        let start = u16::try_from(start).expect("headers are short");
+        let checksum = Checksum::Partial { start, offset: u16::try_from(offset).expect("as above") };
+        (frame, Offload { checksum, gso: None })
     }
 
     /// What a kernel makes of it for a device without segmentation offload.

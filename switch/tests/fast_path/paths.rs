@@ -1,7 +1,7 @@
 //! The fast path against the plain one, over a link with faults.
 //!
-//! Flows cross two switches twice: as super-frames between ports that take everything, with datagrams joined on the way
-//! as `UDP_GRO` does; and as the frames that a kernel would have cut, between ports that take nothing, each in a
+//! Flows cross two switches twice: as super-frames between ports that take everything, with datagrams joined on the
+//! way as `UDP_GRO` does; and as the frames that a kernel would have cut, between ports that take nothing, each in a
 //! datagram and a batch of its own. What a flow's receiver gets must be the same.
 
 use std::collections::BTreeMap;
@@ -30,12 +30,15 @@ struct Write {
     size: Option<u16>,
     /// Zeros behind the packet of an ordinary frame.
     padding: usize,
+    /// An ordinary frame whose checksum is left to others, where they take that.
+    unfinished: bool,
 }
 
 impl Write {
     fn whole(&self) -> Whole {
         match self.size {
             Some(size) => self.packet.super_frame(size),
+            None if self.unfinished => self.packet.unfinished(),
             None => (self.ordinary(), Offload::default()),
         }
     }
@@ -58,6 +61,7 @@ impl Write {
             (Step::Fragment, Network::V4 { id, more_fragments, .. }, _) => {
                 (*id, *more_fragments, self.size) = (id.wrapping_add(0x8000), true, None);
             }
+            (Step::Unfinished, ..) => self.unfinished = true,
             (Step::Padded(bytes), ..) => (self.padding, self.size) = (*bytes, None),
             _ => {}
         }
@@ -91,6 +95,7 @@ enum Step {
     Tag(u8),
     Empty,
     Unsummed,
+    Unfinished,
     Fragment,
     Padded(usize),
 }
@@ -111,6 +116,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => any::<u8>().prop_map(Step::Tag),
         1 => Just(Step::Empty),
         1 => Just(Step::Unsummed),
+        2 => Just(Step::Unfinished),
         1 => Just(Step::Fragment),
         1 => (1..40usize).prop_map(Step::Padded),
     ]
@@ -159,7 +165,7 @@ fn write(flow: &mut Packet, payload: usize, size: Option<u16>, step: &Step) -> W
     let mut packet = flow.clone();
     let seed = payload ^ usize::from(flow.source_port);
     packet.payload = (0..payload).map(|at| (at ^ seed).to_le_bytes()[0]).collect();
-    let mut write = Write { packet, size, padding: 0 };
+    let mut write = Write { packet, size, padding: 0, unfinished: false };
     write.make_odd(step);
     if write.size.is_none() {
         write.packet.payload.truncate(SIZE_MAX.into());

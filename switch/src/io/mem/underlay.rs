@@ -163,8 +163,8 @@ impl DatagramIo for Underlay {
                 failed.push((index, SendError::TooBig));
                 continue;
             }
-            for datagram in out.datagrams(transmit).chunks(transmit.segment.max(1)) {
-                state.wire.send(self.address, transmit.to, datagram.to_vec(), now);
+            for datagram in out.datagrams(transmit) {
+                state.wire.send(self.address, transmit.to, datagram.concat(), now);
             }
         }
         state.settle(now);
@@ -203,8 +203,17 @@ mod tests {
         let mut buf = Pool::new(1).take().unwrap();
         buf.fill(datagrams);
         let (range, vni) = (buf.range(), Vni::new(0).unwrap());
-        let transmit =
-            Transmit { peer: VtepId(0), to, vni, overhead: 0, entropy: 0, packet: 0, range, segment };
+        let transmit = Transmit {
+            peer: VtepId(0),
+            to,
+            vni,
+            overhead: 0,
+            entropy: 0,
+            packet: 0,
+            range,
+            segment,
+            heads: None,
+        };
         Outbox { packets: vec![buf], transmits: vec![transmit], ..Outbox::default() }
     }
 

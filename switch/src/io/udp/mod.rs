@@ -124,6 +124,12 @@ impl Udp {
         self.socket.recv_buffer_size()
     }
 
+    /// Whether runs still go out as one message: asked for, and not refused by the kernel so far.
+    #[must_use]
+    pub fn segments(&self) -> bool {
+        self.senders.iter().all(Sender::segments)
+    }
+
     /// Datagrams given to no one since the start, because a buffer would not hold them; there should be none.
     #[must_use]
     pub fn discarded(&self) -> u64 {

@@ -20,6 +20,7 @@ const BATCH: usize = 64;
 #[derive(Clone, Debug)]
 struct Piece {
     transmit: usize,
+    /// Bytes of the transmit, counted from its start: whole datagrams.
     range: Range<usize>,
     segment: usize,
 }
@@ -32,6 +33,22 @@ impl Piece {
     /// Its datagrams, one piece each.
     fn singles(self) -> impl Iterator<Item = Self> {
         pieces(self.transmit, self.range, self.segment, 1)
+    }
+
+    /// Its bytes, where they are.
+    fn gather(&self, out: &Outbox, into: &mut Vec<libc::iovec>) {
+        let transmit = &out.transmits[self.transmit];
+        let mut add = |bytes: &[u8]| {
+            into.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+        };
+        if transmit.heads.is_none() {
+            let start = transmit.range.start;
+            let range = start + self.range.start..start + self.range.end;
+            return add(out.packets[transmit.packet].slice(range));
+        }
+        let first = self.range.start / self.segment;
+        let own = out.datagrams(transmit).skip(first).take(self.datagrams());
+        own.flatten().for_each(add);
     }
 }
 
@@ -73,8 +90,8 @@ pub(super) struct Sender {
     /// Cleared for ever when this kernel or route turns out not to cut runs.
     segmentation: bool,
     queue: Vec<Piece>,
-    /// How many pieces each message has.
-    counts: Vec<usize>,
+    /// How many pieces each message has, and how many slices they come to.
+    counts: Vec<(usize, usize)>,
     messages: Vec<libc::mmsghdr>,
     slices: Vec<libc::iovec>,
     addresses: Vec<SockAddr>,
@@ -104,17 +121,16 @@ impl Sender {
     }
 
     /// Whether runs are still sent as one message.
-    #[cfg(test)]
     pub(super) fn segments(&self) -> bool {
         self.segmentation
     }
 
     /// Puts a transmit into the queue that [`Self::flush`] sends.
     pub(super) fn enqueue(&mut self, index: usize, transmit: &Transmit) {
-        let segment = transmit.segment.clamp(1, transmit.range.len().max(1));
+        let segment = transmit.segment.clamp(1, transmit.bytes().max(1));
         let fit = if self.segmentation { RUN_BYTES_MAX / segment } else { 1 };
         let datagrams = fit.clamp(1, RUN_DATAGRAMS_MAX);
-        self.queue.extend(pieces(index, transmit.range.clone(), segment, datagrams));
+        self.queue.extend(pieces(index, 0..transmit.bytes(), segment, datagrams));
     }
 
     /// Sends the queue; a message that fails is left behind, those after it are not.
@@ -128,12 +144,12 @@ impl Sender {
                 }
                 Err(error) => error,
             };
-            let message = done..done + self.counts[0];
+            let message = done..done + self.counts[0].0;
             match self.judge(&self.queue[message.clone()], &error, out) {
                 Verdict::Retry => {}
                 Verdict::Lost(code) => {
                     self.queue[message].iter().for_each(|piece| fail(failed, piece.transmit, lost(code)));
-                    done += self.counts[0];
+                    done += self.counts[0].0;
                 }
                 Verdict::Full => {
                     self.queue[done..].iter().for_each(|piece| fail(failed, piece.transmit, SendError::Full));
@@ -170,10 +186,10 @@ impl Sender {
 
     fn send_first(&self, piece: &Piece, out: &Outbox) -> io::Result<()> {
         let transmit = &out.transmits[piece.transmit];
-        let first = piece.range.start..piece.range.end.min(piece.range.start + piece.segment);
-        let datagram = out.packets[transmit.packet].slice(first);
+        let mut datagrams = out.datagrams(transmit);
+        let datagram = datagrams.nth(piece.range.start / piece.segment).expect("a piece has a datagram");
         loop {
-            match self.socket.send_to(datagram, &transmit.to.into()) {
+            match self.socket.send_to_vectored(&datagram.map(io::IoSlice::new), &transmit.to.into()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 outcome => return outcome.map(drop),
             }
@@ -191,26 +207,24 @@ impl Sender {
             libc::sendmmsg(self.socket.as_raw_fd(), self.messages.as_mut_ptr(), count, libc::MSG_DONTWAIT)
         };
         let sent = usize::try_from(sent).map_err(|_| io::Error::last_os_error())?;
-        Ok(self.counts[..sent].iter().sum())
+        Ok(self.counts[..sent].iter().map(|(pieces, _)| pieces).sum())
     }
 
     fn prepare(&mut self, start: usize, out: &Outbox) {
         self.counts.clear();
         self.addresses.clear();
+        self.slices.clear();
         let mut end = start;
         while end < self.queue.len() && self.counts.len() < BATCH {
             let rest = &self.queue[end..];
             let count = if self.segmentation { joinable(rest, out) } else { 1 };
             self.addresses.push(SockAddr::from(out.transmits[rest[0].transmit].to));
-            self.counts.push(count);
+            let before = self.slices.len();
+            rest[..count].iter().for_each(|piece| piece.gather(out, &mut self.slices));
+            self.counts.push((count, self.slices.len() - before));
             end += count;
         }
         let queue = &self.queue[start..end];
-        self.slices.clear();
-        self.slices.extend(queue.iter().map(|piece| {
-            let bytes = out.packets[out.transmits[piece.transmit].packet].slice(piece.range.clone());
-            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
-        }));
         // SAFETY: all zeros is a valid message header with null pointers.
         let empty: libc::mmsghdr = unsafe { std::mem::zeroed() };
         self.messages.clear();
@@ -218,13 +232,13 @@ impl Sender {
         self.controls.resize(self.counts.len(), Control::EMPTY);
         let (mut queue, mut slices) = (queue, &mut self.slices[..]);
         let parts = self.addresses.iter().zip(&mut self.controls).zip(&self.counts);
-        for (entry, ((address, control), &count)) in self.messages.iter_mut().zip(parts) {
+        for (entry, ((address, control), &(count, slice_count))) in self.messages.iter_mut().zip(parts) {
             let (pieces, behind) = queue.split_at(count);
-            let (own, rest) = slices.split_at_mut(count);
+            let (own, rest) = slices.split_at_mut(slice_count);
             (queue, slices) = (behind, rest);
             let header = &mut entry.msg_hdr;
             header.msg_iov = own.as_mut_ptr();
-            header.msg_iovlen = count;
+            header.msg_iovlen = slice_count;
             header.msg_name = address.as_ptr().cast_mut().cast();
             header.msg_namelen = address.len();
             if count > 1 || pieces[0].datagrams() > 1 {
@@ -290,6 +304,7 @@ mod tests {
                 packet: 0,
                 range: 0..len,
                 segment: len.min(100),
+                heads: None,
             };
             Outbox { transmits: sizes.iter().map(transmit).collect(), ..Outbox::default() }
         };

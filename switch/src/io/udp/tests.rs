@@ -45,7 +45,17 @@ fn add(
     out.packets.push(buf);
     let (packet, range) = (out.packets.len() - 1, HEADROOM..HEADROOM + len);
     let vni = Vni::new(0).unwrap();
-    out.transmits.push(Transmit { peer: VtepId(0), to, vni, overhead: 0, entropy, packet, range, segment });
+    out.transmits.push(Transmit {
+        peer: VtepId(0),
+        to,
+        vni,
+        overhead: 0,
+        entropy,
+        packet,
+        range,
+        segment,
+        heads: None,
+    });
     bytes
 }
 
@@ -174,6 +184,7 @@ fn a_flow_keeps_its_source_port_and_its_order() {
             packet,
             range,
             segment,
+            heads: None,
         });
     }
     assert!(send(&mut from, &out).is_empty());
