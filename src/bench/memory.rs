@@ -149,7 +149,7 @@ impl Bed {
         let Self { near, far, received, .. } = self;
         received.extend(near.out.transmits.iter().map(|transmit| {
             let mut buf = far.pool.take().expect("the runs of a batch have buffers");
-            buf.fill(near.out.datagrams(transmit));
+            buf.fill(&near.out.datagrams(transmit).flatten().collect::<Vec<_>>().concat());
             Received { buf, from: near.address, segment: transmit.segment }
         }));
         near.out.recycle(&mut near.pool);

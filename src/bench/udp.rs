@@ -226,6 +226,7 @@ impl Load {
             packet: 0,
             range: packet.range(),
             segment: self.bytes,
+            heads: None,
         };
         Outbox { transmits: vec![transmit; self.messages], packets: vec![packet], ..Outbox::default() }
     }
