@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::envelope::Counter;
 use crate::seal::SEALS_MAX;
 
-/// A counter that is less than this behind the highest seen is told apart from a replay for sure. Several threads
-/// seal and open batches of one session, and one that has to wait for its processor holds its batch back meanwhile:
-/// this is 50 ms at 1.3 million datagrams a second, longer than a scheduler with work for many lets a thread wait.
+/// A counter that is less than this behind the highest seen is told apart from a replay for sure. Several
+/// threads seal and open batches of one session, and one that has to wait for its processor holds its batch back
+/// meanwhile: this is 50 ms at 1.3 million datagrams a second, longer than a scheduler with work for many lets a
+/// thread wait.
 pub const WINDOW: u64 = (BLOCKS as u64 - 1) * BLOCK_BITS;
 
 /// Counters of a block: half of a word; the other half is its number.

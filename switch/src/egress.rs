@@ -25,7 +25,7 @@ use crate::packet::{DATA_MAX, HEADROOM};
 use crate::runs;
 use crate::segment::Segmenter;
 use crate::tables::{Network, News, Port, PortId};
-use crate::tunnel::Tunnel;
+use crate::tunnel::{Tunnel, Wrap};
 use crate::vtep::VtepId;
 use crate::wire::ethernet::Header;
 use crate::wire::flow::{self, Transport, UDP};
@@ -269,7 +269,7 @@ fn encap(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &mut Stowed) -> Resul
     if range.len() > RUN_BYTES_MAX {
         return Err(DropReason::TooBig);
     }
-    wrap.close(packets[frame.packet].slice_mut(range.clone()))?;
+    wrap.wrapper(1)?.close(packets[frame.packet].slice_mut(range.clone()));
     transmits.push(tunnel.transmit(entropy, frame.packet, range.clone(), range.len()));
     Ok(())
 }
@@ -279,8 +279,8 @@ fn encap_cut(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &Stowed) -> Resul
     let Outbox { packets, heads, transmits, .. } = &mut *cx.out;
     let bytes = packets[frame.packet].slice(frame.range.clone());
     let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;
-    if tunnel.shares_datagrams() {
-        return runs::scatter(&segments, tunnel.wrap(), cx.pool, heads, |run| {
+    if let Wrap::Clear(vni) = tunnel.wrap() {
+        return runs::scatter(&segments, vni, cx.pool, heads, |run| {
             let payload = frame.range.start + run.payload.start..frame.range.start + run.payload.end;
             let transmit = tunnel.transmit(entropy, frame.packet, payload, run.stride);
             transmits.push(Transmit { heads: Some(run.heads), ..transmit });
@@ -310,13 +310,14 @@ fn encap_copy(
     if len > RUN_BYTES_MAX {
         return Err(DropReason::TooBig);
     }
+    let mut wrapper = wrap.wrapper(1)?;
     let (packet, range) = copies.room(cx, len)?;
     let Outbox { packets, transmits, .. } = &mut *cx.out;
     let [original, copy] =
         packets.get_disjoint_mut([frame.packet, packet]).expect("a copy is in another buffer");
     let datagram = copy.slice_mut(range.clone());
     datagram[wrap.before()..len - wrap.behind()].copy_from_slice(original.slice(frame.range.clone()));
-    wrap.close(datagram)?;
+    wrapper.close(datagram);
     transmits.push(tunnel.transmit(entropy, packet, range, len));
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::outbox::{Heads, Outbox, RUN_BYTES_MAX, run_datagrams};
 use crate::packet::{DATA_MAX, HEADROOM, PacketBuf, Pool};
 use crate::segment::Segmenter;
 use crate::tunnel::Wrap;
+use crate::wire::{Vni, vxlan};
 
 const _: () = assert!(RUN_BYTES_MAX <= DATA_MAX);
 
@@ -43,15 +44,17 @@ pub(crate) fn cut(
     }
     let mut next = 0;
     while next < segments.len() {
-        let mut buf = pool.take().ok_or(DropReason::NoBuffer)?;
         let last = segments.len().min(next + per_run);
-        let filled = match fill(segments, next..last, wrap, buf.room()) {
-            Ok(filled) => filled,
-            Err(reason) => {
-                pool.put(buf);
-                return Err(reason);
-            }
-        };
+        let mut wrapper = wrap.wrapper(last - next)?;
+        let mut buf = pool.take().ok_or(DropReason::NoBuffer)?;
+        let (room, mut filled) = (buf.room(), 0);
+        for index in next..last {
+            let len = wrap.overhead() + segments.segment_len(index);
+            let datagram = &mut room[filled..filled + len];
+            segments.write(index, &mut datagram[wrap.before()..]);
+            wrapper.close(datagram);
+            filled += len;
+        }
         buf.set_len(filled);
         each(Run { made: made.len(), range: HEADROOM..HEADROOM + filled, stride });
         made.push(buf);
@@ -70,18 +73,17 @@ pub(crate) struct Scattered {
     pub(crate) stride: usize,
 }
 
-/// As [`cut`], into runs whose headers are written to buffers of `heads`, and whose payload stays where it is. Not for
-/// what is to be sealed.
+/// As [`cut`] for a network in clear, into runs whose headers are written to buffers of `heads`, and whose payload stays
+/// where it is. It takes no [`Wrap`], so that nothing sealed can come here.
 pub(crate) fn scatter(
     segments: &Segmenter<'_>,
-    wrap: Wrap<'_>,
+    vni: Vni,
     pool: &mut Pool,
     heads: &mut Vec<PacketBuf>,
     mut each_run: impl FnMut(Scattered),
 ) -> Result<(), DropReason> {
-    debug_assert_eq!(wrap.behind(), 0, "nothing stands behind a frame in clear");
-    let stride = wrap.before() + segments.segment_len(0);
-    let each = wrap.before() + segments.header_len();
+    let stride = vxlan::HEADER_LEN + segments.segment_len(0);
+    let each = vxlan::HEADER_LEN + segments.header_len();
     let per_run = run_datagrams(stride);
     if per_run == 0 {
         return Err(DropReason::TooBig);
@@ -91,29 +93,12 @@ pub(crate) fn scatter(
         let room = Outbox::room_for_heads(heads, pool, run.len() * each);
         let (packet, range, room) = room.ok_or(DropReason::NoBuffer)?;
         for (index, head) in run.clone().zip(room.chunks_exact_mut(each)) {
-            segments.write_headers(index, &mut head[wrap.before()..]);
-            wrap.close(head)?;
+            let (outer, inner) = head.split_at_mut(vxlan::HEADER_LEN);
+            outer.copy_from_slice(&vxlan::emit(vni));
+            segments.write_headers(index, inner);
         }
         let heads = Heads { packet, range, each };
         each_run(Scattered { heads, payload: segments.payload(run), stride });
     }
     Ok(())
-}
-
-/// Writes some segments to the start of `room`; gives how many bytes they have.
-fn fill(
-    segments: &Segmenter<'_>,
-    indices: Range<usize>,
-    wrap: Wrap<'_>,
-    room: &mut [u8],
-) -> Result<usize, DropReason> {
-    let mut filled = 0;
-    for index in indices {
-        let len = wrap.overhead() + segments.segment_len(index);
-        let datagram = &mut room[filled..filled + len];
-        segments.write(index, &mut datagram[wrap.before()..]);
-        wrap.close(datagram)?;
-        filled += len;
-    }
-    Ok(filled)
 }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use vswitchd_crypto::envelope::{self, Header};
 use vswitchd_crypto::open::OpenError;
-use vswitchd_crypto::seal::Sealer;
+use vswitchd_crypto::seal::{Sealer, Seals};
 
 use crate::drops::DropReason;
 use crate::outbox::{Transmit, run_datagrams};
@@ -77,7 +77,15 @@ pub(crate) enum Wrap<'t> {
     Sealed(Vni, &'t Sealer),
 }
 
-impl Wrap<'_> {
+/// Wraps as many frames as it was made for.
+#[derive(Debug)]
+pub(crate) enum Wrapper<'t> {
+    Bare,
+    Clear(Vni),
+    Sealed(Vni, Seals<'t>),
+}
+
+impl<'t> Wrap<'t> {
     /// Bytes before the frame.
     pub(crate) fn before(self) -> usize {
         match self {
@@ -100,20 +108,34 @@ impl Wrap<'_> {
         self.before() + self.behind()
     }
 
-    /// Wraps the frame that stands in `datagram` with that room around it.
+    /// What wraps so many frames.
     ///
     /// # Errors
-    /// [`DropReason::KeyUsedUp`]; the frame is as it was.
-    pub(crate) fn close(self, datagram: &mut [u8]) -> Result<(), DropReason> {
-        match self {
-            Self::Bare => Ok(()),
-            Self::Clear(vni) => {
-                datagram[..vxlan::HEADER_LEN].copy_from_slice(&vxlan::emit(vni));
-                Ok(())
-            }
+    /// [`DropReason::KeyUsedUp`]: the key does not last for all of them.
+    pub(crate) fn wrapper(self, frames: usize) -> Result<Wrapper<'t>, DropReason> {
+        Ok(match self {
+            Self::Bare => Wrapper::Bare,
+            Self::Clear(vni) => Wrapper::Clear(vni),
             Self::Sealed(vni, sealer) => {
-                datagram[envelope::HEADER_LEN..][..vxlan::HEADER_LEN].copy_from_slice(&vxlan::emit(vni));
-                sealer.seal(datagram).map_err(|_| DropReason::KeyUsedUp)
+                let seals = sealer.reserve(frames as u64).map_err(|_| DropReason::KeyUsedUp)?;
+                Wrapper::Sealed(vni, seals)
+            }
+        })
+    }
+}
+
+impl Wrapper<'_> {
+    /// Wraps the frame that stands in `datagram` with the room around it that [`Wrap`] says.
+    ///
+    /// # Panics
+    /// If it is one more than it was made for.
+    pub(crate) fn close(&mut self, datagram: &mut [u8]) {
+        match self {
+            Self::Bare => {}
+            Self::Clear(vni) => datagram[..vxlan::HEADER_LEN].copy_from_slice(&vxlan::emit(*vni)),
+            Self::Sealed(vni, seals) => {
+                datagram[envelope::HEADER_LEN..][..vxlan::HEADER_LEN].copy_from_slice(&vxlan::emit(*vni));
+                seals.seal(datagram);
             }
         }
     }
