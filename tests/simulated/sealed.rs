@@ -250,8 +250,12 @@ fn super_frames_arrive_as_they_do_in_clear() {
                 world.take_delivered();
             }
             let (bytes, offload) = super_frame(&payload, size);
+            world.sent.clear();
             world.send_offload(0, 0, &bytes, offload);
             assert!((0..3).all(|host| world.drops(host).is_empty()));
+            let shows = |datagram: &[u8]| datagram.windows(8).any(|window| window == &payload[..8]);
+            let shown = world.sent.iter().any(|(_, _, datagram)| shows(datagram));
+            assert_eq!(shown, sealed.is_empty(), "a payload is seen in clear only");
             (world.take_delivered(), world.datagrams)
         });
         assert_eq!(outcome[0], outcome[1], "segments of {size}, destination known: {known}");
