@@ -148,6 +148,35 @@ pub struct Tap {
     queue: OwnedFd,
     reads: bool,
     others: Vec<OwnedFd>,
+    appetite: Appetite,
+}
+
+/// How many frames to read before asking whether there are more. Reading on until the queue is found empty costs a
+/// system call for nothing, which a single frame, as of a request, would feel; so it is not done before a few reads in
+/// a row have been filled.
+#[derive(Clone, Copy, Debug)]
+struct Appetite {
+    frames: usize,
+    filled: u32,
+}
+
+impl Appetite {
+    const GROWS_AFTER: u32 = 4;
+    const NONE: Self = Self { frames: 1, filled: 0 };
+
+    /// As many as were wanted came.
+    fn sated(&mut self) {
+        self.filled += 1;
+        if self.filled > Self::GROWS_AFTER {
+            // Whoever reads bounds it.
+            *self = Self { frames: self.frames.saturating_mul(4), filled: 0 };
+        }
+    }
+
+    /// The queue was found empty behind so many.
+    fn unsated(&mut self, frames: usize) {
+        *self = Self { frames: frames.max(1), filled: 0 };
+    }
 }
 
 impl Tap {
@@ -235,7 +264,7 @@ impl Tap {
             Ok(queue)
         };
         let others = (1..many).map(another).collect::<Result<_, TapError>>()?;
-        Ok((Self { device: Arc::new(device), queue, reads: true, others }, name))
+        Ok((Self { device: Arc::new(device), queue, reads: true, others, appetite: Appetite::NONE }, name))
     }
 
     /// How many queues it has.
@@ -406,8 +435,8 @@ impl Drop for Tap {
 
 impl FrameIo for Tap {
     fn read(&mut self, pool: &mut Pool, into: &mut Vec<Frame>, max: usize) -> Result<u64, ReadError> {
-        let mut malformed = 0;
-        for _ in 0..max {
+        let (mut malformed, limit) = (0, max.min(self.appetite.frames));
+        for had in 0..limit {
             let Some(mut buf) = pool.take() else { break };
             let failed = match self.read_frame(&mut buf) {
                 Ok(Some(offload)) => {
@@ -422,8 +451,10 @@ impl FrameIo for Tap {
                 Err(errno) => errno,
             };
             pool.put(buf);
+            self.appetite.unsated(had);
             return read_ended(failed, malformed);
         }
+        self.appetite.sated();
         Ok(malformed)
     }
 
@@ -461,7 +492,8 @@ impl FrameIo for Tap {
                 None => (self.queue.try_clone()?, false),
             };
             let device = Arc::clone(&self.device);
-            handles.push(Box::new(Self { device, queue, reads, others: Vec::new() }));
+            let appetite = Appetite::NONE;
+            handles.push(Box::new(Self { device, queue, reads, others: Vec::new(), appetite }));
         }
         handles.insert(0, self);
         Ok(handles)
@@ -471,6 +503,28 @@ impl FrameIo for Tap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_frame_at_a_time_is_not_looked_behind_and_a_crowd_is_read_in_bulk() {
+        let mut appetite = Appetite::NONE;
+        let looks = (0..100).filter(|_| match appetite.frames {
+            1 => {
+                appetite.sated();
+                false
+            }
+            _ => {
+                appetite.unsated(1);
+                true
+            }
+        });
+        assert!(looks.count() <= 100 / 6 + 1, "a look for five frames");
+        appetite = Appetite::NONE;
+        let reads = std::iter::repeat_with(|| {
+            appetite.sated();
+            appetite.frames
+        });
+        assert_eq!(reads.take_while(|&frames| frames < 32).count(), 14);
+    }
 
     #[test]
     fn a_config_out_of_range_is_refused_before_anything_is_touched() {
