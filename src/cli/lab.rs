@@ -49,7 +49,7 @@ struct Build {
 
     /// Endpoints of each node, 1 to 16
     #[arg(long, value_name = "K", default_value_t = Shape::default().endpoints,
-          value_parser = clap::value_parser!(u16).range(1..))]
+          value_parser = clap::value_parser!(u16).range(1..=16))]
     endpoints: u16,
 
     /// Networks, 1 to 16; each node's endpoints are spread over them in turn

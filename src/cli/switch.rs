@@ -11,6 +11,11 @@ use crate::switch::storm::StormLimit;
 use crate::switch::switch::WORKERS_MAX;
 use crate::switch::wire::{MacAddr, vxlan};
 
+/// As [`Limits::default`] has it, which a test holds it to.
+const TABLE_SIZE: u32 = 65_536;
+/// 64 bytes each: a gigabyte, which nobody needs.
+const TABLE_SIZE_MAX: i64 = 1 << 24;
+
 /// Run one switch with peers given by hand
 ///
 /// Creates the TAP devices (or takes over ones that are there), carries their frames to the peers as VXLAN, and back.
@@ -63,8 +68,9 @@ pub(super) struct Args {
     ageing: u64,
 
     /// Addresses that the forwarding table holds
-    #[arg(long, value_name = "ENTRIES", default_value_t = Limits::default().entries_max)]
-    table_size: usize,
+    #[arg(long, value_name = "ENTRIES", default_value_t = TABLE_SIZE,
+          value_parser = clap::value_parser!(u32).range(1..=TABLE_SIZE_MAX))]
+    table_size: u32,
 
     /// Use no TAP offloads: frames arrive cut to size, with checksums finished
     #[arg(long)]
@@ -111,14 +117,15 @@ impl Args {
     fn config(self) -> Result<Config, Failure> {
         let limits = Limits {
             age: Duration::from_secs(self.ageing),
-            entries_max: self.table_size,
+            entries_max: usize::try_from(self.table_size).unwrap_or(usize::MAX),
             ..Limits::default()
         };
         let storm = StormLimit { frames_per_second: self.storm_limit, burst: self.storm_limit };
         let networks = standalone::assign(self.vni, self.tap, self.tap_netns.as_ref(), &self.mac)?;
-        let peers = standalone::check_peers(self.peer, &networks)?;
+        let local = standalone::check_local(self.local)?;
+        let peers = standalone::check_peers(self.peer, local, &networks)?;
         Ok(Config {
-            local: std::net::SocketAddr::new(standalone::check_local(self.local)?, self.port),
+            local: std::net::SocketAddr::new(local, self.port),
             networks,
             peers,
             mtu: self.mtu,
@@ -144,5 +151,15 @@ impl From<standalone::ConfigError> for Failure {
 impl From<standalone::RunError> for Failure {
     fn from(error: standalone::RunError) -> Self {
         Self::Run(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_as_large_as_the_librarys() {
+        assert_eq!(usize::try_from(TABLE_SIZE), Ok(Limits::default().entries_max));
     }
 }

@@ -90,7 +90,7 @@ pub enum ConfigError {
     #[error("network {0} has no TAP: add --tap NAME or write --vni {0}:NAME")]
     NoTap(Vni),
     /// More addresses than TAPs.
-    #[error("{given} --mac for {taps} TAPs: give one for each, in their order")]
+    #[error("{given} --mac are more than there are TAPs ({taps}): give one for each, in their order")]
     Macs {
         /// Addresses given.
         given: usize,
@@ -100,9 +100,24 @@ pub enum ConfigError {
     /// A group's address.
     #[error("{0} is a multicast address, and can't be a TAP's")]
     MacMulticast(MacAddr),
+    /// An address for two TAPs.
+    #[error("--mac {0} is given twice: two TAPs can't have one address")]
+    MacTwice(MacAddr),
     /// Not one host's address.
     #[error("--local must be one address of this host, not {0}")]
     Local(IpAddr),
+    /// A peer twice.
+    #[error("peer {0} is given twice: list its networks together, as in --peer {0}@42,43")]
+    PeerTwice(IpAddr),
+    /// A peer that we are ourselves.
+    #[error("--peer {0} is this host's own address, --local")]
+    PeerLocal(IpAddr),
+    /// A peer of the other IP version.
+    #[error("--peer {0} can't be reached from --local {1}: one is IPv4, the other IPv6")]
+    PeerFamily(IpAddr, IpAddr),
+    /// A link-local address, which means nothing without a link.
+    #[error("--local {0} is link-local: give an address that other hosts can route to")]
+    LinkLocal(IpAddr),
     /// A peer in a network that we don't serve.
     #[error("peer {0} is given network {1}, which has no --vni")]
     PeerVni(IpAddr, Vni),
@@ -194,6 +209,10 @@ pub fn assign(
     if let Some(&group) = macs.iter().find(|mac| mac.is_multicast()) {
         return Err(ConfigError::MacMulticast(group));
     }
+    let mut given = HashSet::new();
+    if let Some(&twice) = macs.iter().find(|mac| !given.insert(**mac)) {
+        return Err(ConfigError::MacTwice(twice));
+    }
     let mut macs = macs.iter().copied();
     let mut names = HashSet::new();
     for tap in networks.iter_mut().flat_map(|network| &mut network.taps) {
@@ -219,21 +238,39 @@ pub fn workers(asked: Option<usize>) -> NonZeroUsize {
 /// Checks that an address can be this host's own end of tunnels.
 ///
 /// # Errors
-/// An unspecified, multicast or broadcast address: our own datagrams could not be told from others.
+/// An unspecified, multicast or broadcast address: our own datagrams could not be told from others. A link-local one of
+/// IPv6, which names no link.
 pub fn check_local(address: IpAddr) -> Result<IpAddr, ConfigError> {
     let broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     if address.is_unspecified() || address.is_multicast() || broadcast {
         return Err(ConfigError::Local(address));
     }
+    if matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        return Err(ConfigError::LinkLocal(address));
+    }
     Ok(address)
 }
 
-/// Checks that peers are given only networks that are served.
+/// Checks that peers are other hosts, each given once, and in networks that are served only.
 ///
 /// # Errors
 /// The first that is not.
-pub fn check_peers(peers: Vec<PeerSpec>, networks: &[NetworkSpec]) -> Result<Vec<PeerSpec>, ConfigError> {
+pub fn check_peers(
+    peers: Vec<PeerSpec>,
+    local: IpAddr,
+    networks: &[NetworkSpec],
+) -> Result<Vec<PeerSpec>, ConfigError> {
+    let mut known = HashSet::new();
     for peer in &peers {
+        if peer.address == local {
+            return Err(ConfigError::PeerLocal(peer.address));
+        }
+        if peer.address.is_ipv4() != local.is_ipv4() {
+            return Err(ConfigError::PeerFamily(peer.address, local));
+        }
+        if !known.insert(peer.address) {
+            return Err(ConfigError::PeerTwice(peer.address));
+        }
         let served = |vni| networks.iter().any(|network| network.vni == vni);
         if let Some(&vni) = peer.vnis.iter().find(|&&vni| !served(vni)) {
             return Err(ConfigError::PeerVni(peer.address, vni));
@@ -292,14 +329,22 @@ mod tests {
         let many = [MacAddr([2; 6]); 2];
         let error = assign(networks(&["1:a"]), vec![], None, &many).unwrap_err();
         assert_eq!(error, ConfigError::Macs { given: 2, taps: 1 });
-        let peer: PeerSpec = "192.0.2.1@1,2".parse().unwrap();
-        let error = check_peers(vec![peer], &networks(&["1:a"])).unwrap_err();
-        assert_eq!(error, ConfigError::PeerVni("192.0.2.1".parse().unwrap(), vni(2)));
+        let error = assign(networks(&["1:a,b"]), vec![], None, &many).unwrap_err();
+        assert_eq!(error, ConfigError::MacTwice(MacAddr([2; 6])));
+        let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+        let refused = |peers: &[&str]| {
+            let peers = peers.iter().map(|peer| peer.parse().unwrap()).collect();
+            check_peers(peers, ip("192.0.2.9"), &networks(&["1:a"])).unwrap_err()
+        };
+        assert_eq!(refused(&["192.0.2.1@1,2"]), ConfigError::PeerVni(ip("192.0.2.1"), vni(2)));
+        assert_eq!(refused(&["192.0.2.1", "192.0.2.1@1"]), ConfigError::PeerTwice(ip("192.0.2.1")));
+        assert_eq!(refused(&["192.0.2.9"]), ConfigError::PeerLocal(ip("192.0.2.9")));
+        assert_eq!(refused(&["2001:db8::1"]), ConfigError::PeerFamily(ip("2001:db8::1"), ip("192.0.2.9")));
     }
 
     #[test]
     fn our_own_address_is_one_hosts() {
-        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+        for text in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255", "fe80::1"] {
             assert!(check_local(text.parse().unwrap()).is_err(), "{text}");
         }
         assert!(check_local("127.0.0.1".parse().unwrap()).is_ok());

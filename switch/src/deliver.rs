@@ -30,6 +30,19 @@ pub(crate) struct Stowed {
     pub(crate) cut: Option<Range<usize>>,
 }
 
+impl Stowed {
+    /// Takes the headers of a frame apart that is in the outbox's buffers.
+    ///
+    /// # Errors
+    /// [`DropReason::FrameTruncated`].
+    pub(crate) fn find(cx: &Context<'_>, packet: usize, range: Range<usize>) -> Result<Self, DropReason> {
+        let bytes = cx.out.packets[packet].slice(range.clone());
+        let header = Header::parse(bytes).map_err(|_| DropReason::FrameTruncated)?;
+        let transport = Transport::find(bytes, &header);
+        Ok(Self { packet, range, offload: Offload::default(), header, transport, cut: None })
+    }
+}
+
 /// Whether the frame's checksum must be finished before the port gets it. Super-frames get theirs when cut.
 pub(crate) fn needs_checksum(port: &Port, offload: Offload) -> bool {
     offload.gso.is_none() && !port.spec.capabilities.checksum

@@ -7,7 +7,7 @@
 //!    come.
 //! 4. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
 //! 5. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
-//!    neighbours where the port takes that ([`crate::coalesce`]), or to all.
+//!    neighbours where the port takes that ([`crate::coalesce`]); [`flood`] to all.
 //!
 //! The functions stand in that order.
 
@@ -22,13 +22,11 @@ use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
 use crate::offload;
-use crate::tables::{Network, News, Port, PortId};
+use crate::tables::{Network, News};
 use crate::tunnel::{Arrival, Refusal};
 use crate::vtep::{Vtep, VtepId};
 use crate::wire::ethernet::Header;
-use crate::wire::flow::Transport;
-use crate::wire::virtio::Offload;
-use crate::wire::{Cause, Vni, vxlan};
+use crate::wire::{Cause, MacAddr, Vni, vxlan};
 
 /// Takes a run of datagrams from one sender.
 pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
@@ -36,6 +34,7 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
     let clear = Arrival::clear(&cx.tables.topology, from.ip());
     let (packet, run, segment) = (cx.out.packets.len(), buf.range(), segment.max(1));
     cx.out.packets.push(buf);
+    let mut way = None;
     // An empty datagram is one, too.
     let last = run.start.max(run.end.saturating_sub(1));
     for start in (run.start..=last).step_by(segment) {
@@ -58,8 +57,10 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
         let inner = range.start + vxlan::HEADER_LEN..range.end;
         peer.traffic.by(cx.worker).received(1, inner.len());
         network.traffic.by(cx.worker).received(1, inner.len());
-        let outcome = judge(cx, vni, id, packet, inner)
-            .and_then(|(frame, forward)| hand_over(cx, network, frame, forward));
+        let outcome = Stowed::find(cx, packet, inner).and_then(|mut frame| {
+            let forward = judge(cx, vni, id, &frame.header, &mut way)?;
+            hand_over(cx, network, &mut frame, forward)
+        });
         if let Err(reason) = outcome {
             drop_from_peer(cx, Some(peer), Some(network), reason);
         }
@@ -98,58 +99,74 @@ fn judge(
     cx: &mut Context<'_>,
     vni: Vni,
     id: VtepId,
-    packet: usize,
-    range: Range<usize>,
-) -> Result<(Stowed, Forward), DropReason> {
-    let bytes = cx.out.packets[packet].slice(range.clone());
-    let header = Header::parse(bytes).map_err(|_| DropReason::FrameTruncated)?;
-    let transport = Transport::find(bytes, &header);
+    header: &Header,
+    way: &mut Option<Way>,
+) -> Result<Forward, DropReason> {
+    let (source, destination) = (header.source, header.destination);
+    if let Some(way) =
+        way.filter(|way| (way.vni, way.from, way.source, way.destination) == (vni, id, source, destination))
+    {
+        return Ok(way.forward);
+    }
     let place = Place::Vtep(id);
-    match cx.tables.fdb.source(vni, header.source, place, cx.now) {
+    match cx.tables.fdb.source(vni, source, place, cx.now) {
         Source::Known => {}
-        Source::News => cx.hear(News { vni, mac: header.source, place }),
+        Source::News => cx.hear(News { vni, mac: source, place }),
         Source::Refused(reason) => return Err(reason),
     }
-    let frame = Stowed { packet, range, offload: Offload::default(), header, transport, cut: None };
-    match cx.tables.fdb.lookup(vni, header.destination) {
+    match cx.tables.fdb.lookup(vni, destination) {
         Forward::Remote(_) => Err(DropReason::SplitHorizon),
         Forward::Drop(reason) => Err(reason),
-        forward => Ok((frame, forward)),
+        forward => {
+            *way = Some(Way { vni, from: id, source, destination, forward });
+            Ok(forward)
+        }
     }
+}
+
+/// What became of the frame before, for its like: a run is of one flow, mostly.
+#[derive(Clone, Copy)]
+struct Way {
+    vni: Vni,
+    from: VtepId,
+    source: MacAddr,
+    destination: MacAddr,
+    forward: Forward,
 }
 
 fn hand_over(
     cx: &mut Context<'_>,
     network: &Network,
-    mut frame: Stowed,
+    frame: &mut Stowed,
     forward: Forward,
 ) -> Result<(), DropReason> {
-    let one;
-    let ports: &[PortId] = match forward {
-        Forward::Local(id) => {
-            one = [id];
-            &one
-        }
-        _ => &network.ports,
-    };
-    let topology = &cx.tables.topology;
-    let ports = || ports.iter().filter_map(|&id| Some((id, topology.ports.get(&id)?)));
-    let mtu = ports().map(|(_, port)| port.spec.mtu).min().ok_or(DropReason::PortGone)?;
-    recognise(cx, &mut frame, mtu);
-    if ports().any(|(_, port)| needs_checksum(port, frame.offload)) {
-        finish_checksum(cx, &mut frame)?;
+    let Forward::Local(id) = forward else { return flood(cx, network, frame) };
+    let port = cx.tables.topology.ports.get(&id).ok_or(DropReason::PortGone)?;
+    recognise(cx, frame, port.spec.mtu);
+    if needs_checksum(port, frame.offload) {
+        finish_checksum(cx, frame)?;
     }
-    // Joining changes a frame's header, which receivers of a flooded one share.
-    let joins = |port: &Port| coalesce::is_for(port.spec.capabilities, frame.transport.as_ref());
-    if let (Forward::Local(id), true) = (forward, ports().all(|(_, port)| joins(port))) {
+    if coalesce::is_for(port.spec.capabilities, frame.transport.as_ref()) {
         network.traffic.by(cx.worker).sent(1, frame.range.len());
-        cx.coalescer.deliver(cx.out, id, &frame);
+        cx.coalescer.deliver(cx.out, id, frame);
         return Ok(());
+    }
+    deliver(cx, network, id, port, frame)
+}
+
+/// Never joined: that changes a frame's header, which the receivers share.
+fn flood(cx: &mut Context<'_>, network: &Network, frame: &mut Stowed) -> Result<(), DropReason> {
+    let topology = &cx.tables.topology;
+    let ports = || network.ports.iter().filter_map(|&id| Some((id, topology.ports.get(&id)?)));
+    let mtu = ports().map(|(_, port)| port.spec.mtu).min().ok_or(DropReason::PortGone)?;
+    recognise(cx, frame, mtu);
+    if ports().any(|(_, port)| needs_checksum(port, frame.offload)) {
+        finish_checksum(cx, frame)?;
     }
     let mut outcome = Ok(());
     for (id, port) in ports() {
         // One that can't have it must not keep it from the others.
-        if let Err(reason) = deliver(cx, network, id, port, &mut frame) {
+        if let Err(reason) = deliver(cx, network, id, port, frame) {
             outcome = Err(reason);
         }
     }
