@@ -114,7 +114,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for event in events {
         match event {
             Event::PortClosed { error, .. } => return Err(error.into()),
-            Event::UnderlayFailed(error) => eprintln!("the underlay failed to receive: {error}"),
+            other => eprintln!("{other:?}"),
         }
     }
     Ok(workers.stop()?)

@@ -214,7 +214,7 @@ impl Running {
         mut signals: Signals,
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Result<(), RunError> {
-        let mut underlay_failed = false;
+        let (mut underlay_failed, mut singly) = (false, false);
         loop {
             tokio::select! {
                 _ = signals.interrupt.recv() => break,
@@ -230,6 +230,11 @@ impl Running {
                         self.printer.print(&Line::UnderlayFailed { reason: error.to_string() });
                     }
                     Some(Event::UnderlayFailed(_)) => {}
+                    Some(Event::SegmentationRefused) if !singly => {
+                        singly = true;
+                        self.printer.print(&Line::SegmentationRefused);
+                    }
+                    Some(Event::SegmentationRefused) => {}
                     // The workers have dropped their ends: they are no more, and `stop` says why.
                     None => break,
                 },

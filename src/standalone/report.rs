@@ -16,6 +16,7 @@ pub(super) enum Line<'a> {
     ShortBuffer { granted: usize, wanted: usize },
     PortClosed { port: &'a PortReport, reason: String },
     UnderlayFailed { reason: String },
+    SegmentationRefused,
     Counters(&'a Report),
 }
 
@@ -58,6 +59,7 @@ impl Line<'_> {
                 "counters": traffic_json(&port.traffic),
             }),
             Self::UnderlayFailed { reason } => json!({ "event": "underlay-failed", "reason": reason }),
+            Self::SegmentationRefused => json!({ "event": "segmentation-refused" }),
             Self::Counters(report) => counters_json(report),
         }
     }
@@ -85,6 +87,10 @@ impl Line<'_> {
             ),
             Self::PortClosed { port, reason } => format!("port {} closed: {reason}\n", port.name),
             Self::UnderlayFailed { reason } => format!("receiving failed: {reason}\n"),
+            Self::SegmentationRefused => {
+                "the underlay's device or kernel does not cut UDP runs: datagrams are sent one by one, which is slower\n"
+                    .into()
+            }
             Self::Counters(report) => counters_text(report),
         }
     }

@@ -11,6 +11,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use etherparse::checksum::Sum16BitWords;
 use traffic::{Bed, HERE, THERE, vni};
 use vswitchd_crypto::envelope::SessionId;
 use vswitchd_crypto::key::Key;
@@ -70,6 +71,9 @@ fn checksum(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(len as u64));
         group.bench_function(BenchmarkId::from_parameter(len), |b| {
             b.iter(|| Sum::default().bytes(black_box(&bytes)).finish());
+        });
+        group.bench_function(BenchmarkId::new("etherparse's", len), |b| {
+            b.iter(|| Sum16BitWords::new().add_slice(black_box(&bytes)).ones_complement());
         });
     }
     group.finish();

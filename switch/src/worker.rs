@@ -51,6 +51,9 @@ pub enum Event {
     },
     /// A socket of the underlay failed to receive; the worker tries again within a second.
     UnderlayFailed(io::Error),
+    /// This kernel, device or route does not cut runs of datagrams (`UDP_SEGMENT`): they are sent one by one from now on,
+    /// which costs speed only. Told at most once for each source port and worker.
+    SegmentationRefused,
 }
 
 /// The running workers of a switch. Dropping this stops them.

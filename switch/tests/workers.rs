@@ -59,7 +59,7 @@ fn hosts(ports: [usize; 2]) -> [Host; 2] {
         let noted = Arc::clone(&closed);
         let events = move |event| match event {
             Event::PortClosed { port, .. } => noted.lock().unwrap().push(port.id),
-            Event::UnderlayFailed(error) => panic!("{error}"),
+            other => panic!("{other:?}"),
         };
         let workers = Workers::spawn(switch.clone(), underlays, devices, WorkerConfig::default(), events);
         Host { switch, workers: workers.unwrap(), ends, closed }

@@ -123,6 +123,11 @@ pub trait DatagramIo: Send + std::fmt::Debug {
     /// those that could not be sent.
     fn send(&mut self, out: &Outbox, failed: &mut Vec<(usize, SendError)>);
 
+    /// Whether the system has refused to cut runs since this was last asked: they go out datagram by datagram now.
+    fn took_to_single(&mut self) -> bool {
+        false
+    }
+
     /// Readable while [`Self::receive`] has something to give. Several, for several address families.
     fn pollable(&self) -> Vec<BorrowedFd<'_>>;
 }

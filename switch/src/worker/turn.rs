@@ -211,6 +211,9 @@ impl Loop {
             return;
         }
         self.underlay.send(out, failed);
+        if self.underlay.took_to_single() {
+            (self.events)(Event::SegmentationRefused);
+        }
         failed.sort_unstable_by_key(|&(index, _)| index);
         let switch = self.datapath.switch();
         let tables = switch.tables();

@@ -66,6 +66,8 @@ pub struct Udp {
     socket: Socket,
     receiver: Receiver,
     senders: Vec<Sender>,
+    /// How many of them still sent runs whole when last asked.
+    joined: usize,
 }
 
 impl Udp {
@@ -97,7 +99,8 @@ impl Udp {
         let of_worker = |socket| {
             let sender = |socket| Sender::new(Arc::clone(socket), config.segmentation);
             let senders = transmitters.iter().map(sender).collect();
-            Self { local, socket, receiver: Receiver::new(), senders }
+            let joined = if config.segmentation { config.source_ports } else { 0 };
+            Self { local, socket, receiver: Receiver::new(), senders, joined }
         };
         Ok(receivers.into_iter().map(of_worker).collect())
     }
@@ -161,6 +164,11 @@ impl DatagramIo for Udp {
             self.senders[transmit.entropy as usize % count].enqueue(index, transmit);
         }
         self.senders.iter_mut().for_each(|sender| sender.flush(out, failed));
+    }
+
+    fn took_to_single(&mut self) -> bool {
+        let joined = self.senders.iter().filter(|sender| sender.segments()).count();
+        std::mem::replace(&mut self.joined, joined) > joined
     }
 
     fn pollable(&self) -> Vec<BorrowedFd<'_>> {

@@ -104,7 +104,9 @@ fn a_socket_that_can_not_cut_runs_falls_back_for_ever_and_loses_nothing() {
     socket::set_int(from.senders[0].socket(), libc::SOL_SOCKET, libc::SO_NO_CHECK, 1).unwrap();
     whole_run_arrives(&mut from, &mut to, 10_000, 1_000);
     assert!(!from.senders[0].segments());
+    assert!(from.took_to_single());
     whole_run_arrives(&mut from, &mut to, 9_999, 1_000);
+    assert!(!from.took_to_single(), "told once");
 }
 
 #[test]
