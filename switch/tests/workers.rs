@@ -59,6 +59,7 @@ fn hosts(ports: [usize; 2]) -> [Host; 2] {
         let noted = Arc::clone(&closed);
         let events = move |event| match event {
             Event::PortClosed { port, .. } => noted.lock().unwrap().push(port.id),
+            Event::Path(event) => panic!("nobody probes: {event:?}"),
             Event::UnderlayFailed(error) => panic!("{error}"),
         };
         let workers = Workers::spawn(switch.clone(), underlays, devices, WorkerConfig::default(), events);
