@@ -50,7 +50,10 @@ pub(super) struct Search {
 #[derive(Debug)]
 struct Flying {
     sequence: u32,
+    /// Of the IP packet, whole.
     size: u16,
+    /// Of the request in it.
+    length: u16,
     sent: Instant,
 }
 
@@ -89,13 +92,14 @@ impl Search {
     }
 
     /// The probe of that size has been handed over for sending.
-    pub(super) fn handle_sent(&mut self, sequence: u32, size: u16, now: Instant) {
-        self.flying = Some(Flying { sequence, size, sent: now });
+    pub(super) fn handle_sent(&mut self, sequence: u32, size: u16, length: u16, now: Instant) {
+        self.flying = Some(Flying { sequence, size, length, sent: now });
     }
 
-    /// When the probe on its way was sent, if it is that one.
-    pub(super) fn sent(&self, sequence: u32) -> Option<Instant> {
-        self.flying.as_ref().filter(|flying| flying.sequence == sequence).map(|flying| flying.sent)
+    /// When the probe on its way was sent, and its request's length, if it is that one.
+    pub(super) fn sent(&self, sequence: u32) -> Option<(Instant, u16)> {
+        let flying = self.flying.as_ref().filter(|flying| flying.sequence == sequence)?;
+        Some((flying.sent, flying.length))
     }
 
     /// The probe on its way was answered.
@@ -224,7 +228,7 @@ mod tests {
             loop {
                 if let Some(size) = self.search.poll_size(self.now) {
                     self.sent += 1;
-                    self.search.handle_sent(self.sent, size, self.now);
+                    self.search.handle_sent(self.sent, size, size, self.now);
                     if size > link.told {
                         self.search.handle_too_big(self.sent, self.now);
                     } else if size <= link.mtu {
@@ -280,10 +284,10 @@ mod tests {
         let at = |n: u32| now + TIMEOUT * n;
         for n in 0..2 {
             assert_eq!(search.poll_size(at(n)), Some(BASE));
-            search.handle_sent(n, BASE, at(n));
+            search.handle_sent(n, BASE, BASE, at(n));
             search.handle_timeout(TIMEOUT, PATIENCE, at(n + 1));
         }
-        search.handle_sent(2, BASE, at(2));
+        search.handle_sent(2, BASE, BASE, at(2));
         search.handle_reply(at(2));
         assert_eq!(search.proved, BASE);
         assert_eq!(search.failed, u32::from(MOST) + 1);

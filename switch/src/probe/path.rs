@@ -112,24 +112,25 @@ impl Path {
         }
         let size = self.search.poll_size(now)?;
         let sequence = self.next_sequence();
-        self.search.handle_sent(sequence, size, now);
         // The smallest size searched is far above all that goes around.
         let length = size.saturating_sub(around).max(SHORTEST);
+        self.search.handle_sent(sequence, size, length, now);
         Some(self.request(sequence, length, now))
     }
 
     /// Takes a reply. Gives whether there was such a request, not yet answered.
     pub fn handle_reply(&mut self, reply: &Probe, now: Instant) -> bool {
-        let expected = |path: &Self, sent| path.stamp(sent) == reply.stamp;
-        if let Some(sent) = self.search.sent(reply.sequence) {
-            let known = expected(self, sent);
+        let expected =
+            |path: &Self, sent, length| path.request(reply.sequence, length, sent).reply() == *reply;
+        if let Some((sent, length)) = self.search.sent(reply.sequence) {
+            let known = expected(self, sent, length);
             if known {
                 self.search.handle_reply(now);
             }
             return known;
         }
         let place = self.echoes.iter().rposition(|echo| echo.sequence == reply.sequence);
-        let Some(place) = place.filter(|&place| expected(self, self.echoes[place].sent)) else {
+        let Some(place) = place.filter(|&place| expected(self, self.echoes[place].sent, SHORTEST)) else {
             return false;
         };
         let Echo { sent, fate, .. } = self.echoes[place];

@@ -243,6 +243,8 @@ fn a_made_up_reply_is_none() {
         };
         assert!(!run.path.handle_reply(&reply, due));
     }
+    assert!(!run.path.handle_reply(&Probe { length: 17, ..request.reply() }, due), "another length");
+    assert!(!run.path.handle_reply(&request, due), "our own request, come back");
     assert_eq!(run.report().state, PathState::Unknown);
     assert!(run.path.handle_reply(&request.reply(), due));
     assert_eq!(run.report().state, PathState::Up);
