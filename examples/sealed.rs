@@ -113,6 +113,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("ready, MTU {mtu}");
     for event in events {
         match event {
+            Event::Path(_) => {}
             Event::PortClosed { error, .. } => return Err(error.into()),
             other => eprintln!("{other:?}"),
         }

@@ -17,7 +17,7 @@ use crate::namespace::netlink::{Netlink, VethEnd};
 use crate::namespace::netns::NetNs;
 use crate::switch::io::udp::{RECEIVE_BUFFER_BYTES, Udp, UdpConfig};
 use crate::switch::io::{DatagramIo, SendError};
-use crate::switch::outbox::{Outbox, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Transmit};
+use crate::switch::outbox::{Outbox, Payload, RUN_BYTES_MAX, RUN_DATAGRAMS_MAX, Transmit};
 use crate::switch::packet::Pool;
 use crate::switch::vtep::VtepId;
 use crate::switch::wire::{Vni, vxlan};
@@ -220,7 +220,7 @@ impl Load {
         let transmit = Transmit {
             peer: VtepId(0),
             to,
-            vni: Vni::new(0).expect("24 bits"),
+            payload: Payload::Frames(Vni::new(0).expect("24 bits")),
             overhead: vxlan::HEADER_LEN,
             entropy: 0,
             packet: 0,

@@ -76,6 +76,13 @@ pub(super) struct Args {
     #[arg(long)]
     no_offload: bool,
 
+    /// Probe the path to each peer: whether it answers, round-trip time, loss, largest packet
+    ///
+    /// About once a second, by the way that frames take. Prints when a path goes down or comes back. Peers that are no
+    /// vswitchd ignore probes, and are said not to answer them.
+    #[arg(long)]
+    probe: bool,
+
     /// Threads that move frames, each with a queue of every TAP and a socket of its own [default: one for each core]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
     workers: Option<u16>,
@@ -132,6 +139,7 @@ impl Args {
             limits,
             storm,
             offload: !self.no_offload,
+            probe: self.probe,
             workers: standalone::workers(self.workers.map(usize::from)),
         })
     }

@@ -29,6 +29,8 @@ pub struct Config {
     pub storm: StormLimit,
     /// Whether TAPs may hand over unfinished checksums and super-frames.
     pub offload: bool,
+    /// Whether to probe the paths to peers.
+    pub probe: bool,
     /// Threads that move frames, at most [`crate::switch::switch::WORKERS_MAX`].
     pub workers: NonZeroUsize,
 }

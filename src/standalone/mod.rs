@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use crate::switch::io::FrameIo;
 use crate::switch::io::tap::{MTU_MAX, MTU_MIN, Offloads, Tap, TapConfig, TapError};
 use crate::switch::io::udp::{BindError, RECEIVE_BUFFER_BYTES, Udp, UdpConfig};
+use crate::switch::probe::ProbeConfig;
 use crate::switch::switch::Switch;
 use crate::switch::tables::{PortSpec, TableError};
 use crate::switch::tunnel::Protection;
@@ -109,7 +110,8 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
     let mtu = choose_mtu(config.mtu, config.local.ip(), &peers)?;
 
     let switch = Switch::for_workers(config.local, config.limits, workers);
-    // A port closes once, and the underlay fails at most once a second: the queue stays short.
+    // A port closes once, the underlay fails at most once a second, and a path changes at its probes' pace: the queue
+    // stays short.
     let (tell, events) = mpsc::unbounded_channel();
     let mut ports = Vec::new();
     for network in &config.networks {
@@ -147,6 +149,9 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
         // Nobody listens only when the switch is being stopped.
         let _ = tell.send(event);
     };
+    if config.probe {
+        switch.set_probing(Some(ProbeConfig::new(random())));
+    }
     let underlays = underlays.into_iter().map(|underlay| Box::new(underlay) as _).collect();
     let workers = Workers::spawn(switch.clone(), underlays, ports, WorkerConfig::default(), events_to)?;
     let workers_count = config.workers.get();
@@ -224,6 +229,7 @@ impl Running {
                     Some(Event::PortClosed { port, error }) => {
                         self.printer.print(&Line::PortClosed { port: &port, reason: error.to_string() });
                     }
+                    Some(Event::Path(event)) => self.printer.print(&Line::Path(event)),
                     // Once: a socket that fails may do so at every datagram.
                     Some(Event::UnderlayFailed(error)) if !underlay_failed => {
                         underlay_failed = true;

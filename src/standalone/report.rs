@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::switch::counters::TrafficCount;
+use crate::switch::probe::{PathChange, PathEvent, PathReport, PathState};
 use crate::switch::switch::{PortReport, Report};
 
 /// Something to tell.
@@ -17,6 +19,7 @@ pub(super) enum Line<'a> {
     PortClosed { port: &'a PortReport, reason: String },
     UnderlayFailed { reason: String },
     SegmentationRefused,
+    Path(PathEvent),
     Counters(&'a Report),
 }
 
@@ -60,6 +63,7 @@ impl Line<'_> {
             }),
             Self::UnderlayFailed { reason } => json!({ "event": "underlay-failed", "reason": reason }),
             Self::SegmentationRefused => json!({ "event": "segmentation-refused" }),
+            Self::Path(event) => path_event_json(event),
             Self::Counters(report) => counters_json(report),
         }
     }
@@ -91,6 +95,7 @@ impl Line<'_> {
                 "the underlay's device or kernel does not cut UDP runs: datagrams are sent one by one, which is slower\n"
                     .into()
             }
+            Self::Path(event) => path_event_text(event),
             Self::Counters(report) => counters_text(report),
         }
     }
@@ -101,6 +106,67 @@ fn traffic_json(traffic: &TrafficCount) -> Value {
         "rx_frames": traffic.received_frames, "rx_bytes": traffic.received_bytes,
         "tx_frames": traffic.sent_frames, "tx_bytes": traffic.sent_bytes, "dropped": traffic.dropped,
     })
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn path_event_json(event: &PathEvent) -> Value {
+    let peer = event.address.ip();
+    match event.change {
+        PathChange::Up { rtt } => {
+            json!({ "event": "path", "peer": peer, "state": "up", "rtt_ms": milliseconds(rtt) })
+        }
+        PathChange::Down => json!({ "event": "path", "peer": peer, "state": "down" }),
+        PathChange::Silent => json!({ "event": "path", "peer": peer, "state": "silent" }),
+        PathChange::Mtu(mtu) => json!({ "event": "path-mtu", "peer": peer, "path_mtu": mtu }),
+    }
+}
+
+fn path_event_text(event: &PathEvent) -> String {
+    let (peer, port) = (event.address.ip(), event.address.port());
+    match event.change {
+        PathChange::Up { rtt } => format!("path to {peer}: up, round trip {:.3} ms\n", milliseconds(rtt)),
+        PathChange::Down => {
+            format!(
+                "path to {peer}: down: probes are no longer answered; it is gone, or UDP {port} is blocked\n"
+            )
+        }
+        PathChange::Silent => format!(
+            "path to {peer}: does not answer probes: it is no vswitchd (which is no failure), not there yet, or \
+             UDP {port} is blocked\n"
+        ),
+        PathChange::Mtu(mtu) => format!("path to {peer}: carries packets of {mtu} bytes\n"),
+    }
+}
+
+fn path_json(path: &PathReport) -> Value {
+    json!({
+        "state": path.state.label(), "since_s": path.since.elapsed().as_secs_f64(),
+        "rtt_ms": path.rtt.map(milliseconds), "rtt_variation_ms": path.rtt_variation.map(milliseconds),
+        "lost": path.lost, "asked": path.asked, "path_mtu": path.mtu,
+    })
+}
+
+fn path_text(path: &PathReport) -> String {
+    let state = match path.state {
+        PathState::Unknown => "not known yet",
+        PathState::Silent => "does not answer probes",
+        PathState::Up => "up",
+        PathState::Down => "down",
+    };
+    let mut text = format!("path to {}: {state} for {} s", path.address.ip(), path.since.elapsed().as_secs());
+    if let (Some(rtt), Some(variation)) = (path.rtt, path.rtt_variation) {
+        let (rtt, variation) = (milliseconds(rtt), milliseconds(variation));
+        text.push_str(&format!(", round trip {rtt:.3} ms ± {variation:.3}"));
+    }
+    text.push_str(&format!(", {} of {} probes lost", path.lost, path.asked));
+    if let Some(mtu) = path.mtu {
+        text.push_str(&format!(", path mtu {mtu}"));
+    }
+    text.push('\n');
+    text
 }
 
 fn counters_json(report: &Report) -> Value {
@@ -114,13 +180,20 @@ fn counters_json(report: &Report) -> Value {
         row["vni"] = json!(port.vni.id());
         row
     });
+    let peers = report.peers.iter().map(|(peer, count)| {
+        let mut row = row("peer", json!(peer.ip()), count);
+        if let Some(path) = report.paths.iter().find(|path| path.address == *peer) {
+            row["path"] = path_json(path);
+        }
+        row
+    });
     let drops: serde_json::Map<_, _> =
         report.drops.iter().map(|(reason, count)| (reason.label().to_owned(), json!(count))).collect();
     let learning = report.learning;
     json!({
         "event": "counters",
         "ports": ports.collect::<Vec<_>>(),
-        "peers": report.peers.iter().map(|(peer, count)| row("peer", json!(peer.ip()), count)).collect::<Vec<_>>(),
+        "peers": peers.collect::<Vec<_>>(),
         "vnis": report.networks.iter().map(|(vni, count)| row("vni", json!(vni.id()), count)).collect::<Vec<_>>(),
         "drops": drops,
         "table": {
@@ -149,6 +222,7 @@ fn counters_text(report: &Report) -> String {
             row[1..].iter().zip(&widths[1..]).map(|(cell, &width)| format!("{cell:>width$}")).collect();
         text.push_str(&format!("{:<width$}  {}\n", row[0], cells.join("  "), width = widths[0]));
     }
+    report.paths.iter().for_each(|path| text.push_str(&path_text(path)));
     let learning = report.learning;
     text.push_str(&format!(
         "table: {} addresses; {} learnt, {} moved, {} held, {} aged, {} refused (full)\n",
@@ -158,4 +232,69 @@ fn counters_text(report: &Report) -> String {
         report.drops.iter().map(|(reason, count)| format!("{} {count}", reason.label())).collect();
     text.push_str(&format!("drops: {}\n", if drops.is_empty() { "none".into() } else { drops.join(", ") }));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::switch::vtep::VtepId;
+
+    fn peer() -> (VtepId, SocketAddr) {
+        (VtepId(3), SocketAddr::from(([192, 0, 2, 2], 4789)))
+    }
+
+    #[test]
+    fn changes_of_a_path_are_a_line_or_a_document() {
+        let (peer, address) = peer();
+        let rtt = Duration::from_micros(250);
+        for (change, words, want) in [
+            (
+                PathChange::Up { rtt },
+                "up, round trip 0.250 ms",
+                json!({ "event": "path", "state": "up", "rtt_ms": 0.25 }),
+            ),
+            (PathChange::Down, "UDP 4789 is blocked", json!({ "event": "path", "state": "down" })),
+            (PathChange::Silent, "does not answer probes", json!({ "event": "path", "state": "silent" })),
+            (PathChange::Mtu(1_400), "1400 bytes", json!({ "event": "path-mtu", "path_mtu": 1_400 })),
+        ] {
+            let line = Line::Path(PathEvent { peer, address, change });
+            let text = line.to_text();
+            assert!(text.starts_with("path to 192.0.2.2: ") && text.contains(words), "{text}");
+            assert_eq!(text.lines().count(), 1);
+            let mut want = want;
+            want["peer"] = json!("192.0.2.2");
+            assert_eq!(line.to_json(), want);
+        }
+    }
+
+    #[test]
+    fn counters_have_a_path_for_each_peer_that_is_probed() {
+        let (peer, address) = peer();
+        let path = PathReport {
+            peer,
+            address,
+            state: PathState::Up,
+            since: std::time::Instant::now(),
+            rtt: Some(Duration::from_millis(2)),
+            rtt_variation: Some(Duration::from_millis(1)),
+            lost: 3,
+            asked: 64,
+            mtu: Some(1_500),
+        };
+        let other = SocketAddr::from(([192, 0, 2, 3], 4789));
+        let peers = vec![(other, TrafficCount::default()), (address, TrafficCount::default())];
+        let report = Report { peers, paths: vec![path], ..Report::default() };
+        let json = Line::Counters(&report).to_json();
+        assert_eq!(json["peers"][0].get("path"), None);
+        let shown = &json["peers"][1]["path"];
+        assert_eq!(
+            (&shown["state"], &shown["rtt_ms"], &shown["path_mtu"]),
+            (&json!("up"), &json!(2.0), &json!(1_500))
+        );
+        assert_eq!((&shown["lost"], &shown["asked"]), (&json!(3), &json!(64)));
+        let text = Line::Counters(&report).to_text();
+        let want =
+            "path to 192.0.2.2: up for 0 s, round trip 2.000 ms ± 1.000, 3 of 64 probes lost, path mtu 1500";
+        assert!(text.contains(want), "{text}");
+    }
 }

@@ -3,19 +3,25 @@
 //! [`crate::worker`] drives it with devices and a clock; tests drive it by hand.
 
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::coalesce::Coalescer;
 use crate::drops::DropReason;
-use crate::io::{Frame, Received};
-use crate::outbox::Outbox;
+use crate::io::{Frame, Received, SendError};
+use crate::outbox::{Outbox, Payload, Transmit};
 use crate::packet::{PacketBuf, Pool};
+use crate::probe::carry;
 use crate::switch::Switch;
 use crate::tables::{News, Port, PortId, Tables};
 use crate::{egress, ingress};
 
 /// News taken from one batch; what is left out is heard again with the next frame.
 const NEWS_MAX: usize = 1_024;
+
+/// Probes sent in one turn, each from a buffer of its own; more peers' follow in the next.
+const PROBES_MAX: usize = 32;
+/// Probes are looked at so often at least, because peers come and go, and other workers' replies move deadlines.
+const PROBES_TICK: Duration = Duration::from_secs(1);
 
 /// A worker's share of a [`Switch`].
 #[derive(Debug)]
@@ -26,6 +32,8 @@ pub struct Datapath {
     made: Vec<PacketBuf>,
     coalescer: Coalescer,
     publish_due: Option<Instant>,
+    /// Of the first worker, once the switch probes.
+    probes_due: Option<Instant>,
 }
 
 /// What the paths work with during one batch.
@@ -64,6 +72,7 @@ impl Datapath {
             made: Vec::new(),
             coalescer: Coalescer::default(),
             publish_due: None,
+            probes_due: None,
         }
     }
 
@@ -117,10 +126,50 @@ impl Datapath {
         }
     }
 
-    /// When [`Self::handle_timeout`] is due.
+    /// Appends the probes that are due to `out`, of a switch that probes ([`Switch::set_probing`]). Only the first
+    /// worker's has any, and it should be asked at least once a second.
+    pub fn poll_probes(&mut self, pool: &mut Pool, out: &mut Outbox, now: Instant) {
+        if self.worker != 0 || !self.switch.is_probing() {
+            self.probes_due = None;
+            return;
+        }
+        if self.probes_due.is_some_and(|due| now < due) {
+            return;
+        }
+        let tables = self.switch.tables();
+        let due = self.switch.with_paths(|paths| {
+            paths.follow(&tables.topology, now);
+            for _ in 0..PROBES_MAX {
+                let Some(buf) = pool.take() else { break };
+                let Some((tunnel, probe)) = paths.poll_transmit(&tables.topology, now) else {
+                    pool.put(buf);
+                    return paths.next_deadline();
+                };
+                if let Err(reason) = carry::request(&tunnel, probe, buf, out) {
+                    self.switch.drops().add(reason, 1);
+                }
+            }
+            Some(now)
+        });
+        // What becomes of those just made may move a deadline.
+        let tick = if out.transmits.is_empty() { now + PROBES_TICK } else { now };
+        self.probes_due = Some(due.flatten().map_or(tick, |due| due.min(tick)));
+    }
+
+    /// Says that a transmit could not be sent: of a probe that is too big for the path as far as the system knows, that
+    /// is an answer. Gives whether it was that, and so no loss.
+    pub fn handle_unsent(&self, transmit: &Transmit, error: &SendError, now: Instant) -> bool {
+        let (&Payload::Request(sequence), SendError::TooBig) = (&transmit.payload, error) else {
+            return false;
+        };
+        self.switch.with_paths(|paths| paths.handle_too_big(transmit.peer, sequence, now));
+        true
+    }
+
+    /// When [`Self::handle_timeout`] or [`Self::poll_probes`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.publish_due
+        self.publish_due.into_iter().chain(self.probes_due).min()
     }
 
     fn context<'a>(

@@ -70,10 +70,16 @@ drop_reasons! {
     Forged = "forged",
     /// The datagram has been opened before, or is too old to tell.
     Replayed = "replayed",
-    /// The datagram came in clear, for a sealed network.
+    /// The datagram came in clear, for a sealed network; or is a probe, of a peer with a session.
     ClearRefused = "clear-refused",
     /// The datagram came sealed, for a plain network.
     SealedRefused = "sealed-refused",
+    /// Not a probe after all: cut short, or of another length than it says.
+    ProbeInvalid = "probe-invalid",
+    /// A request for an echo, over the peer's rate.
+    ProbeLimit = "probe-limit",
+    /// An echo that was not asked for: late, doubled, or made up.
+    ProbeUnasked = "probe-unasked",
     /// From a tunnel for a destination behind a tunnel: split horizon.
     SplitHorizon = "split-horizon",
     /// The socket's send buffer was full.

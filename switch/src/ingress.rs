@@ -4,7 +4,7 @@
 //! 2. [`arrive`] knows the peer: by the outer source address, or by the key that opens a sealed datagram, in
 //!    place.
 //! 3. [`decap`] checks the VXLAN header, that the peer belongs to that network, and that this is how its frames
-//!    come.
+//!    come. What has no such header may be a probe, which [`carry::receive`] takes.
 //! 4. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
 //! 5. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
 //!    neighbours where the port takes that ([`crate::coalesce`]); [`flood`] to all.
@@ -22,10 +22,12 @@ use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
 use crate::offload;
+use crate::probe::carry;
 use crate::tables::{Network, News};
 use crate::tunnel::{Arrival, Refusal};
 use crate::vtep::{Vtep, VtepId};
 use crate::wire::ethernet::Header;
+use crate::wire::probe::is_probe;
 use crate::wire::{Cause, MacAddr, Vni, vxlan};
 
 /// Takes a run of datagrams from one sender.
@@ -50,7 +52,9 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
         let (vni, network) = match decap(cx, &arrival, packet, range.clone()) {
             Ok(decapped) => decapped,
             Err(reason) => {
-                drop_from_peer(cx, Some(peer), None, reason);
+                if let Err(reason) = other(cx, &arrival, packet, range, reason) {
+                    drop_from_peer(cx, Some(peer), None, reason);
+                }
                 continue;
             }
         };
@@ -93,6 +97,22 @@ fn decap<'t>(
         _ => DropReason::VxlanFlags,
     })?;
     Ok((vni, arrival.enter(vni)?))
+}
+
+/// What is no VXLAN packet, for that reason: a probe, or nothing. Only what has failed already comes here, so that frames
+/// are not asked once more what they are.
+fn other(
+    cx: &mut Context<'_>,
+    arrival: &Arrival<'_>,
+    packet: usize,
+    range: Range<usize>,
+    reason: DropReason,
+) -> Result<(), DropReason> {
+    if is_probe(cx.out.packets[packet].slice(range.clone())) {
+        carry::receive(cx, arrival, packet, range)
+    } else {
+        Err(reason)
+    }
 }
 
 fn judge(

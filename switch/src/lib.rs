@@ -19,7 +19,8 @@
 //!
 //! [`wire`], [`packet`], [`fdb`], [`vtep`], [`storm`], [`neighbour`], [`offload`] and [`segment`] hold bytes and
 //! tables: no socket, file, thread or clock. `egress` and `ingress` join them into the two paths, [`tunnel`] is
-//! where plain and sealed networks differ, [`datapath`] the face of all that. [`io`] and [`worker`] drive them.
+//! where plain and sealed networks differ, [`probe`] asks peers whether the path to them carries anything,
+//! [`datapath`] is the face of all that. [`io`] and [`worker`] drive them.
 //! What a frame can die of is in [`drops`].
 
 mod coalesce;
@@ -35,6 +36,7 @@ pub mod neighbour;
 pub mod offload;
 pub mod outbox;
 pub mod packet;
+pub mod probe;
 mod runs;
 pub mod segment;
 pub mod storm;

@@ -54,6 +54,17 @@ pub struct Delivery {
     pub offload: Offload,
 }
 
+/// What datagrams for a peer hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Frames of a network, one each.
+    Frames(Vni),
+    /// A request for an echo of ours, by its number ([`crate::probe`]).
+    Request(u32),
+    /// The reply to one of the peer's.
+    Reply,
+}
+
 /// One datagram, or a run of them, for a peer.
 #[derive(Clone, Debug)]
 pub struct Transmit {
@@ -61,8 +72,8 @@ pub struct Transmit {
     pub peer: VtepId,
     /// Its address.
     pub to: SocketAddr,
-    /// Network of the frames.
-    pub vni: Vni,
+    /// What they hold.
+    pub payload: Payload,
     /// Bytes around each frame: headers and, where it is sealed, a tag.
     pub overhead: usize,
     /// Picks the outer source port; equal within a flow.
@@ -208,7 +219,7 @@ mod tests {
         let transmit = |packet, range: Range<usize>, heads| Transmit {
             peer: VtepId(0),
             to: SocketAddr::from(([192, 0, 2, 1], 4789)),
-            vni: Vni::new(1).unwrap(),
+            payload: Payload::Frames(Vni::new(1).unwrap()),
             overhead: 1,
             entropy: 0,
             packet,

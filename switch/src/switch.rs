@@ -56,8 +56,11 @@ use vswitchd_crypto::seal::Sealer;
 use crate::counters::TrafficCount;
 use crate::drops::{DropReason, Drops};
 use crate::fdb::{Limits, Place};
+use crate::probe::paths::Paths;
+use crate::probe::{PathEvent, PathReport, ProbeConfig};
 use crate::tables::{Learning, Master, News, Port, PortId, PortSpec, TableError, Tables};
 use crate::vtep::VtepId;
+use crate::wire::probe::Probe;
 use crate::wire::{MacAddr, Vni};
 
 /// A switch.
@@ -73,6 +76,11 @@ struct Shared {
     drops: Drops,
     workers: usize,
     claimed: AtomicBool,
+    paths: Mutex<Option<Paths>>,
+    /// Whether [`Self::paths`] are there: looked at each turn, without the lock.
+    probing: AtomicBool,
+    /// Whether they may have something to tell.
+    path_news: AtomicBool,
 }
 
 /// Workers of one switch: more cores than that serve other purposes, and each has buffers and sockets of its own.
@@ -95,6 +103,8 @@ pub struct Report {
     pub ports: Vec<PortReport>,
     /// Peers in the order of their making.
     pub peers: Vec<(SocketAddr, TrafficCount)>,
+    /// Paths to the peers, in the same order, of a switch that probes.
+    pub paths: Vec<PathReport>,
     /// Networks in the order of VNIs.
     pub networks: Vec<(Vni, TrafficCount)>,
     /// Reasons that frames have died of, with their counts.
@@ -138,9 +148,11 @@ impl Switch {
         let workers = workers.clamp(1, WORKERS_MAX);
         let master = Master::new(local, limits, workers);
         let tables = ArcSwap::from_pointee(master.tables());
-        let claimed = AtomicBool::new(false);
-        let (master, drops) = (Mutex::new(master), Drops::default());
-        Self { shared: Arc::new(Shared { tables, master, drops, workers, claimed }) }
+        let [claimed, probing, path_news] = [const { AtomicBool::new(false) }; 3];
+        let (master, drops, paths) = (Mutex::new(master), Drops::default(), Mutex::new(None));
+        Self {
+            shared: Arc::new(Shared { tables, master, drops, workers, claimed, paths, probing, path_news }),
+        }
     }
 
     /// How many workers it has been made for.
@@ -243,6 +255,46 @@ impl Switch {
         self.change(|master| master.withdraw(vni, mac))
     }
 
+    /// Has the path to each peer probed from now on, or ends that and forgets what is known. Off at first: peers may be
+    /// of another kind. Probes of others are answered in any case.
+    pub fn set_probing(&self, config: Option<ProbeConfig>) {
+        let mut paths = self.paths();
+        *paths = config.map(Paths::new);
+        self.shared.probing.store(paths.is_some(), Ordering::Relaxed);
+    }
+
+    /// The next change of a path; `None` when all have been told. A driver asks for it each turn.
+    pub fn poll_path_event(&self) -> Option<PathEvent> {
+        if !self.shared.path_news.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut paths = self.paths();
+        let event = paths.as_mut().and_then(Paths::poll_event);
+        // Whoever has news sets it while it holds the lock.
+        self.shared.path_news.store(event.is_some(), Ordering::Relaxed);
+        event
+    }
+
+    pub(crate) fn is_probing(&self) -> bool {
+        self.shared.probing.load(Ordering::Relaxed)
+    }
+
+    /// Lets something be done to the paths, if they are probed.
+    pub(crate) fn with_paths<T>(&self, act: impl FnOnce(&mut Paths) -> T) -> Option<T> {
+        let mut paths = self.paths();
+        let paths = paths.as_mut()?;
+        let result = act(paths);
+        if paths.has_news() {
+            self.shared.path_news.store(true, Ordering::Relaxed);
+        }
+        Some(result)
+    }
+
+    /// Takes a reply to a probe. Gives whether it was asked for.
+    pub(crate) fn handle_probe_reply(&self, peer: VtepId, reply: &Probe, now: Instant) -> bool {
+        self.with_paths(|paths| paths.handle_reply(peer, reply, now)).unwrap_or(false)
+    }
+
     /// The tables as they are now.
     #[must_use]
     pub fn tables(&self) -> Guard<Arc<Tables>> {
@@ -299,9 +351,11 @@ impl Switch {
         let mut networks: Vec<_> =
             topology.networks.iter().map(|(&vni, network)| (vni, network.traffic.count())).collect();
         networks.sort_unstable_by_key(|&(vni, _)| vni);
+        let paths = self.paths().as_ref().map(Paths::report).unwrap_or_default();
         Report {
             ports,
             peers: peers.collect(),
+            paths,
             networks,
             drops: self.drops().occurred().collect(),
             learning: self.master().learning(),
@@ -325,6 +379,11 @@ impl Switch {
             Ok(false) => None,
             Err(due) => Some(due),
         }
+    }
+
+    fn paths(&self) -> MutexGuard<'_, Option<Paths>> {
+        // No path is left half changed where it could panic.
+        self.shared.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn master(&self) -> MutexGuard<'_, Master> {

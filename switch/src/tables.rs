@@ -15,6 +15,7 @@ use vswitchd_crypto::seal::Sealer;
 use crate::counters::Traffic;
 use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
 use crate::io::Capabilities;
+use crate::probe;
 use crate::storm::{StormBucket, StormLimit};
 use crate::tunnel::Protection;
 use crate::vtep::{SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
@@ -394,7 +395,8 @@ impl Master {
         if id.0 == self.next_id {
             self.next_id += 1;
             let traffic = Arc::new(Traffic::new(self.workers));
-            self.topology().peers.insert(id, Vtep { address, traffic, sealer: None });
+            let replies = Arc::new(Mutex::new(StormBucket::new(probe::REPLIES)));
+            self.topology().peers.insert(id, Vtep { address, traffic, sealer: None, replies });
         }
         Ok(id)
     }

@@ -2,7 +2,8 @@
 //!
 //! A network is plain or sealed for as long as it has members ([`Protection`]), and here alone is decided what
 //! follows: `Tunnel::find` is the only maker of what `egress` builds datagrams with, `Arrival::enter` the
-//! only way into a network that `ingress` has. So a sealed network's frame can't leave in clear, nor a clear
+//! only way into a network that `ingress` has. Probes, which belong to no network, take
+//! [`ProbeTunnel`]'s way. So a sealed network's frame can't leave in clear, nor a clear
 //! frame be taken for one of its own, by any other path through the code.
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,13 +14,18 @@ use vswitchd_crypto::open::OpenError;
 use vswitchd_crypto::seal::{Sealer, Seals};
 
 use crate::drops::DropReason;
-use crate::outbox::{Transmit, run_datagrams};
+use crate::outbox::{Payload, Transmit, run_datagrams};
 use crate::tables::{Network, Topology};
 use crate::vtep::{Vtep, VtepId};
-use crate::wire::{Vni, ethernet, vxlan};
+use crate::wire::{Vni, ethernet, probe, vxlan};
 
-// The switch tells the two apart by the first byte.
+// The switch tells them apart by the first byte.
 const _: () = assert!(envelope::KIND != vxlan::FLAG_VNI);
+const _: () = assert!(probe::KIND != vxlan::FLAG_VNI && probe::KIND != envelope::KIND);
+
+/// 28: [`envelope::OVERHEAD`] in the type of a packet's length.
+const ENVELOPE: u16 = 12 + 16;
+const _: () = assert!(envelope::OVERHEAD == ENVELOPE as usize);
 
 /// How a network's frames cross the underlay.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,13 +43,10 @@ impl Protection {
     /// A sealed network's is rounded down to a multiple of 4: 1420 bytes over IPv4's 1500, 1400 over IPv6's.
     #[must_use]
     pub fn mtu(self, underlay: IpAddr, path: u32) -> u32 {
-        /// 28: [`envelope::OVERHEAD`] in the type of an MTU.
-        const ENVELOPE: u32 = 12 + 16;
-        const _: () = assert!(envelope::OVERHEAD == ENVELOPE as usize);
         let plain = path.saturating_sub(vxlan::overhead(underlay));
         match self {
             Self::Plain => plain,
-            Self::Sealed => plain.saturating_sub(ENVELOPE) & !3,
+            Self::Sealed => plain.saturating_sub(ENVELOPE.into()) & !3,
         }
     }
 
@@ -191,7 +194,18 @@ impl<'t> Tunnel<'t> {
         segment: usize,
     ) -> Transmit {
         let &Self { peer, to, vni, wrap } = self;
-        Transmit { peer, to, vni, overhead: wrap.overhead(), entropy, packet, range, segment, heads: None }
+        let payload = Payload::Frames(vni);
+        Transmit {
+            peer,
+            to,
+            payload,
+            overhead: wrap.overhead(),
+            entropy,
+            packet,
+            range,
+            segment,
+            heads: None,
+        }
     }
 
     /// Names what has been named for another peer of the network, where they share it.
@@ -201,7 +215,61 @@ impl<'t> Tunnel<'t> {
     }
 }
 
-/// A VXLAN packet from the underlay: of whom, and how it came.
+/// The way of probes to a peer: sealed if there is a key for it, whatever its networks are, else in clear.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ProbeTunnel<'t> {
+    peer: VtepId,
+    to: SocketAddr,
+    sealer: Option<&'t Sealer>,
+}
+
+impl<'t> ProbeTunnel<'t> {
+    /// As the peer's keys are.
+    pub(crate) fn find(peer: VtepId, vtep: &'t Vtep) -> Self {
+        Self { peer, to: vtep.address, sealer: vtep.sealer.as_deref() }
+    }
+
+    /// Bytes before the probe.
+    pub(crate) fn before(&self) -> usize {
+        if self.sealer.is_some() { envelope::HEADER_LEN } else { 0 }
+    }
+
+    /// Bytes behind the probe.
+    pub(crate) fn behind(&self) -> usize {
+        if self.sealer.is_some() { envelope::TAG_LEN } else { 0 }
+    }
+
+    /// Bytes of its IP packet besides the probe.
+    pub(crate) fn around(&self) -> u16 {
+        let headers = if self.to.is_ipv4() { 20 + 8 } else { 40 + 8 };
+        headers + if self.sealer.is_some() { ENVELOPE } else { 0 }
+    }
+
+    /// Seals a datagram with that room around the probe, where it is to be.
+    ///
+    /// # Errors
+    /// [`DropReason::KeyUsedUp`].
+    pub(crate) fn close(&self, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let Some(sealer) = self.sealer else { return Ok(()) };
+        sealer.seal(datagram).map_err(|_| DropReason::KeyUsedUp)
+    }
+
+    /// Names a closed datagram for the peer; see [`Transmit`].
+    pub(crate) fn transmit(
+        &self,
+        payload: Payload,
+        entropy: u32,
+        packet: usize,
+        range: Range<usize>,
+    ) -> Transmit {
+        let &Self { peer, to, .. } = self;
+        let overhead = self.before() + self.behind();
+        let segment = range.len();
+        Transmit { peer, to, payload, overhead, entropy, packet, range, segment, heads: None }
+    }
+}
+
+/// A VXLAN packet, or a probe, from the underlay: of whom, and how it came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Arrival<'t> {
     topology: &'t Topology,
@@ -258,6 +326,20 @@ impl<'t> Arrival<'t> {
     /// Who sent it.
     pub(crate) fn peer(&self) -> (VtepId, &'t Vtep) {
         (self.peer, self.vtep)
+    }
+
+    /// The way of probes back to the peer, if it may have sent this one so: with a session nothing is believed that
+    /// anybody could have sent.
+    ///
+    /// # Errors
+    /// It came in clear and the peer has a session, or sealed and there is no key to answer with.
+    pub(crate) fn probes(&self) -> Result<ProbeTunnel<'t>, DropReason> {
+        let tunnel = ProbeTunnel::find(self.peer, self.vtep);
+        match (tunnel.sealer, self.came) {
+            (Some(_), Protection::Sealed) | (None, Protection::Plain) => Ok(tunnel),
+            (Some(_), Protection::Plain) => Err(DropReason::ClearRefused),
+            (None, Protection::Sealed) => Err(DropReason::NoSession),
+        }
     }
 
     /// The network that it is for, if it may enter there.

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vswitchd_crypto::envelope::SessionId;
 use vswitchd_crypto::open::Opener;
 use vswitchd_crypto::seal::Sealer;
 
 use crate::counters::Traffic;
+use crate::storm::StormBucket;
 
 /// A peer of this switch. Never given twice in a switch's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +28,8 @@ pub struct Vtep {
     pub traffic: Arc<Traffic>,
     /// What is sealed for it; without, it gets nothing of sealed networks.
     pub sealer: Option<Arc<Sealer>>,
+    /// How many of its probes may still be answered, shared by every snapshot and worker.
+    pub(crate) replies: Arc<Mutex<StormBucket>>,
 }
 
 /// A key that opens what a peer seals.

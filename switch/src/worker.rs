@@ -19,6 +19,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use self::turn::Loop;
 use crate::io::{DatagramIo, FrameIo, ReadError};
+use crate::probe::PathEvent;
 use crate::switch::{PortReport, Switch};
 use crate::tables::PortId;
 
@@ -49,6 +50,8 @@ pub enum Event {
         /// Why.
         error: ReadError,
     },
+    /// The path to a peer has changed, of a switch that probes ([`Switch::set_probing`]).
+    Path(PathEvent),
     /// A socket of the underlay failed to receive; the worker tries again within a second.
     UnderlayFailed(io::Error),
     /// This kernel, device or route does not cut runs of datagrams (`UDP_SEGMENT`): they are sent one by one from now on,

@@ -17,7 +17,7 @@ use vswitchd::switch::io::mem::Faults;
 use vswitchd::switch::io::tap::{Offloads, Tap, TapConfig};
 use vswitchd::switch::io::udp::{Udp, UdpConfig};
 use vswitchd::switch::io::{DatagramIo, FrameIo, Received};
-use vswitchd::switch::outbox::{Outbox, Transmit};
+use vswitchd::switch::outbox::{Outbox, Payload, Transmit};
 use vswitchd::switch::packet::{HEADROOM, Pool};
 use vswitchd::switch::vtep::VtepId;
 use vswitchd::switch::wire::Vni;
@@ -62,7 +62,7 @@ fn send(from: &mut Udp, to: SocketAddr, bytes: &[u8], segment: usize) -> Result<
     out.transmits.push(Transmit {
         peer: VtepId(0),
         to,
-        vni: Vni::new(0).context("24 bits")?,
+        payload: Payload::Frames(Vni::new(0).context("24 bits")?),
         overhead: 0,
         entropy: 0,
         packet: 0,

@@ -11,6 +11,7 @@ mod hosts;
 mod kernel_vxlan;
 mod links;
 mod ports;
+mod probes;
 mod relay;
 mod soak;
 mod station;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         cutting::tests(),
         links::tests(),
         datagrams::tests(),
+        probes::tests(),
     ];
     let all = subjects.concat().into_iter().map(|test| (test, false));
     let trials =

@@ -1,5 +1,6 @@
 //! Three switches on links with chosen faults. Every run of a test is the same: time is virtual, the seed is printed.
 
+mod probes;
 mod sealed;
 mod world;
 

@@ -11,9 +11,10 @@ use vswitchd::crypto::seal::Sealer;
 use vswitchd::switch::datapath::Datapath;
 use vswitchd::switch::fdb::Limits;
 use vswitchd::switch::io::mem::{Faults, Wire};
-use vswitchd::switch::io::{Capabilities, Frame, Received};
+use vswitchd::switch::io::{Capabilities, Frame, Received, SendError};
 use vswitchd::switch::outbox::Outbox;
 use vswitchd::switch::packet::Pool;
+use vswitchd::switch::probe::{PathChange, ProbeConfig};
 use vswitchd::switch::storm::StormLimit;
 use vswitchd::switch::switch::Switch;
 use vswitchd::switch::tables::{PortId, PortSpec};
@@ -34,6 +35,12 @@ pub(crate) struct World {
     pub(crate) datagrams: usize,
     /// Those since it was last looked at: from whom, for whom.
     pub(crate) sent: Vec<(usize, usize, Vec<u8>)>,
+    /// What the wire carries, in bytes of UDP payload; it swallows larger datagrams.
+    pub(crate) carries: usize,
+    /// What a host's own link carries; it refuses to send larger datagrams.
+    pub(crate) link: usize,
+    /// How paths have changed: at which host, to which.
+    pub(crate) changes: Vec<(usize, usize, PathChange)>,
 }
 
 pub(crate) struct Host {
@@ -88,7 +95,17 @@ impl World {
         let hosts = (0..networks.len()).map(|host| Host::new(host, networks, sealed)).collect();
         let wire = Wire::new(faults, seed, WIRE_QUEUE);
         let now = Instant::now();
-        Self { hosts, wire, now, delivered: Vec::new(), datagrams: 0, sent: Vec::new() }
+        Self {
+            hosts,
+            wire,
+            now,
+            delivered: Vec::new(),
+            datagrams: 0,
+            sent: Vec::new(),
+            carries: usize::MAX,
+            link: usize::MAX,
+            changes: Vec::new(),
+        }
     }
 
     /// A station sends a frame; the wire then runs dry unless it delays.
@@ -121,11 +138,33 @@ impl World {
         let end = self.now + time;
         while self.now < end {
             let second = self.now + Duration::from_secs(1);
-            let next = self.wire.next_deadline().map_or(second, |due| due.clamp(self.now, second));
+            let probes = self.hosts.iter().filter_map(|host| host.datapath.next_deadline());
+            let next = probes.chain(self.wire.next_deadline()).min();
+            let next = next.map_or(second, |due| due.clamp(self.now, second));
             self.now = next.min(end);
             self.settle();
+            self.probe();
             if self.now == second {
                 self.hosts.iter().for_each(|host| host.switch.age(self.now));
+            }
+        }
+    }
+
+    /// Has a host probe the paths to the others.
+    pub(crate) fn set_probing(&mut self, host: usize, seed: u64) {
+        self.hosts[host].switch.set_probing(Some(ProbeConfig::new(seed)));
+        self.probe();
+    }
+
+    fn probe(&mut self) {
+        for host in 0..self.hosts.len() {
+            let at = &mut self.hosts[host];
+            at.datapath.handle_timeout(self.now);
+            at.datapath.poll_probes(&mut at.pool, &mut at.out, self.now);
+            self.carry_out(host);
+            while let Some(event) = self.hosts[host].switch.poll_path_event() {
+                let to = (0..).find(|&host| address(host) == event.address).expect("a host's address");
+                self.changes.push((host, to, event.change));
             }
         }
     }
@@ -149,7 +188,14 @@ impl World {
         for transmit in &at.out.transmits {
             let to = (0..).find(|&host| address(host) == transmit.to).expect("a host's address");
             for datagram in at.out.datagrams(transmit).map(|pieces| pieces.concat()) {
+                if datagram.len() > self.link {
+                    at.datapath.handle_unsent(transmit, &SendError::TooBig, self.now);
+                    continue;
+                }
                 self.datagrams += 1;
+                if datagram.len() > self.carries {
+                    continue;
+                }
                 self.sent.push((host, to, datagram.clone()));
                 self.wire.send(host, to, datagram, self.now);
             }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use vswitchd_crypto::envelope::{HEADER_LEN as SEAL_HEADER_LEN, SessionId, TAG_LEN};
+use vswitchd_crypto::envelope::{HEADER_LEN as SEAL_HEADER_LEN, OVERHEAD, SessionId, TAG_LEN, is_sealed};
 use vswitchd_crypto::key::Key;
 use vswitchd_crypto::open::Opener;
 use vswitchd_crypto::seal::Sealer;
@@ -13,7 +13,7 @@ use vswitchd_switch::datapath::Datapath;
 use vswitchd_switch::drops::DropReason;
 use vswitchd_switch::fdb::{Limits, Place};
 use vswitchd_switch::io::{Capabilities, Frame, Received};
-use vswitchd_switch::outbox::{Outbox, RUN_BYTES_MAX};
+use vswitchd_switch::outbox::{Outbox, Payload, RUN_BYTES_MAX};
 use vswitchd_switch::packet::{DATA_MAX, Pool};
 use vswitchd_switch::segment::Segmenter;
 use vswitchd_switch::storm::StormLimit;
@@ -21,6 +21,7 @@ use vswitchd_switch::switch::Switch;
 use vswitchd_switch::tables::{PortId, PortSpec};
 use vswitchd_switch::tunnel::Protection;
 use vswitchd_switch::wire::ethernet::{EtherType, Header};
+use vswitchd_switch::wire::probe::{HEADER_LEN as PROBE_LEN, Operation, Probe};
 use vswitchd_switch::wire::virtio::{Checksum, HEADER_LEN, Offload};
 use vswitchd_switch::wire::{MacAddr, Vni, vxlan};
 
@@ -68,6 +69,9 @@ impl Bench {
         known(2, &[], Place::Port(poor));
         known(3, &[[10, 0, 0, 3].into(), [0xfd00, 0, 0, 0, 0, 0, 0, 3].into()], Place::Vtep(far));
         switch.add_opener(far, Arc::new(Opener::new(&key(), session()))).expect("the first");
+        if protection == Protection::Sealed {
+            switch.set_sealer(far, Some(Arc::new(Sealer::new(&key(), session())))).expect("a peer");
+        }
         let datapath = Datapath::new(switch.clone());
         let (pool, out) = (Pool::new(BUFFERS), Outbox::default());
         Self { switch, protection, datapath, rich, poor, peer, pool, out, now: Instant::now() }
@@ -79,7 +83,12 @@ impl Bench {
         buf.fill(run);
         let mut batch = vec![Received { buf, from, segment }];
         self.datapath.ingress(&mut batch, &mut self.pool, &mut self.out, self.now);
-        assert!(self.out.transmits.is_empty(), "split horizon");
+        // Nothing goes back but echoes, to the peer, no longer than the datagrams that came.
+        for transmit in &self.out.transmits {
+            assert_eq!(transmit.payload, Payload::Reply, "split horizon");
+            let longest = segment.min(run.len());
+            assert!(transmit.bytes() <= longest, "{} bytes for {longest}", transmit.bytes());
+        }
         if self.protection == Protection::Plain {
             came_in(&self.out, run, segment);
         }
@@ -99,8 +108,20 @@ impl Bench {
             assert!(transmit.segment > 0 && transmit.bytes() <= RUN_BYTES_MAX, "{transmit:?}");
             for datagram in self.out.datagrams(transmit) {
                 let datagram = datagram.concat();
-                assert_eq!(vxlan::parse(&datagram), Ok(vni()));
-                Header::parse(&datagram[vxlan::HEADER_LEN..]).expect("a whole Ethernet header");
+                match (transmit.payload, self.protection) {
+                    (Payload::Frames(_), _) => {
+                        assert_eq!(vxlan::parse(&datagram), Ok(vni()));
+                        Header::parse(&datagram[vxlan::HEADER_LEN..]).expect("a whole Ethernet header");
+                    }
+                    (_, Protection::Plain) => {
+                        let reply = Probe::parse(&datagram).expect("a whole probe");
+                        assert_eq!(reply.operation, Operation::Reply);
+                    }
+                    (_, Protection::Sealed) => {
+                        assert!(is_sealed(&datagram), "an echo in clear for a peer with a session");
+                        assert_eq!(datagram.len(), OVERHEAD + PROBE_LEN);
+                    }
+                }
             }
         }
         for delivery in &self.out.deliveries {

@@ -6,6 +6,7 @@
 pub mod checksum;
 pub mod ethernet;
 pub mod flow;
+pub mod probe;
 pub mod virtio;
 pub mod vxlan;
 
@@ -31,6 +32,8 @@ pub enum Layer {
     Vxlan,
     /// virtio-net header of a TAP device.
     Virtio,
+    /// Probe of the path to a peer.
+    Probe,
 }
 
 /// What was wrong, in any layer.
@@ -54,6 +57,7 @@ impl std::fmt::Display for Layer {
             Self::Ethernet => "Ethernet",
             Self::Vxlan => "VXLAN",
             Self::Virtio => "virtio-net header",
+            Self::Probe => "probe",
         })
     }
 }

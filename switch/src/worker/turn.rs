@@ -18,10 +18,10 @@ use super::{Command, Crew, Event, WorkerConfig};
 use crate::datapath::Datapath;
 use crate::drops::DropReason;
 use crate::io::{DatagramIo, Frame, FrameIo, ReadError, Received, SendError, WriteError};
-use crate::outbox::{Outbox, PARTS_MAX};
+use crate::outbox::{Outbox, PARTS_MAX, Payload, Transmit};
 use crate::packet::Pool;
 use crate::switch::Switch;
-use crate::tables::PortId;
+use crate::tables::{PortId, Tables};
 
 const TICK: Duration = Duration::from_secs(1);
 const EVENTS_MAX: usize = 64;
@@ -102,6 +102,7 @@ impl Loop {
         }
         let mut now = clock();
         let mut tick = now + TICK;
+        self.probe(now);
         loop {
             let ticks = self.index == 0 || self.underlay_failed;
             let deadline = self.datapath.next_deadline().into_iter().chain(ticks.then_some(tick)).min();
@@ -119,6 +120,7 @@ impl Loop {
                 }
             }
             self.datapath.handle_timeout(now);
+            self.probe(now);
             if now >= tick {
                 self.retry_underlay()?;
                 if self.index == 0 {
@@ -163,7 +165,7 @@ impl Loop {
         let Scratch { frames, out, .. } = &mut self.scratch;
         let outcome = device.read(&mut self.pool, frames, self.batch);
         self.datapath.egress(id, frames, &mut self.pool, out, now);
-        self.flush();
+        self.flush(now);
         match outcome {
             Ok(0) => {}
             Ok(malformed) => self.count_dropped(id, DropReason::OffloadInvalid, malformed),
@@ -175,7 +177,7 @@ impl Loop {
         let Scratch { received, out, .. } = &mut self.scratch;
         let outcome = self.underlay.receive(&mut self.pool, received, self.batch);
         self.datapath.ingress(received, &mut self.pool, out, now);
-        self.flush();
+        self.flush(now);
         if let Err(error) = outcome {
             self.underlay_failed = true;
             for socket in self.underlay.pollable() {
@@ -183,6 +185,17 @@ impl Loop {
                 let _ = epoll::delete(&self.epoll, socket);
             }
             (self.events)(Event::UnderlayFailed(error));
+        }
+    }
+
+    /// Sends the probes that are due, and tells what has become of the paths.
+    fn probe(&mut self, now: Instant) {
+        self.datapath.poll_probes(&mut self.pool, &mut self.scratch.out, now);
+        if !self.scratch.out.transmits.is_empty() {
+            self.flush(now);
+        }
+        while let Some(event) = self.datapath.switch().poll_path_event() {
+            (self.events)(Event::Path(event));
         }
     }
 
@@ -196,8 +209,8 @@ impl Loop {
     }
 
     /// Sends and writes what the outbox holds, and counts what became of it.
-    fn flush(&mut self) {
-        self.transmit();
+    fn flush(&mut self, now: Instant) {
+        self.transmit(now);
         self.deliver();
         self.scratch.out.recycle(&mut self.pool);
         while let Some(id) = self.scratch.gone.pop() {
@@ -205,35 +218,41 @@ impl Loop {
         }
     }
 
-    fn transmit(&mut self) {
-        let Scratch { out, failed, .. } = &mut self.scratch;
+    fn transmit(&mut self, now: Instant) {
+        let Self { index: worker, datapath, underlay, scratch, events, .. } = self;
+        let Scratch { out, failed, .. } = scratch;
         if out.transmits.is_empty() {
             return;
         }
-        self.underlay.send(out, failed);
-        if self.underlay.took_to_single() {
-            (self.events)(Event::SegmentationRefused);
+        underlay.send(out, failed);
+        if underlay.took_to_single() {
+            events(Event::SegmentationRefused);
         }
         failed.sort_unstable_by_key(|&(index, _)| index);
-        let switch = self.datapath.switch();
+        let switch = datapath.switch();
         let tables = switch.tables();
         let mut failed = failed.drain(..).peekable();
         for (index, transmit) in out.transmits.iter().enumerate() {
             let frames = transmit.datagrams();
-            let traffic = tables.topology.peers.peer(transmit.peer).map(|peer| peer.traffic.by(self.index));
             let Some((_, error)) = failed.next_if(|&(lost, _)| lost == index) else {
-                traffic.inspect(|traffic| traffic.sent(frames, transmit.inner_bytes()));
+                count_sent(&tables, *worker, transmit);
                 continue;
             };
+            if datapath.handle_unsent(transmit, &error, now) {
+                continue;
+            }
             let reason = match error {
                 SendError::Full => DropReason::UnderlayFull,
                 SendError::TooBig => DropReason::TooBig,
                 SendError::Refused(_) => DropReason::UnderlayRefused,
             };
             switch.drops().add(reason, frames as u64);
-            traffic.inspect(|traffic| traffic.dropped(frames as u64));
-            let network = tables.topology.networks.get(&transmit.vni);
-            network.inspect(|network| network.traffic.by(self.index).dropped(frames as u64));
+            let peer = tables.topology.peers.peer(transmit.peer);
+            peer.inspect(|peer| peer.traffic.by(*worker).dropped(frames as u64));
+            if let Payload::Frames(vni) = transmit.payload {
+                let network = tables.topology.networks.get(&vni);
+                network.inspect(|network| network.traffic.by(*worker).dropped(frames as u64));
+            }
         }
     }
 
@@ -301,6 +320,13 @@ impl Loop {
         let switch = self.datapath.switch();
         let tables = switch.tables();
         switch.count_dropped(self.index, &tables, tables.topology.ports.get(&id), reason, frames);
+    }
+}
+
+/// A peer's traffic is frames; probes are none.
+fn count_sent(tables: &Tables, worker: usize, transmit: &Transmit) {
+    if let (Payload::Frames(_), Some(peer)) = (transmit.payload, tables.topology.peers.peer(transmit.peer)) {
+        peer.traffic.by(worker).sent(transmit.datagrams(), transmit.inner_bytes());
     }
 }
 

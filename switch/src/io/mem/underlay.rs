@@ -191,7 +191,7 @@ mod tests {
     use rustix::event::{PollFd, PollFlags, poll};
 
     use super::*;
-    use crate::outbox::Transmit;
+    use crate::outbox::{Payload, Transmit};
     use crate::vtep::VtepId;
     use crate::wire::Vni;
 
@@ -206,7 +206,7 @@ mod tests {
         let transmit = Transmit {
             peer: VtepId(0),
             to,
-            vni,
+            payload: Payload::Frames(vni),
             overhead: 0,
             entropy: 0,
             packet: 0,

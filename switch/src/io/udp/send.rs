@@ -289,6 +289,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::outbox::Payload;
     use crate::vtep::VtepId;
     use crate::wire::Vni;
 
@@ -298,7 +299,7 @@ mod tests {
             let transmit = |&(peer, len): &(u8, usize)| Transmit {
                 peer: VtepId(0),
                 to: SocketAddr::from(([192, 0, 2, peer], 4789)),
-                vni: Vni::new(0).unwrap(),
+                payload: Payload::Frames(Vni::new(0).unwrap()),
                 overhead: 0,
                 entropy: 0,
                 packet: 0,

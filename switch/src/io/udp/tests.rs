@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::*;
-use crate::outbox::{RUN_DATAGRAMS_MAX, Transmit};
+use crate::outbox::{Payload, RUN_DATAGRAMS_MAX, Transmit};
 use crate::packet::HEADROOM;
 use crate::vtep::VtepId;
 use crate::wire::Vni;
@@ -48,7 +48,7 @@ fn add(
     out.transmits.push(Transmit {
         peer: VtepId(0),
         to,
-        vni,
+        payload: Payload::Frames(vni),
         overhead: 0,
         entropy,
         packet,
@@ -180,7 +180,7 @@ fn a_flow_keeps_its_source_port_and_its_order() {
         out.transmits.push(Transmit {
             peer: VtepId(0),
             to,
-            vni,
+            payload: Payload::Frames(vni),
             overhead: 0,
             entropy,
             packet,
