@@ -129,7 +129,15 @@ impl Root {
         let anchor = webpki::anchor_from_trusted_cert(self.certificate())?;
         let verify = |usage| {
             EndEntityCert::try_from(certificate)?
-                .verify_for_usage(&[webpki::ring::ED25519], &[anchor.clone()], &[], at, usage, None, None)
+                .verify_for_usage(
+                    &[webpki::ring::ED25519],
+                    std::slice::from_ref(&anchor),
+                    &[],
+                    at,
+                    usage,
+                    None,
+                    None,
+                )
                 .map(drop)
         };
         verify(KeyUsage::server_auth())?;

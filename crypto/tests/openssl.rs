@@ -22,7 +22,7 @@ fn random() -> SystemRandom {
 }
 
 fn openssl(arguments: &[&str]) -> Output {
-    Command::new("openssl").args(arguments).output().unwrap()
+    Command::new("openssl").args(arguments).output().expect("openssl was there before")
 }
 
 fn text(output: &Output) -> String {
@@ -41,7 +41,7 @@ fn available() -> bool {
 
 fn file(name: &str, bytes: &[u8]) -> PathBuf {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    std::fs::write(&path, bytes).unwrap();
+    std::fs::write(&path, bytes).expect("the folder is writable");
     path
 }
 
