@@ -1,0 +1,102 @@
+//! What nodes say to each other beside SWIM, in sealed datagrams or in bulk.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::Record;
+use crate::digest::{Item, Range};
+use crate::id::{NodeId, Peer, TableId};
+use crate::owned::Delta;
+
+/// Type byte of foca's datagrams, inside the seal.
+pub const KIND_SWIM: u8 = 1;
+/// Type byte of a [`Message`], inside the seal.
+pub const KIND_MESSAGE: u8 = 2;
+
+/// Most bytes of a datagram's content, before sealing: with an envelope of up to 50 bytes it stays under 1200, which
+/// passes every IPv6 path (RFC 8200 §5 asks for 1280).
+pub const CONTENT_LIMIT: usize = 1150;
+
+/// Ranges that fit a datagram, at most 33 bytes each.
+pub(crate) const RANGES_PER_MESSAGE: usize = 32;
+
+/// How far the sender's own records are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mark {
+    pub(crate) life: u64,
+    pub(crate) version: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Message {
+    /// Here I am; `answer` if this is one.
+    Hello { me: Peer, answer: bool },
+    /// You are suspected: are you there?
+    Ask { you: Peer, incarnation: u16 },
+    /// I am.
+    Here { me: Peer, incarnation: u16 },
+    /// I am leaving.
+    Leave { me: Peer },
+    /// My own records.
+    Own(Delta),
+    /// That far I have yours.
+    Have(Mark),
+    /// Cluster records.
+    Records(Vec<Record>),
+    /// What I hold; `whole` if these are all of my tables.
+    Compare { mark: Mark, whole: bool, ranges: Vec<Range> },
+    /// I hold the same as you.
+    Same { mark: Mark },
+    /// All that I hold in a stretch.
+    List { table: TableId, low: u64, high: u64, items: Vec<Item> },
+    /// Send me these cluster records.
+    Pull { table: TableId, hashes: Vec<u64> },
+}
+
+/// A datagram to be sealed and sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Type byte.
+    pub kind: u8,
+    /// Content, at most [`CONTENT_LIMIT`] bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Content for a member that is too big for datagrams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BulkTransmit {
+    /// Who.
+    pub node: NodeId,
+    /// Its gossip address; the bulk port is the caller's business.
+    pub to: SocketAddr,
+    /// Content, for [`crate::engine::Engine::handle_bulk`] there.
+    pub bytes: Vec<u8>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec;
+    use crate::digest::LIST_LIMIT;
+
+    #[test]
+    fn a_full_list_fits_a_datagram() {
+        let item = Item { hash: u64::MAX, time: u64::MAX, writer: NodeId([255; 16]) };
+        let items = vec![item; LIST_LIMIT];
+        let list = Message::List { table: TableId::cluster(127), low: u64::MAX, high: u64::MAX, items };
+        assert!(codec::encode(&list).len() <= CONTENT_LIMIT, "{}", codec::encode(&list).len());
+        let range = Range {
+            table: TableId::cluster(127),
+            low: u64::MAX,
+            high: u64::MAX,
+            count: u32::MAX,
+            sum: u64::MAX,
+        };
+        let mark = Mark { life: u64::MAX, version: u64::MAX };
+        let compare = Message::Compare { mark, whole: true, ranges: vec![range; RANGES_PER_MESSAGE] };
+        assert!(codec::encode(&compare).len() <= CONTENT_LIMIT, "{}", codec::encode(&compare).len());
+    }
+}

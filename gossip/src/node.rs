@@ -1,0 +1,517 @@
+//! The driver: an [`Engine`] on a UDP socket, a task that is watched, and the handle that the program holds.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::net::UdpSocket;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinHandle;
+
+use crate::codec::DecodeError;
+use crate::engine::{Authority, Changed, Engine, Event, Rejected, Settings};
+use crate::id::{NodeId, Now, Peer, TableId};
+use crate::message::{BulkTransmit, Transmit};
+use crate::neighbour::PeerStatus;
+use crate::owned::SetError;
+
+/// Largest datagram read.
+const DATAGRAM: usize = 2048;
+/// Events that a slow watcher may be behind before it is told that it missed some.
+const EVENT_BACKLOG: usize = 4096;
+/// Bulk transfers under way at a time; the rest is left to the next retry.
+const BULK_LIMIT: usize = 32;
+/// Pause before a driver that failed is started again.
+const RESTART_AFTER: Duration = Duration::from_millis(200);
+
+/// A datagram that was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Who sealed it.
+    pub sender: NodeId,
+    /// Type byte.
+    pub kind: u8,
+    /// Content.
+    pub bytes: Vec<u8>,
+}
+
+/// A datagram that can't be sealed or opened: forged, replayed, under an unknown key. It says no more on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("can't be sealed or opened")]
+pub struct SealError;
+
+/// What makes datagrams unreadable and unforgeable.
+///
+/// [`Self::open`] must refuse what isn't from a member, and what it has opened before: all else here relies on that.
+pub trait Sealing: Send + Sync {
+    /// The datagram for `bytes` of type `kind`, longer than these by 50 bytes at most.
+    ///
+    /// # Errors
+    /// If there is no key.
+    fn seal(&self, kind: u8, bytes: &[u8]) -> Result<Vec<u8>, SealError>;
+
+    /// What is in a datagram.
+    ///
+    /// # Errors
+    /// If it isn't a member's, or was opened before.
+    fn open(&self, datagram: &[u8]) -> Result<Opened, SealError>;
+}
+
+/// A reliable, authenticated way to another node, for what datagrams can't carry: TCP with mutual TLS.
+pub trait Bulk: Send + Sync {
+    /// Carries `transfer.bytes` to `transfer.node`, whose program hands them to [`Gossip::deliver_bulk`]. A failure is
+    /// the implementation's to report; what was lost is sent again.
+    fn send(&self, transfer: BulkTransmit) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+}
+
+/// Where a node's memory is kept.
+pub trait Store: Send + Sync + 'static {
+    /// What was last saved; `None` at the first start.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    fn load(&self) -> std::io::Result<Option<Vec<u8>>>;
+
+    /// Saves durably, replacing what was. Called on a thread that may block.
+    ///
+    /// # Errors
+    /// If it can't be written; it is tried again with the next change.
+    fn save(&self, bytes: &[u8]) -> std::io::Result<()>;
+}
+
+/// What the driver can't do without.
+pub struct Parts {
+    /// For datagrams.
+    pub sealing: Arc<dyn Sealing>,
+    /// For large transfers.
+    pub bulk: Arc<dyn Bulk>,
+    /// For restarts.
+    pub store: Arc<dyn Store>,
+    /// For cluster records.
+    pub authority: Authority,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parts")
+    }
+}
+
+/// Why gossip didn't start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The socket.
+    #[error("can't open UDP {0}: {1}")]
+    Socket(SocketAddr, std::io::Error),
+    /// The store.
+    #[error("can't load the saved state: {0}")]
+    Store(std::io::Error),
+    /// What the store holds.
+    #[error("the saved state is damaged: {0}")]
+    Damaged(DecodeError),
+}
+
+/// What happened to datagrams and to the driver, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams that the socket or the sealing refused to send.
+    pub unsent: u64,
+    /// Datagrams received and handled.
+    pub received: u64,
+    /// Datagrams that could not be opened.
+    pub unopened: u64,
+    /// Datagrams that were opened, and then rejected.
+    pub rejected: u64,
+    /// Times that the state couldn't be saved.
+    pub unsaved: u64,
+    /// Times that the driver was started again after a failure.
+    pub restarts: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    sent: AtomicU64,
+    unsent: AtomicU64,
+    received: AtomicU64,
+    unopened: AtomicU64,
+    rejected: AtomicU64,
+    unsaved: AtomicU64,
+    restarts: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+struct Shared {
+    engine: Mutex<Engine>,
+    /// Our own records, for a driver that starts again.
+    own: Mutex<BTreeMap<(TableId, String), Vec<u8>>>,
+    wake: Notify,
+    events: broadcast::Sender<Event>,
+    unsaved: watch::Sender<Option<Vec<u8>>>,
+    socket: UdpSocket,
+    parts: Parts,
+    settings: Settings,
+    counts: Counts,
+    bulks: Arc<tokio::sync::Semaphore>,
+}
+
+/// A running node.
+///
+/// Dropping it stops the driver without a farewell; [`Self::leave`] says one.
+pub struct Gossip {
+    shared: Arc<Shared>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Gossip {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gossip").field("me", &self.me()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Gossip {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the driver: here time comes from the system")]
+fn now() -> Now {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now { at: Instant::now(), wall_ms: u64::try_from(wall.as_millis()).unwrap_or(u64::MAX) }
+}
+
+impl Gossip {
+    /// Opens `listen` and starts. `settings.me.addr` with port 0 becomes the port that was opened.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(listen: SocketAddr, mut settings: Settings, parts: Parts) -> Result<Self, StartError> {
+        #[expect(clippy::disallowed_methods, reason = "this is the driver: the socket is its own")]
+        let socket = UdpSocket::bind(listen).await.map_err(|error| StartError::Socket(listen, error))?;
+        if settings.me.addr.port() == 0 {
+            let bound = socket.local_addr().map_err(|error| StartError::Socket(listen, error))?;
+            settings.me.addr.set_port(bound.port());
+        }
+        let saved = parts.store.load().map_err(StartError::Store)?;
+        let engine = Engine::new(settings.clone(), parts.authority.clone(), saved.as_deref(), now())
+            .map_err(StartError::Damaged)?;
+        let shared = Arc::new(Shared {
+            engine: Mutex::new(engine),
+            own: Mutex::new(BTreeMap::new()),
+            wake: Notify::new(),
+            events: broadcast::channel(EVENT_BACKLOG).0,
+            unsaved: watch::channel(None).0,
+            socket,
+            parts,
+            settings,
+            counts: Counts::default(),
+            bulks: Arc::new(tokio::sync::Semaphore::new(BULK_LIMIT)),
+        });
+        let tasks =
+            vec![tokio::spawn(supervise(Arc::clone(&shared))), tokio::spawn(save(Arc::clone(&shared)))];
+        Ok(Self { shared, tasks })
+    }
+
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        self.shared.engine()
+    }
+
+    /// We, as the others see us.
+    pub fn me(&self) -> Peer {
+        self.engine().me()
+    }
+
+    /// Every other node that is known.
+    pub fn peers(&self) -> Vec<PeerStatus> {
+        self.engine().peers()
+    }
+
+    /// One number for all that is known here: equal on nodes that know the same.
+    pub fn digest(&self) -> u64 {
+        self.engine().digest()
+    }
+
+    /// What has been counted.
+    pub fn counters(&self) -> Counters {
+        let counts = &self.shared.counts;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counters {
+            sent: read(&counts.sent),
+            unsent: read(&counts.unsent),
+            received: read(&counts.received),
+            unopened: read(&counts.unopened),
+            rejected: read(&counts.rejected),
+            unsaved: read(&counts.unsaved),
+            restarts: read(&counts.restarts),
+        }
+    }
+
+    /// All events from now on. One that falls behind is told so, and then has to read the tables anew.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// Live records of a table: owner (none for the cluster's), key, value.
+    pub fn records(&self, table: TableId) -> Vec<(Option<NodeId>, String, Arc<[u8]>)> {
+        self.engine().records(table)
+    }
+
+    /// Sets a record of our own, or deletes it with `None`; the others are told at once.
+    ///
+    /// # Errors
+    /// [`SetError`]; nothing has changed then.
+    pub fn set_owned(&self, table: TableId, key: &str, value: Option<Vec<u8>>) -> Result<(), SetError> {
+        self.engine().set_owned(table, key, value.clone())?;
+        let mut own = self.shared.own.lock().unwrap_or_else(PoisonError::into_inner);
+        match value {
+            Some(value) => own.insert((table, key.to_owned()), value),
+            None => own.remove(&(table, key.to_owned())),
+        };
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Writes a cluster record, or deletes it with `None`; the others are told at once. It is on disk soon after
+    /// ([`Store::save`]), and on theirs.
+    ///
+    /// # Errors
+    /// [`SetError`]; nothing has changed then.
+    pub fn set_cluster(&self, table: TableId, key: &str, value: Option<Vec<u8>>) -> Result<(), SetError> {
+        self.engine().set_cluster(now(), table, key, value)?;
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Greets `addr` until somebody answers there.
+    pub fn add_seed(&self, addr: SocketAddr) {
+        self.engine().add_seed(now(), addr);
+        self.shared.wake.notify_one();
+    }
+
+    /// We are reached at `addr` from now on.
+    pub fn readdress(&self, addr: SocketAddr) {
+        self.engine().readdress(now(), addr);
+        self.shared.wake.notify_one();
+    }
+
+    /// Forgets a node that was removed from the cluster.
+    pub fn forget(&self, node: NodeId) {
+        self.engine().forget(now(), node);
+        self.shared.wake.notify_one();
+    }
+
+    /// What `sender` sent by its [`Bulk`].
+    ///
+    /// # Errors
+    /// [`Rejected`], if it isn't a member or the bytes are no messages.
+    pub fn deliver_bulk(&self, sender: NodeId, bytes: &[u8]) -> Result<(), Rejected> {
+        let result = self.engine().handle_bulk(now(), sender, bytes);
+        self.shared.wake.notify_one();
+        result
+    }
+
+    /// Says farewell to every node, then stops.
+    pub async fn leave(self) {
+        let deadline = {
+            let mut engine = self.engine();
+            engine.leave(now());
+            engine.next_deadline()
+        };
+        self.tasks.iter().for_each(JoinHandle::abort);
+        self.shared.flush().await;
+        if let Some(deadline) = deadline {
+            // The second copies.
+            tokio::time::sleep_until(deadline.into()).await;
+            self.engine().handle_timeout(now());
+            self.shared.flush().await;
+        }
+    }
+}
+
+impl Shared {
+    fn engine(&self) -> MutexGuard<'_, Engine> {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Carries out what the engine wants done.
+    async fn flush(&self) {
+        let (output, snapshot) = {
+            let mut engine = self.engine();
+            let output = engine.drain(now());
+            let snapshot = engine.take_dirty().then(|| engine.snapshot());
+            (output, snapshot)
+        };
+        if snapshot.is_some() {
+            self.unsaved.send_replace(snapshot);
+        }
+        for event in output.events {
+            // Nobody may be watching.
+            self.events.send(event).ok();
+        }
+        for transmit in output.transmits {
+            self.transmit(&transmit).await;
+        }
+        for bulk in output.bulks {
+            if let Ok(permit) = Arc::clone(&self.bulks).try_acquire_owned() {
+                let sending = self.parts.bulk.send(bulk);
+                tokio::spawn(async move {
+                    sending.await;
+                    drop(permit);
+                });
+            } else {
+                count(&self.counts.unsent);
+            }
+        }
+    }
+
+    async fn transmit(&self, transmit: &Transmit) {
+        let sealed = self.parts.sealing.seal(transmit.kind, &transmit.bytes);
+        let sent = match sealed {
+            Ok(datagram) => self.socket.send_to(&datagram, transmit.to).await.is_ok(),
+            Err(SealError) => false,
+        };
+        count(if sent { &self.counts.sent } else { &self.counts.unsent });
+    }
+
+    fn receive(&self, datagram: &[u8], from: SocketAddr) {
+        let Ok(opened) = self.parts.sealing.open(datagram) else {
+            return count(&self.counts.unopened);
+        };
+        let Opened { sender, kind, bytes } = opened;
+        match self.engine().handle_datagram(now(), (sender, from), kind, &bytes) {
+            Ok(()) | Err(Rejected::Duplicate) => count(&self.counts.received),
+            Err(_) => count(&self.counts.rejected),
+        }
+    }
+
+    async fn drive(&self) {
+        let mut buffer = vec![0; DATAGRAM];
+        loop {
+            self.flush().await;
+            let deadline = self.engine().next_deadline();
+            let deadline = deadline.unwrap_or_else(|| now().at + Duration::from_secs(1));
+            tokio::select! {
+                // Errors are those of earlier sends (ICMP); the next call goes on.
+                received = self.socket.recv_from(&mut buffer) => {
+                    if let Ok((length, from)) = received {
+                        self.receive(&buffer[..length], from);
+                    }
+                }
+                () = tokio::time::sleep_until(deadline.into()) => self.engine().handle_timeout(now()),
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// A new engine in a new life, with what the old one had on disk and had been told to say.
+    fn begin_again(&self) {
+        let mut engine = self.engine();
+        let life = engine.me().life.max(self.settings.me.life) + 1;
+        let me = Peer { life, renewal: 0, ..engine.me() };
+        let settings = Settings { me, ..self.settings.clone() };
+        let saved = self.unsaved.borrow().clone().or_else(|| self.parts.store.load().ok().flatten());
+        let authority = self.parts.authority.clone();
+        let begun = Engine::new(settings.clone(), authority.clone(), saved.as_deref(), now())
+            .or_else(|_| Engine::new(settings, authority, None, now()));
+        if let Ok(begun) = begun {
+            *engine = begun;
+        }
+        for ((table, key), value) in self.own.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            // It was within the limits before.
+            engine.set_owned(*table, key, Some(value.clone())).ok();
+        }
+    }
+}
+
+/// Runs the driver for ever: one that panics begins again, in a new life.
+async fn supervise(shared: Arc<Shared>) {
+    loop {
+        let driver = Arc::clone(&shared);
+        let mut driver = AbortOnDrop(tokio::spawn(async move { driver.drive().await }));
+        // It has no other end than a panic.
+        (&mut driver.0).await.ok();
+        count(&shared.counts.restarts);
+        tokio::time::sleep(RESTART_AFTER).await;
+        shared.begin_again();
+    }
+}
+
+/// Ends its task with whoever waits for it.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Saves the latest snapshot, one at a time, off the driver's task.
+async fn save(shared: Arc<Shared>) {
+    let mut snapshots = shared.unsaved.subscribe();
+    while snapshots.changed().await.is_ok() {
+        let Some(bytes) = snapshots.borrow_and_update().clone() else { continue };
+        let store = Arc::clone(&shared.parts.store);
+        let saved = tokio::task::spawn_blocking(move || store.save(&bytes)).await;
+        if !matches!(saved, Ok(Ok(()))) {
+            count(&shared.counts.unsaved);
+        }
+    }
+}
+
+/// Records of one table as values of one type.
+pub trait Record: serde::Serialize + serde::de::DeserializeOwned {
+    /// Its table.
+    const TABLE: TableId;
+}
+
+impl Gossip {
+    /// [`Self::set_owned`] or [`Self::set_cluster`], as the type's table is.
+    ///
+    /// # Errors
+    /// [`SetError`]; nothing has changed then.
+    pub fn set<R: Record>(&self, key: &str, record: &R) -> Result<(), SetError> {
+        self.put(R::TABLE, key, Some(crate::codec::encode(record)))
+    }
+
+    /// Deletes a record.
+    ///
+    /// # Errors
+    /// [`SetError`]; nothing has changed then.
+    pub fn delete<R: Record>(&self, key: &str) -> Result<(), SetError> {
+        self.put(R::TABLE, key, None)
+    }
+
+    fn put(&self, table: TableId, key: &str, value: Option<Vec<u8>>) -> Result<(), SetError> {
+        match table.is_cluster() {
+            true => self.set_cluster(table, key, value),
+            false => self.set_owned(table, key, value),
+        }
+    }
+
+    /// Every live record of that type: owner, key, value. Those that this program's version can't read are left out.
+    pub fn list<R: Record>(&self) -> Vec<(Option<NodeId>, String, R)> {
+        let records = self.records(R::TABLE).into_iter();
+        records
+            .filter_map(|(owner, key, value)| Some((owner, key, crate::codec::decode(&value).ok()?)))
+            .collect()
+    }
+}
+
+impl Changed {
+    /// The record that changed, if it is of that type: its value, or `None` when it is gone.
+    ///
+    /// # Errors
+    /// If its bytes are not of that type.
+    pub fn record<R: Record>(&self) -> Option<Result<Option<R>, DecodeError>> {
+        (self.table == R::TABLE).then(|| self.value.as_deref().map(crate::codec::decode).transpose())
+    }
+}
