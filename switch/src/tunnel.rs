@@ -328,8 +328,8 @@ impl<'t> Arrival<'t> {
         (self.peer, self.vtep)
     }
 
-    /// The way of probes back to the peer, if it may have sent this one so: with a session nothing is believed that
-    /// anybody could have sent.
+    /// The way of probes back to the peer, if it may have sent this one so: with a session nothing is believed
+    /// that anybody could have sent.
     ///
     /// # Errors
     /// It came in clear and the peer has a session, or sealed and there is no key to answer with.
