@@ -156,8 +156,8 @@ impl Datapath {
         self.probes_due = Some(due.flatten().map_or(tick, |due| due.min(tick)));
     }
 
-    /// Says that a transmit could not be sent: of a probe that is too big for the path as far as the system knows, that
-    /// is an answer. Gives whether it was that, and so no loss.
+    /// Says that a transmit could not be sent: of a probe that is too big for the path as far as the system knows,
+    /// that is an answer. Gives whether it was that, and so no loss.
     pub fn handle_unsent(&self, transmit: &Transmit, error: &SendError, now: Instant) -> bool {
         let (&Payload::Request(sequence), SendError::TooBig) = (&transmit.payload, error) else {
             return false;

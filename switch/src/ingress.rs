@@ -99,8 +99,8 @@ fn decap<'t>(
     Ok((vni, arrival.enter(vni)?))
 }
 
-/// What is no VXLAN packet, for that reason: a probe, or nothing. Only what has failed already comes here, so that frames
-/// are not asked once more what they are.
+/// What is no VXLAN packet, for that reason: a probe, or nothing. Only what has failed already comes here, so that
+/// frames are not asked once more what they are.
 fn other(
     cx: &mut Context<'_>,
     arrival: &Arrival<'_>,

@@ -255,8 +255,8 @@ impl Switch {
         self.change(|master| master.withdraw(vni, mac))
     }
 
-    /// Has the path to each peer probed from now on, or ends that and forgets what is known. Off at first: peers may be
-    /// of another kind. Probes of others are answered in any case.
+    /// Has the path to each peer probed from now on, or ends that and forgets what is known. Off at first: peers
+    /// may be of another kind. Probes of others are answered in any case.
     pub fn set_probing(&self, config: Option<ProbeConfig>) {
         let mut paths = self.paths();
         *paths = config.map(Paths::new);

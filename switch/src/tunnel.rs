@@ -2,9 +2,9 @@
 //!
 //! A network is plain or sealed for as long as it has members ([`Protection`]), and here alone is decided what
 //! follows: `Tunnel::find` is the only maker of what `egress` builds datagrams with, `Arrival::enter` the
-//! only way into a network that `ingress` has. Probes, which belong to no network, take
-//! `ProbeTunnel`'s way. So a sealed network's frame can't leave in clear, nor a clear
-//! frame be taken for one of its own, by any other path through the code.
+//! only way into a network that `ingress` has. So a sealed network's frame can't leave in clear, nor a clear
+//! frame be taken for one of its own, by any other path through the code. Probes, which are of no network, take
+//! `ProbeTunnel`'s way.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -328,8 +328,8 @@ impl<'t> Arrival<'t> {
         (self.peer, self.vtep)
     }
 
-    /// The way of probes back to the peer, if it may have sent this one so: with a session nothing is believed that
-    /// anybody could have sent.
+    /// The way of probes back to the peer, if it may have sent this one so: with a session nothing is believed
+    /// that anybody could have sent.
     ///
     /// # Errors
     /// It came in clear and the peer has a session, or sealed and there is no key to answer with.

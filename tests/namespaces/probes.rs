@@ -72,7 +72,7 @@ fn measured(mtu: u32, ipv6: bool) -> Result<()> {
     Ok(())
 }
 
-/// Both hosts' own links take 9000 bytes, the bridge between them passes on 1400: it drops what is longer, silently.
+/// Both hosts' own links take 9000 bytes; the bridge between them drops what is longer than 1400, silently.
 fn narrow() -> Result<()> {
     let plan = Plan { underlay_mtu: 9_000, ..Plan::new(shape(2, 1, 1, false))? };
     let mut lab = Lab::build(plan)?;

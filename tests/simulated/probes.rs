@@ -1,14 +1,16 @@
 //! Probes between whole switches: what they find out, and what they must not be used for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use vswitchd::crypto::envelope;
+use vswitchd::crypto::seal::Sealer;
 use vswitchd::switch::io::mem::Faults;
 use vswitchd::switch::probe::{PathChange, PathReport, PathState};
 use vswitchd::switch::wire::MacAddr;
 use vswitchd::switch::wire::probe::{self, Operation, Probe};
 
-use crate::world::{World, address, frame, mac};
+use crate::world::{World, address, frame, key, mac, session};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DELAY: Duration = Duration::from_millis(5);
@@ -239,6 +241,20 @@ fn in_clear_nothing_is_answered_or_believed_of_a_peer_with_a_session() {
     world.receive(0, address(1), &request(40, 1)[..39]);
     assert_eq!(world.sent.len(), 0);
     assert_eq!(world.drops(0), [("probe-invalid", 4), ("probe-unasked", 1)]);
+}
+
+#[test]
+fn a_key_that_is_used_up_is_a_path_that_is_down() {
+    let mut world = sealed(2, Faults::default(), 43);
+    let peer = world.hosts[0].switch.tables().topology.peers.sorted()[0].0;
+    let few = Arc::new(Sealer::limited(&key(0, 1, 0), session(0, 0), 20));
+    world.hosts[0].switch.set_sealer(peer, Some(Arc::clone(&few))).expect("a peer");
+    world.set_probing(0, 43);
+    world.pass(60 * SECOND);
+    assert_eq!(told(&mut world), [(0, 1, "down"), (0, 1, "mtu"), (0, 1, "up")]);
+    let drops = world.drops(0);
+    assert!(matches!(drops[..], [("key-used-up", count)] if count > 30), "{drops:?}");
+    assert_eq!(few.used(), 20);
 }
 
 #[test]

@@ -1,15 +1,17 @@
-//! Probes of the data path to each peer: whether it answers, how fast, how much is lost, how large a packet may be.
+//! Probes of the data path to each peer: whether it answers, how fast, how much is lost, how large a packet may
+//! be.
 //!
-//! A probe ([`crate::wire::probe`]) travels as data does: from the same sockets to the peer's UDP port, sealed for a
-//! peer with a session and in clear for one without. So it tells what a control connection can't: that UDP 4789 is
-//! blocked, or that large packets vanish. A peer that is no switch of ours ignores it and is [`PathState::Silent`],
-//! which is no failure.
+//! A probe ([`crate::wire::probe`]) travels as data does: from the same sockets to the peer's UDP port, sealed for
+//! a peer with a session and in clear for one without. So it tells what a control connection can't: that UDP 4789
+//! is blocked, or that large packets vanish. A peer that is no switch of ours ignores it and is
+//! [`PathState::Silent`], which is no failure.
 //!
-//! - [`Path`] is the state machine of one peer: no socket, clock or thread. Small echoes about once a second give the
-//!   state, the round-trip time (RFC 6298 §2) and the loss; padded ones search for the path's MTU (RFC 8899).
-//! - `paths` has one for each peer, in the order in which they fall due; `carry` takes probes from and to datagrams.
-//! - Requests are answered whether or not we probe ourselves: for known peers only, at most [`REPLIES`], and never with
-//!   more bytes than came. From a peer with a session nothing is answered or believed that came in clear.
+//! - [`Path`] is the state machine of one peer: no socket, clock or thread. Small echoes about once a second give
+//!   the state, the round-trip time (RFC 6298 §2) and the loss; padded ones search for the path's MTU (RFC 8899).
+//! - `paths` has one for each peer, in the order in which they fall due; `carry` takes probes from and to
+//!   datagrams.
+//! - Requests are answered whether or not we probe ourselves: for known peers only, at most [`REPLIES`], and never
+//!   with more bytes than came. From a peer with a session nothing is answered or believed that came in clear.
 
 pub(crate) mod carry;
 mod mtu;

@@ -5,8 +5,8 @@
 //!   largest answered and the smallest failed. A size has failed when the system refuses to send it (the first link
 //!   is smaller, or ICMP has said so), or when several probes of it in a row went unanswered while small ones
 //!   were answered.
-//! - **Complete**: the size found is proved again every few seconds. If that fails the path has become a black hole for
-//!   it, and the search begins anew. After ten minutes larger sizes are tried again.
+//! - **Complete**: the size found is proved again every few seconds. If that fails the path has become a black hole
+//!   for it, and the search begins anew. After ten minutes larger sizes are tried again.
 //!
 //! Sizes are those of IP packets, whole. No clock, no socket: the caller asks for the size that is due, sends it,
 //! and tells what became of it.
@@ -117,7 +117,8 @@ impl Search {
         }
     }
 
-    /// Takes a probe for lost that has waited for `timeout`. As many as `patience` in a row, and the size has failed.
+    /// Takes a probe for lost that has waited for `timeout`. As many as `patience` in a row, and the size has
+    /// failed.
     pub(super) fn handle_timeout(&mut self, timeout: Duration, patience: usize, now: Instant) {
         let Some(Flying { size, .. }) = self.flying.take_if(|flying| flying.sent + timeout <= now) else {
             return;

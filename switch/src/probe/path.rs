@@ -14,8 +14,8 @@ pub const WINDOW: usize = 64;
 
 /// Probes in a row that must go unanswered before anything is concluded from it, on a path that loses none else.
 const PATIENCE: usize = 3;
-/// How many more, times the share of probes lost otherwise: with half of them lost (30 % each way) it takes 11, which
-/// chance alone brings about in one of 2,000 cases.
+/// How many more, times the share of probes lost otherwise: with half of them lost (30 % each way) it takes 11,
+/// which chance alone brings about in one of 2,000 cases.
 const PATIENCE_LOSSY: usize = 16;
 
 /// To a silent peer echoes are so many times rarer: it may be one that has no use for them.
@@ -59,8 +59,8 @@ pub struct Path {
 }
 
 impl Path {
-    /// A path of which nothing is known. The first echo leaves within one interval, at random, so that those of many
-    /// peers don't leave together.
+    /// A path of which nothing is known. The first echo leaves within one interval, at random, so that those of
+    /// many peers don't leave together.
     #[must_use]
     pub fn new(config: ProbeConfig, now: Instant) -> Self {
         let mut random = fastrand::Rng::with_seed(config.seed);
@@ -101,8 +101,8 @@ impl Path {
         }
     }
 
-    /// The next request to be sent now. `around` is what its datagram has besides it: IP, UDP, and an envelope where
-    /// it is sealed. To be sent with zeros up to its length; what is not sent will count as lost.
+    /// The next request to be sent now. `around` is what its datagram has besides it: IP, UDP, and an envelope
+    /// where it is sealed. To be sent with zeros up to its length; what is not sent will count as lost.
     pub fn poll_transmit(&mut self, around: u16, now: Instant) -> Option<Probe> {
         if now >= self.echo_due {
             return Some(self.echo(now));

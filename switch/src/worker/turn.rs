@@ -191,7 +191,8 @@ impl Loop {
     /// Sends the probes that are due, and tells what has become of the paths.
     fn probe(&mut self, now: Instant) {
         self.datapath.poll_probes(&mut self.pool, &mut self.scratch.out, now);
-        if !self.scratch.out.transmits.is_empty() {
+        // One that could not be sealed has a buffer, too.
+        if !self.scratch.out.packets.is_empty() {
             self.flush(now);
         }
         while let Some(event) = self.datapath.switch().poll_path_event() {
