@@ -15,8 +15,8 @@
 //!
 //! **No nonce is used twice.** Senders never share a key, since their ids differ. A sender draws a new boot, 64
 //! random bits, at each start and each time its group key changes, and counts from 0: so neither a restart nor a
-//! clock that was set back, nor a ring that comes again repeats a key. Two boots of one sender under one group key are
-//! equal with a chance of 2^-32 (what SP 800-38D §8 allows) only after 65,536 of them, which is a restart every
+//! clock that was set back, nor a ring that comes again repeats a key. Two boots of one sender under one group key
+//! are equal with a chance of 2^-32 (what SP 800-38D §8 allows) only after 65,536 of them, which is a restart every
 //! second for 12 hours and more.
 //!
 //! **What it proves** is that a member sealed the datagram. Which one, members have to believe each other: whoever

@@ -144,7 +144,8 @@ const SEED_LEN: usize = 32;
 /// by every OpenSSL.
 const PKCS8_HEAD: &[u8] = &[0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
-/// A private key, of a node or of a CA. Wiped when dropped, but for the copy that `ring` works with; never printed.
+/// A private key, of a node or of a CA. Wiped when dropped, but for the copy that `ring` works with; never
+/// printed.
 pub struct PrivateKey(Zeroizing<KeyPair>);
 
 /// Why there is no key.

@@ -98,8 +98,8 @@ pub struct Renewal {
 }
 
 impl Renewal {
-    /// For a peer with which there are no keys yet: some are due at once, if we are the end that asks first, which is
-    /// the one with the smaller node id, or else after [`YIELD`].
+    /// For a peer with which there are no keys yet: some are due at once, if we are the end that asks first, which
+    /// is the one with the smaller node id, or else after [`YIELD`].
     #[must_use]
     pub fn new(first: bool, now: Duration) -> Self {
         let wait = if first { Duration::ZERO } else { YIELD };

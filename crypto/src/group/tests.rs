@@ -100,14 +100,11 @@ fn a_restart_repeats_no_key_and_what_was_before_it_is_still_a_replay() {
     let (was, is) = (Header::parse(&old).unwrap(), Header::parse(&new).unwrap());
     assert_eq!((was.epoch, was.sender, was.counter), (is.epoch, is.sender, is.counter));
     assert_ne!(was.boot, is.boot);
-    assert_ne!(old[HEADER_LEN..], new[HEADER_LEN..], "another key");
+    // Equal keys and nonces would give equal ciphertexts; the tags differ anyway.
+    let ciphertext = HEADER_LEN..old.len() - TAG_LEN;
+    assert_ne!(old[ciphertext.clone()], new[ciphertext], "another key");
     assert!(open(&mut opener, &new).is_ok());
     assert_eq!(open(&mut opener, &old), Err(OpenError::Replayed));
-    // The boot is in the key, not only in the window's name.
-    let mut renamed = old;
-    renamed[field::BOOT].copy_from_slice(&is.boot.0.to_be_bytes());
-    renamed[field::COUNTER].copy_from_slice(&9_u64.to_be_bytes());
-    assert_eq!(open(&mut opener, &renamed), Err(OpenError::Failed));
 }
 
 #[test]
