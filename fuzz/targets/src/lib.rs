@@ -7,11 +7,13 @@
 //! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject
 //! agrees with its mistakes.
 
+mod gossip;
 mod headers;
 mod oracle;
 mod packets;
 mod switch;
 
+pub use gossip::gossip;
 pub use headers::{ethernet, virtio, vxlan};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
@@ -24,6 +26,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),
+    ("gossip", gossip),
     ("ingress", ingress),
     ("neighbour", neighbour),
     ("offload", offload),
