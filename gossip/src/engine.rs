@@ -1,7 +1,7 @@
 //! A whole node without its socket: datagrams, times and changes in; datagrams, deadlines and events out.
 //!
 //! The driver ([`crate::Gossip`]) and the simulation both do the same: hand over what arrived or is due, then
-//! [`Engine::drain`] what is to be done about it. [`crate::exchange`] holds how records are carried and compared.
+//! [`Engine::drain`] what is to be done about it. `exchange.rs` holds how records are carried and compared.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;

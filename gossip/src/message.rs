@@ -11,7 +11,7 @@ use crate::owned::Delta;
 
 /// Type byte of foca's datagrams, inside the seal.
 pub const KIND_SWIM: u8 = 1;
-/// Type byte of a [`Message`], inside the seal.
+/// Type byte of all other messages, inside the seal.
 pub const KIND_MESSAGE: u8 = 2;
 
 /// Most bytes of a datagram's content, before sealing: with an envelope of up to 50 bytes it stays under 1200, which

@@ -8,12 +8,14 @@
 //! agrees with its mistakes.
 
 mod cluster;
+mod gossip;
 mod headers;
 mod oracle;
 mod packets;
 mod switch;
 
 pub use cluster::{group, keyring, token};
+pub use gossip::gossip;
 pub use headers::{ethernet, virtio, vxlan};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
@@ -26,6 +28,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),
+    ("gossip", gossip),
     ("group", group),
     ("ingress", ingress),
     ("keyring", keyring),
