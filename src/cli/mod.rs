@@ -1,8 +1,13 @@
 //! The command line: definitions here, the work in the modules that they name.
 
 mod bench;
+mod config;
+mod daemon;
 mod lab;
+mod remote;
+mod status;
 mod switch;
+mod table;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -21,16 +26,23 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Daemon(daemon::Args),
+    Status(status::Args),
+    Config(config::Args),
     Switch(switch::Args),
     Lab(lab::Args),
     Bench(bench::Args),
 }
 
 impl Cli {
-    /// Does what the command line says; the exit code is 0 for success, 1 for failure (2, a usage error, is clap's).
+    /// Does what the command line says; the exit code is 0 for success, 1 for failure, 2 for wrong
+    /// usage or configuration.
     #[must_use]
     pub fn run(self) -> ExitCode {
         match self.command {
+            Command::Daemon(args) => args.run(),
+            Command::Status(args) => args.run(),
+            Command::Config(args) => args.run(),
             Command::Switch(args) => args.run(),
             Command::Lab(args) => args.run(),
             Command::Bench(args) => args.run(),
