@@ -18,29 +18,29 @@ pub const WINDOW: u64 = (BLOCKS as u64 - 1) * BLOCK_BITS;
 
 /// Counters of a block: half of a word; the other half is its number.
 const BLOCK_BITS: u64 = 32;
-/// Blocks in the ring; 16 KiB for each key that opens.
+/// Blocks in the ring, unless its owner chooses; 16 KiB for each key that opens.
 const BLOCKS: usize = 2_048;
 
 const _: () = assert!(WINDOW >= 8_192);
 const _: () = assert!((SEALS_MAX - 1) / BLOCK_BITS <= u32::MAX as u64, "a block's number is 32 bits");
 
-/// Counters seen with one key.
+/// Counters seen with one key, in a ring of so many blocks: one block less is told apart for sure.
 #[derive(Debug)]
-pub struct Window(Box<[AtomicU64]>);
+pub struct Window<const RING: usize = BLOCKS>(Box<[AtomicU64]>);
 
 /// The counter has been seen, is too old to tell ([`WINDOW`]), or beyond what a key may be used for
 /// ([`SEALS_MAX`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
-impl Default for Window {
+impl<const RING: usize> Default for Window<RING> {
     /// Nothing has been seen. Zero words are the first block, empty, so that it needs no special case.
     fn default() -> Self {
-        Self((0..BLOCKS).map(|_| AtomicU64::new(0)).collect())
+        Self((0..RING).map(|_| AtomicU64::new(0)).collect())
     }
 }
 
-impl Window {
+impl<const RING: usize> Window<RING> {
     /// Notes a counter, which must be authentic: a forged one would close the window to what it is ahead of.
     ///
     /// # Errors
@@ -50,7 +50,7 @@ impl Window {
             return Err(Refused);
         }
         let (block, bit) = (counter.0 / BLOCK_BITS, 1 << (counter.0 % BLOCK_BITS));
-        let slot = usize::try_from(block % BLOCKS as u64).expect("below BLOCKS");
+        let slot = usize::try_from(block % RING as u64).expect("below the ring's length");
         let note = |word: u64| match word >> BLOCK_BITS {
             held if held > block => None,
             held if held < block => Some(block << BLOCK_BITS | bit),

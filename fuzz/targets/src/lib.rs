@@ -7,11 +7,13 @@
 //! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject
 //! agrees with its mistakes.
 
+mod cluster;
 mod headers;
 mod oracle;
 mod packets;
 mod switch;
 
+pub use cluster::{group, keyring, token};
 pub use headers::{ethernet, virtio, vxlan};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
@@ -24,11 +26,14 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),
+    ("group", group),
     ("ingress", ingress),
+    ("keyring", keyring),
     ("neighbour", neighbour),
     ("offload", offload),
     ("sealed", sealed),
     ("segment", segment),
+    ("token", token),
     ("virtio", virtio),
     ("vxlan", vxlan),
 ];
