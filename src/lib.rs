@@ -12,6 +12,7 @@ pub mod config;
 pub mod daemon;
 pub mod lab;
 pub mod namespace;
+pub mod node;
 pub mod standalone;
 pub mod state;
 

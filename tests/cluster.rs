@@ -101,7 +101,13 @@ impl Daemon {
 
     fn hear(&self, expected: &str) -> Result<()> {
         let mut said = [0; 64];
-        let len = self.manager.recv(&mut said).with_context(|| format!("waiting for {expected}"))?;
+        // With a timeout it is interrupted when this process is stopped and goes on (signal(7)).
+        let len = loop {
+            match self.manager.recv(&mut said) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                outcome => break outcome.with_context(|| format!("waiting for {expected}"))?,
+            }
+        };
         ensure!(&said[..len] == expected.as_bytes(), "{:?}", String::from_utf8_lossy(&said[..len]));
         Ok(())
     }
@@ -413,4 +419,180 @@ fn configuration_is_checked_before_it_is_used() -> Result<()> {
         &["--config: can't be read"],
     )?;
     refused(&check(&["status", "-H", &format!("/{}", "x".repeat(200))])?, 2, &["--socket: socket: ", "107"])
+}
+
+/// A daemon with a directory of its own, and a place on the loopback where it lets nodes in.
+struct Host {
+    daemon: Daemon,
+    scratch: Scratch,
+    listen: String,
+}
+
+impl Host {
+    fn start(name: &str) -> Result<Self> {
+        let scratch = Scratch::new(name)?;
+        let daemon = Daemon::usual(&scratch)?;
+        // Nobody has it now, and ports are given out in turn.
+        let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        Ok(Self { daemon, scratch, listen })
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        let socket = self.scratch.path("api.sock");
+        output(vswitchd(&self.scratch.0, None, arguments).env("VSWITCHD_SOCKET", socket))
+    }
+
+    fn init(&self) -> Result<String> {
+        said(&self.run(&["init", "--listen-addr", &self.listen, "--name", "first"])?)
+    }
+
+    fn token(&self, arguments: &[&str]) -> Result<String> {
+        Ok(said(&self.run(&[&["token", "-q"], arguments].concat())?)?.trim().to_owned())
+    }
+
+    fn join(&self, token: &str, manager: &str) -> Result<Output> {
+        self.run(&["join", "--token", token, manager, "--listen-addr", &self.listen])
+    }
+
+    fn cluster(&self) -> Result<Value> {
+        let status: Value = serde_json::from_str(&said(&self.run(&["status", "--format", "json"])?)?)?;
+        Ok(status["cluster"].clone())
+    }
+
+    fn restart(self) -> Result<Self> {
+        let Self { daemon, scratch, listen } = self;
+        daemon.kill()?;
+        Ok(Self { daemon: Daemon::usual(&scratch)?, scratch, listen })
+    }
+
+    fn stop(self) -> Result<()> {
+        let log = self.daemon.stop(Signal::TERM)?;
+        ensure!(!log.contains("VSWTKN-1-") && !log.contains("panicked"), "{log}");
+        Ok(())
+    }
+}
+
+/// What a command that did well has said.
+fn said(output: &Output) -> Result<String> {
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout.clone())?)
+}
+
+#[test]
+fn nodes_join_and_come_back() -> Result<()> {
+    let [first, second, third] = ["join-1", "join-2", "join-3"].map(Host::start);
+    let (first, second, third) = (first?, second?, third?);
+    let made = first.init()?;
+    let line =
+        made.lines().find_map(|line| line.trim().strip_prefix("vswitchd ")).context("a line to paste")?;
+    let pasted: Vec<&str> = line.split(' ').chain(["--listen-addr", &second.listen]).collect();
+    ensure!(pasted.last().is_some() && line.ends_with(&first.listen), "{line}");
+    ensure!(said(&second.run(&pasted)?)?.contains("joined the cluster as a worker"));
+    let manager_token = first.token(&["manager"])?;
+    ensure!(said(&third.join(&manager_token, &first.listen)?)?.contains("as a manager"));
+    let before = [first.cluster()?, second.cluster()?, third.cluster()?];
+    ensure!(before.iter().all(|cluster| cluster["id"] == before[0]["id"]), "{before:?}");
+    let nodes: std::collections::HashSet<_> =
+        before.iter().map(|cluster| cluster["node"].to_string()).collect();
+    ensure!(nodes.len() == 3, "{before:?}");
+    refused(&second.run(&["token", "worker"])?, 1, &["this node is a worker", &first.listen])?;
+    let [first, second, third] = [first, second, third].map(Host::restart);
+    let (first, second, third) = (first?, second?, third?);
+    ensure!([first.cluster()?, second.cluster()?, third.cluster()?] == before);
+    ensure!(third.token(&["manager"])? == manager_token);
+    // The second manager lets nodes in, too, once it has its port again.
+    let fourth = Host::start("join-4")?;
+    let token = first.token(&["worker"])?;
+    wait_until("the restarted manager lets a node in", || {
+        Ok(fourth.join(&token, &third.listen)?.status.success())
+    })?;
+    for host in [first, second, third, fourth] {
+        host.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn who_may_not_join_hears_why() -> Result<()> {
+    let (ours, theirs, stranger) = (Host::start("why-1")?, Host::start("why-2")?, Host::start("why-3")?);
+    refused(&stranger.run(&["token", "worker"])?, 1, &["in no cluster", "vswitchd init"])?;
+    ours.init()?;
+    theirs.init()?;
+    refused(&ours.run(&["init", "--listen-addr", &stranger.listen])?, 1, &["in a cluster already", "leave"])?;
+    let old = ours.token(&["worker"])?;
+    let new = ours.token(&["worker", "--rotate"])?;
+    ensure!(old != new && old[..60] == new[..60], "the CA stays");
+    refused(&stranger.join(&old, &ours.listen)?, 1, &["not, or no longer, valid", "vswitchd token"])?;
+    refused(&stranger.join(&new, &theirs.listen)?, 1, &["CA is not the token's"])?;
+    refused(&stranger.join(&new, &stranger.listen)?, 1, &["unreachable", "refused"])?;
+    refused(&stranger.join("VSWTKN-1-x", &ours.listen)?, 1, &["join token"])?;
+    refused(&stranger.join(&new, "no-such-host.invalid")?, 1, &["the name has no address"])?;
+    // A server that speaks first, and no TLS.
+    let other = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = other.local_addr()?.to_string();
+    let speaker = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept()?;
+        stream.write_all(b"220 mail.example ready\r\n")?;
+        // Until the other end has gone.
+        stream.read_to_end(&mut Vec::new()).or(Ok::<_, std::io::Error>(0))
+    });
+    refused(&stranger.join(&new, &address)?, 1, &["another version of the protocol, or is not vswitchd"])?;
+    speaker.join().expect("it doesn't panic")?;
+    // The first that lets it in counts, and the token may come by a file.
+    let file = stranger.scratch.path("token");
+    fs::write(&file, format!("{new}\n"))?;
+    let arguments = ["join", "--token-file", text(&file)?, &stranger.listen, &ours.listen];
+    ensure!(
+        said(&stranger.run(&[&arguments, &["--listen-addr", &stranger.listen][..]].concat())?)?
+            .contains("worker")
+    );
+    for host in [ours, theirs, stranger] {
+        host.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn leaving_forgets() -> Result<()> {
+    let (first, second) = (Host::start("leave-1")?, Host::start("leave-2")?);
+    refused(&first.run(&["leave"])?, 1, &["in no cluster"])?;
+    first.init()?;
+    let token = first.token(&["worker"])?;
+    said(&second.join(&token, &first.listen)?)?;
+    let before = second.cluster()?["node"].clone();
+    said(&second.run(&["leave"])?)?;
+    ensure!(second.cluster()?.is_null());
+    let state: Vec<_> = fs::read_dir(second.scratch.path("state"))?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<Result<_>>()?;
+    ensure!(state.len() == 2 && state.iter().all(|name| name == "format" || name == "lock"), "{state:?}");
+    said(&second.join(&token, &first.listen)?)?;
+    ensure!(second.cluster()?["node"] != before, "another membership, another id");
+    refused(&first.run(&["leave"])?, 1, &["is a manager", "--force"])?;
+    said(&first.run(&["leave", "--force"])?)?;
+    let refused_now = Host::start("leave-3")?;
+    refused(&refused_now.join(&token, &first.listen)?, 1, &["unreachable"])?;
+    for host in [first, second, refused_now] {
+        host.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn strangers_at_the_door_do_no_harm() -> Result<()> {
+    let host = Host::start("door")?;
+    host.init()?;
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(std::net::TcpStream::connect(&host.listen)?);
+    }
+    let mut garbage = std::net::TcpStream::connect(&host.listen)?;
+    garbage.write_all(&[0x16; 4_096])?;
+    garbage.set_read_timeout(Some(PATIENCE))?;
+    // An alert, and the end; or the end at once.
+    let _ = garbage.read_to_end(&mut Vec::new());
+    let node = Host::start("door-2")?;
+    said(&node.join(&host.token(&["worker"])?, &host.listen)?)?;
+    node.stop()?;
+    host.stop()
 }

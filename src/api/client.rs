@@ -97,7 +97,7 @@ async fn exchange(socket: &Path, call: &Call) -> Result<Bytes, AskError> {
         .uri(call.path())
         .header(HOST, "vswitchd")
         .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(call.body())))
+        .body(Full::new(Bytes::from_owner(call.body())))
         .expect("methods and paths of calls are valid");
     // The connection moves while the answer is waited for, and goes with this function.
     let answer = async {

@@ -3,6 +3,11 @@
 //! ```text
 //! method and path              body                 answer
 //! GET  /v1/status              –                    Status
+//! POST /v1/init                InitRequest          Initialized
+//! POST /v1/join                JoinRequest          Joined
+//! POST /v1/leave               LeaveRequest         null
+//! GET  /v1/token/ROLE          –                    TokenAnswer
+//! POST /v1/token/ROLE/rotate   –                    TokenAnswer
 //! ```
 //!
 //! A path begins with the version of what it means. Every refusal has the status of its [`Code`] and the body
@@ -22,7 +27,10 @@ mod types;
 pub use call::Call;
 pub use refusal::{Code, Refusal};
 pub use socket::{Socket, SocketError};
-pub use types::Status;
+pub use types::{
+    ClusterStatus, InitRequest, Initialized, JoinRequest, Joined, LeaveRequest, SecretText, Status,
+    TokenAnswer,
+};
 
 /// Bytes of a request's body.
 pub const BODY_MAX: usize = 64 * 1024;

@@ -18,10 +18,12 @@ pub enum Code {
     Timeout,
     /// The request's body is too long.
     TooLarge,
+    /// It can't be done as things are.
+    Conflict,
+    /// No manager let this node into its cluster.
+    NotJoined,
     /// The daemon failed; its log has more.
     Internal,
-    /// The daemon is stopping.
-    Stopping,
     /// A code that a newer daemon has.
     #[serde(other)]
     Unknown,
@@ -38,8 +40,9 @@ impl Code {
             Self::MethodNotAllowed => 405,
             Self::Timeout => 408,
             Self::TooLarge => 413,
+            Self::Conflict => 409,
             Self::Internal | Self::Unknown => 500,
-            Self::Stopping => 503,
+            Self::NotJoined => 502,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: definitions here, the work in the modules that they name.
 
 mod bench;
+mod cluster;
 mod config;
 mod daemon;
 mod lab;
@@ -27,6 +28,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Daemon(daemon::Args),
+    Init(cluster::Init),
+    Join(cluster::Join),
+    Leave(cluster::Leave),
+    Token(cluster::Token),
     Status(status::Args),
     Config(config::Args),
     Switch(switch::Args),
@@ -41,6 +46,10 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Daemon(args) => args.run(),
+            Command::Init(args) => args.run(),
+            Command::Join(args) => args.run(),
+            Command::Leave(args) => args.run(),
+            Command::Token(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Config(args) => args.run(),
             Command::Switch(args) => args.run(),

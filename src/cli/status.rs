@@ -1,7 +1,7 @@
 //! `vswitchd status`.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
@@ -44,13 +44,31 @@ impl Args {
 }
 
 fn text(status: &Status) -> String {
-    format!(
-        "daemon:  vswitchd {}, process {}, up {}\nstate:   {}\nsocket:  {}\n",
+    let daemon = format!(
+        "daemon: vswitchd {}, process {}, up {}\nstate: {}\nsocket: {}\n",
         status.version,
         status.pid,
         span(Duration::from_secs(status.up_s)),
         status.state_dir.display(),
         status.socket.display(),
+    );
+    let Some(cluster) = &status.cluster else {
+        return format!("{daemon}cluster: none: `vswitchd init` makes one, `vswitchd join` enters one\n");
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let certificate = match cluster.certificate_until {
+        Some(until) => format!("valid for {}", span(Duration::from_secs(until.saturating_sub(now)))),
+        None => "not valid now: it has expired, or this host's clock is wrong".into(),
+    };
+    let managers: Vec<_> = cluster.managers.iter().map(ToString::to_string).collect();
+    format!(
+        "{daemon}cluster: {}\nnode: {} ({}), {}, at {}\nmanagers: {}\ncertificate: {certificate}\n",
+        cluster.id,
+        cluster.node,
+        cluster.name,
+        cluster.role,
+        cluster.address,
+        managers.join(", "),
     )
 }
 

@@ -16,6 +16,7 @@ use super::notify::{Notice, notify};
 use crate::api::server::{Admission, Answer, serve};
 use crate::api::{Call, Refusal, Socket, SocketError, Status};
 use crate::config::Config;
+use crate::node::Node;
 use crate::state::{StateDir, StateError};
 
 /// The variable by which a service manager is found (sd_notify(3)).
@@ -55,8 +56,9 @@ async fn serve_until_signal(config: &Config) -> Result<(), DaemonError> {
         Some(_) => Admission::File,
         None => Admission::Owner(geteuid().as_raw()),
     };
-    let daemon = Arc::new(Daemon { config: config.clone(), state, started: Instant::now() });
-    info!("state in {}, API at {}", daemon.state.path().display(), socket.path().display());
+    info!("state in {}, API at {}", state.path().display(), socket.path().display());
+    let node = Node::start(state).await?;
+    let daemon = Arc::new(Daemon { config: config.clone(), node, started: Instant::now() });
     let manager = env::var_os(NOTIFY_SOCKET);
     tell(manager.as_ref(), Notice::Ready);
     let stop = async {
@@ -86,7 +88,7 @@ fn tell(manager: Option<&OsString>, notice: Notice) {
 
 struct Daemon {
     config: Config,
-    state: StateDir,
+    node: Arc<Node>,
     started: Instant,
 }
 
@@ -94,6 +96,11 @@ impl Answer for Daemon {
     async fn answer(&self, call: Call) -> Result<Value, Refusal> {
         match call {
             Call::Status => Ok(json!(self.status())),
+            Call::Init(request) => self.node.init(request).await.map(|made| json!(made)),
+            Call::Join(request) => self.node.join(request).await.map(|joined| json!(joined)),
+            Call::Leave(request) => self.node.leave(request.force).await.map(|()| Value::Null),
+            Call::Token(role) => self.node.token(role, false).await.map(|token| json!(token)),
+            Call::RotateToken(role) => self.node.token(role, true).await.map(|token| json!(token)),
         }
     }
 }
@@ -106,6 +113,7 @@ impl Daemon {
             up_s: self.started.elapsed().as_secs(),
             state_dir: self.config.state_dir.clone(),
             socket: self.config.socket.clone(),
+            cluster: self.node.cluster(),
         }
     }
 }
