@@ -5,11 +5,16 @@
 
 #![deny(unsafe_code)]
 
+pub mod api;
 pub mod bench;
 pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod lab;
 pub mod namespace;
+pub mod node;
 pub mod standalone;
+pub mod state;
 
 pub use vswitchd_crypto as crypto;
 pub use vswitchd_switch as switch;

@@ -1,8 +1,14 @@
 //! The command line: definitions here, the work in the modules that they name.
 
 mod bench;
+mod cluster;
+mod config;
+mod daemon;
 mod lab;
+mod remote;
+mod status;
 mod switch;
+mod table;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -21,16 +27,31 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Daemon(daemon::Args),
+    Init(cluster::Init),
+    Join(cluster::Join),
+    Leave(cluster::Leave),
+    Token(cluster::Token),
+    Status(status::Args),
+    Config(config::Args),
     Switch(switch::Args),
     Lab(lab::Args),
     Bench(bench::Args),
 }
 
 impl Cli {
-    /// Does what the command line says; the exit code is 0 for success, 1 for failure (2, a usage error, is clap's).
+    /// Does what the command line says; the exit code is 0 for success, 1 for failure, 2 for wrong
+    /// usage or configuration.
     #[must_use]
     pub fn run(self) -> ExitCode {
         match self.command {
+            Command::Daemon(args) => args.run(),
+            Command::Init(args) => args.run(),
+            Command::Join(args) => args.run(),
+            Command::Leave(args) => args.run(),
+            Command::Token(args) => args.run(),
+            Command::Status(args) => args.run(),
+            Command::Config(args) => args.run(),
             Command::Switch(args) => args.run(),
             Command::Lab(args) => args.run(),
             Command::Bench(args) => args.run(),

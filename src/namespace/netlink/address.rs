@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -15,6 +15,37 @@ use vswitchd_switch::wire::MacAddr;
 use super::{Netlink, NetlinkError};
 
 impl Netlink {
+    /// The addresses of links that are up, each with its link's name, in the kernel's order.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn addresses(&mut self) -> Result<Vec<(String, IpAddr)>, NetlinkError> {
+        let links = self.links()?;
+        let mut addresses = Vec::new();
+        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        self.dump(
+            || "list the addresses".into(),
+            all,
+            |answer| {
+                let RouteNetlinkMessage::NewAddress(message) = answer else { return };
+                let link = links.iter().find(|link| link.index == message.header.index && link.up);
+                // On a point-to-point link the other attribute for an address is the far end's.
+                let local = message.attributes.iter().find_map(|attribute| match attribute {
+                    AddressAttribute::Local(address) => Some(*address),
+                    _ => None,
+                });
+                let address = local.or_else(|| {
+                    message.attributes.iter().find_map(|attribute| match attribute {
+                        AddressAttribute::Address(address) => Some(*address),
+                        _ => None,
+                    })
+                });
+                addresses.extend(link.zip(address).map(|(link, address)| (link.name.clone(), address)));
+            },
+        )?;
+        Ok(addresses)
+    }
+
     /// Gives a link an address; an IPv6 one is usable at once, without duplicate address detection (RFC 4862
     /// §5.4).
     ///

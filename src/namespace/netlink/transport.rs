@@ -23,13 +23,21 @@ impl Netlink {
     /// # Errors
     /// If the namespace can't be entered or has no socket to give.
     pub fn open(netns: &NetNs) -> Result<Self, NetlinkError> {
-        let socket = netns.run(|| {
+        netns.run(Self::open_here)?
+    }
+
+    /// Opens a socket in the calling thread's namespace, for which it takes no privilege.
+    ///
+    /// # Errors
+    /// If it has no socket to give.
+    pub fn open_here() -> Result<Self, NetlinkError> {
+        let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
             socket.connect(&SocketAddr::new(0, 0))?;
             Ok(socket)
-        })?;
-        Ok(Self { socket: socket.map_err(NetlinkError::Socket)?, sequence: 0 })
+        };
+        Ok(Self { socket: open().map_err(NetlinkError::Socket)?, sequence: 0 })
     }
 
     /// Asks for a change; `flags` besides REQUEST and ACK.

@@ -1,0 +1,138 @@
+//! What goes over the socket.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+/// A secret in words: wiped when dropped, never printed by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(pub Zeroizing<String>);
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(redacted)")
+    }
+}
+
+impl Serialize for SecretText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
+    }
+}
+
+/// What [`super::Call::Init`] is told; what is not given is as this host has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InitRequest {
+    /// Address that other nodes reach this one at, or an interface that has one.
+    #[serde(default)]
+    pub advertise_addr: Option<String>,
+    /// Where nodes that want to join are let in.
+    #[serde(default)]
+    pub listen_addr: Option<SocketAddr>,
+    /// The node's name.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// What came of [`super::Call::Init`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Initialized {
+    /// The node's id.
+    pub node: String,
+    /// What makes workers of other nodes.
+    pub worker: TokenAnswer,
+}
+
+/// What [`super::Call::Join`] is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// The join token.
+    pub token: SecretText,
+    /// Managers to ask, in this order: `HOST[:PORT]`.
+    pub managers: Vec<String>,
+    /// Address that other nodes reach this one at, or an interface that has one.
+    #[serde(default)]
+    pub advertise_addr: Option<String>,
+    /// Where nodes that want to join are let in, if this one becomes a manager.
+    #[serde(default)]
+    pub listen_addr: Option<SocketAddr>,
+    /// The node's name.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// What came of [`super::Call::Join`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joined {
+    /// The node's id.
+    pub node: String,
+    /// Its role: `worker` or `manager`.
+    pub role: String,
+}
+
+/// What [`super::Call::Leave`] is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeaveRequest {
+    /// Also if this node is a manager.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// What [`super::Call::Token`] and [`super::Call::RotateToken`] give.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// The role that it makes nodes of.
+    pub role: String,
+    /// The token.
+    pub token: SecretText,
+    /// Where it can be shown, this manager first.
+    pub managers: Vec<SocketAddr>,
+}
+
+/// The answer to [`super::Call::Status`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Seconds since it was started.
+    pub up_s: u64,
+    /// Its state directory.
+    pub state_dir: PathBuf,
+    /// The socket that it listens at.
+    pub socket: PathBuf,
+    /// The cluster that its node is in, if it is in one.
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// A node's place in its cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's id.
+    pub id: String,
+    /// The node's id.
+    pub node: String,
+    /// Its name.
+    pub name: String,
+    /// Its role: `worker` or `manager`.
+    pub role: String,
+    /// The address that others are told.
+    pub address: IpAddr,
+    /// Managers that it knows, itself first if it is one.
+    pub managers: Vec<SocketAddr>,
+    /// Seconds since 1970 when its certificate ends; none if it is not valid now.
+    pub certificate_until: Option<u64>,
+}

@@ -1,0 +1,138 @@
+//! The keys of the configuration, and the texts that their values are parsed from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::Surroundings;
+use super::resolve::Reason;
+
+/// Bytes of a UNIX socket's path: `sun_path` has 108, of which one ends it (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// A key: `state-dir` in the file, `VSWITCHD_STATE_DIR` in the environment, `--state-dir` as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The directory of identity and records.
+    StateDir,
+    /// The socket of the local API.
+    Socket,
+    /// The group that may use the socket too.
+    SocketGroup,
+    /// How much is logged.
+    LogLevel,
+}
+
+impl Key {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::StateDir, Self::Socket, Self::SocketGroup, Self::LogLevel];
+
+    /// Its name in the file, and as a flag behind `--`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::StateDir => "state-dir",
+            Self::Socket => "socket",
+            Self::SocketGroup => "socket-group",
+            Self::LogLevel => "log-level",
+        }
+    }
+
+    /// Its name in the environment.
+    #[must_use]
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::StateDir => "VSWITCHD_STATE_DIR",
+            Self::Socket => "VSWITCHD_SOCKET",
+            Self::SocketGroup => "VSWITCHD_SOCKET_GROUP",
+            Self::LogLevel => "VSWITCHD_LOG_LEVEL",
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How much is logged: each level includes those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What stops something from working.
+    Error,
+    /// What will, or what somebody should look at.
+    Warn,
+    /// What an operator wants to know afterwards.
+    #[default]
+    Info,
+    /// Each request.
+    Debug,
+    /// Each step.
+    Trace,
+}
+
+impl LogLevel {
+    const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl FromStr for LogLevel {
+    type Err = Reason;
+
+    fn from_str(text: &str) -> Result<Self, Reason> {
+        let level = Self::ALL.into_iter().find(|level| level.name() == text);
+        level.ok_or_else(|| Reason::Level(text.into()))
+    }
+}
+
+/// A group of users, as the system's group file knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The name or number that was given.
+    pub name: String,
+    /// Its number.
+    pub gid: u32,
+}
+
+/// A path that is absolute, or made so where it was given on a terminal.
+pub(super) fn parse_path(text: &str, base: Option<&Surroundings>) -> Result<PathBuf, Reason> {
+    let path = PathBuf::from(text);
+    match base {
+        _ if text.is_empty() => Err(Reason::Empty),
+        _ if path.is_absolute() => Ok(path),
+        Some(surroundings) => Ok(surroundings.directory.join(path)),
+        // A file says the same to everybody who reads it, wherever they are.
+        None => Err(Reason::Relative(text.into())),
+    }
+}
+
+/// A socket's path; Docker's spelling `unix://PATH` is one too.
+pub(super) fn parse_socket(text: &str, base: Option<&Surroundings>) -> Result<PathBuf, Reason> {
+    let path = parse_path(text.strip_prefix("unix://").unwrap_or(text), base)?;
+    let len = path.as_os_str().len();
+    if len > SOCKET_PATH_MAX { Err(Reason::LongSocket { len, max: SOCKET_PATH_MAX }) } else { Ok(path) }
+}
+
+/// A group by name or number.
+pub(super) fn parse_group(text: &str, surroundings: &Surroundings) -> Result<Group, Reason> {
+    if text.is_empty() {
+        return Err(Reason::Empty);
+    }
+    let gid = match text.parse() {
+        Ok(gid) => gid,
+        Err(_) => surroundings.gid_of(text)?.ok_or_else(|| Reason::NoGroup(text.into()))?,
+    };
+    Ok(Group { name: text.into(), gid })
+}
