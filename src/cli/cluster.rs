@@ -128,7 +128,7 @@ pub(super) struct Token {
     #[command(flatten)]
     remote: Remote,
 
-    /// Replace it: the old one lets nobody in any more
+    /// Replace it: this manager lets nobody in by the old one any more; other managers do, until each rotates its own
     #[arg(long)]
     rotate: bool,
 
@@ -207,7 +207,11 @@ impl Token {
         if self.quiet {
             return print(&format!("{}\n", *answer.token.0));
         }
-        let rotated = if self.rotate { "The old token is not valid any more.\n\n" } else { "" };
+        let rotated = if self.rotate {
+            "This manager does not take the old token any more; other managers do until they rotate theirs.\n\n"
+        } else {
+            ""
+        };
         print(&format!("{rotated}To add a {}, run on it:\n\n    {}\n", self.role, join_line(&answer)))
     }
 }
