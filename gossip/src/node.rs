@@ -320,7 +320,7 @@ impl Gossip {
     }
 
     /// Says farewell to every node, then stops.
-    pub async fn leave(self) {
+    pub async fn leave(&self) {
         let deadline = {
             let mut engine = self.engine();
             engine.leave(now());
