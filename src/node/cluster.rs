@@ -306,7 +306,7 @@ impl Cluster {
     }
 
     /// Refuses from now on whom managers have removed.
-    fn note_revocations(&self) {
+    pub(super) fn note_revocations(&self) {
         let at = |ms| UNIX_EPOCH + Duration::from_millis(ms);
         let nodes = self.gossip.list::<Removed>().into_iter();
         let nodes: Vec<(NodeId, SystemTime)> =

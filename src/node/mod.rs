@@ -17,6 +17,7 @@ mod join;
 mod keys;
 mod life;
 mod links;
+mod manage;
 mod records;
 mod rights;
 mod rotation;
