@@ -1,7 +1,8 @@
 //! Who is a member of a cluster, and what keeps everybody else out of its traffic.
 //!
 //! Bytes in, bytes out: no socket, file, thread, clock or source of randomness, and no sibling crate. Time and
-//! randomness are arguments. AES-256-GCM, HKDF, SHA-256 and Ed25519 come from `ring`, certificates from `rcgen` and
+//! randomness are arguments. AES-256-GCM, HKDF, SHA-256 and Ed25519 come from `ring` (with the feature `aws-lc` the first
+//! from AWS-LC for data, where that is faster), certificates from `rcgen` and
 //! `webpki`, TLS 1.3 from `rustls`; nothing here is a cryptographic construction of its own.
 //!
 //! | for | modules |
@@ -107,6 +108,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aead;
 pub mod base36;
 pub mod ca;
 pub mod envelope;
