@@ -80,7 +80,7 @@ mod swim_codec;
 
 pub use contacts::{CONTACT_LIMIT, RETRY_MAX};
 pub use id::{NodeId, Now, Peer, TableId};
-pub use message::{BulkTransmit, CONTENT_LIMIT, KIND_MESSAGE, KIND_SWIM, Transmit};
+pub use message::{BulkTransmit, CONTENT_LIMIT, KIND_MESSAGE, KIND_SWIM, SEAL_LIMIT, Transmit};
 pub use neighbour::{Comparison, PeerStatus};
 pub use node::{Bulk, Counters, Gossip, Opened, Parts, Record, SealError, Sealing, StartError, Store};
 pub use owned::{BYTES_LIMIT, KEY_LIMIT, RECORD_LIMIT, SetError, VALUE_LIMIT};

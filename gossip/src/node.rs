@@ -15,12 +15,13 @@ use tokio::task::JoinHandle;
 use crate::codec::DecodeError;
 use crate::engine::{Authority, Changed, Engine, Event, Rejected, Settings};
 use crate::id::{NodeId, Now, Peer, TableId};
-use crate::message::{BulkTransmit, Transmit};
+use crate::message::{BulkTransmit, CONTENT_LIMIT, SEAL_LIMIT, Transmit};
 use crate::neighbour::PeerStatus;
 use crate::owned::SetError;
 
 /// Largest datagram read.
 const DATAGRAM: usize = 2048;
+const _: () = assert!(CONTENT_LIMIT + SEAL_LIMIT <= DATAGRAM);
 /// Events that a slow watcher may be behind before it is told that it missed some.
 const EVENT_BACKLOG: usize = 4096;
 /// Bulk transfers under way at a time; the rest is left to the next retry.
@@ -48,7 +49,7 @@ pub struct SealError;
 ///
 /// [`Self::open`] must refuse what isn't from a member, and what it has opened before: all else here relies on that.
 pub trait Sealing: Send + Sync {
-    /// The datagram for `bytes` of type `kind`, longer than these by 50 bytes at most.
+    /// The datagram for `bytes` of type `kind`, longer than these by [`SEAL_LIMIT`] at most.
     ///
     /// # Errors
     /// If there is no key.

@@ -28,6 +28,7 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
 use crate::id::{NodeId, Peer};
+use crate::message::CONTENT_LIMIT;
 use crate::swim_codec::{Claim, SwimCodec, View};
 
 /// How often a member is probed. With [`SUSPICION`] it gives a detection in about two seconds at any size.
@@ -44,8 +45,6 @@ const ASK_EVERY: Duration = Duration::from_millis(80);
 pub const REPEAT_AFTER: Duration = Duration::from_millis(30);
 /// How long the dead are remembered, so that old news of their being alive is not believed.
 const REMEMBER_DEAD: Duration = Duration::from_secs(300);
-/// Largest SWIM datagram, before sealing.
-const PACKET: usize = 1150;
 /// Times that each piece of news is passed on: enough for a thousand members (4 log10 n), at 30 % loss.
 const TRANSMISSIONS: u8 = 15;
 
@@ -425,7 +424,7 @@ fn config() -> foca::Config {
         max_transmissions: NonZeroU8::new(TRANSMISSIONS).expect("not zero"),
         suspect_to_down_after: SUSPICION,
         remove_down_after: Some(REMEMBER_DEAD),
-        max_packet_size: size(PACKET),
+        max_packet_size: size(CONTENT_LIMIT),
         notify_down_members: false,
         periodic_announce: Some(PeriodicParams { frequency: Duration::from_secs(10), num_members: size(1) }),
         periodic_announce_to_down_members: None,

@@ -11,6 +11,7 @@ mod world;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use vswitchd_gossip::CONTENT_LIMIT;
 use world::{ENDPOINTS, NETWORKS, World, node};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -74,7 +75,7 @@ impl Trial {
         let row = format!("| {nodes} | {phase} | {:.2} | {mean} | {busiest} |", converged.as_secs_f64());
         println!("{row}");
         assert!(busiest < bound as u64, "{phase}: a node sends {busiest} bytes a second");
-        assert!(self.world.largest <= 1150, "a datagram of {} bytes", self.world.largest);
+        assert!(self.world.largest <= CONTENT_LIMIT, "a datagram of {} bytes", self.world.largest);
     }
 
     /// When everybody has something to tell everybody, within a second or two.

@@ -16,8 +16,9 @@ pub(crate) const NETWORKS: TableId = TableId::cluster(1);
 
 /// 1 January 2027.
 const EPOCH_MS: u64 = 1_798_761_600_000;
-/// IPv4, UDP and the envelope of a sealed datagram.
-const OVERHEAD_BYTES: u64 = 20 + 8 + 40;
+/// IPv4, UDP and what vswitchd's group sealing adds.
+const OVERHEAD_BYTES: u64 = 20 + 8 + 54;
+
 /// Every node may write: what is simulated is the network, not the signatures.
 struct Trusting;
 
