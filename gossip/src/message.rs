@@ -59,6 +59,12 @@ pub(crate) enum Message {
     List { table: TableId, low: u64, high: u64, items: Vec<Item> },
     /// Send me these cluster records.
     Pull { table: TableId, hashes: Vec<u64> },
+    /// Answer this, for the sake of measurement.
+    Ping { number: u32 },
+    /// The answer.
+    Pong { number: u32 },
+    /// Your life `yours` is no later than `known`, which I know of you and which is over: begin another.
+    Past { yours: u64, known: u64 },
 }
 
 /// A datagram to be sealed and sent.

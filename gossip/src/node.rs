@@ -304,7 +304,8 @@ impl Gossip {
         self.shared.wake.notify_one();
     }
 
-    /// Forgets a node that was removed from the cluster.
+    /// Forgets a node that was removed from the cluster, and believes nobody that it is alive. [`Sealing::open`] should
+    /// refuse it from then on: one that is still let in comes back with its next life.
     pub fn forget(&self, node: NodeId) {
         self.engine().forget(now(), node);
         self.shared.wake.notify_one();

@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "what can't fail in the simulation is a failed test")]
 #![expect(clippy::cast_possible_truncation, reason = "simulated sizes and times are small")]
 
+mod lives;
+mod paths;
 mod world;
 
 use std::collections::BTreeMap;
@@ -102,6 +104,17 @@ impl Trial {
         }
     }
 
+    /// Within a minute each has asked all others, none of whom is further away than two of the longest ways.
+    fn check_paths(&self) {
+        for (at, engine) in self.world.live() {
+            for peer in engine.peers() {
+                let rtt = peer.rtt.unwrap_or_else(|| panic!("{at} has no figure of {}", peer.node));
+                assert!((400..1600).contains(&rtt.as_micros()), "{at} to {}: {rtt:?}", peer.node);
+                assert_eq!(peer.loss.lost, 0, "{at} to {}", peer.node);
+            }
+        }
+    }
+
     fn forget_deaths(&mut self) {
         self.world.places.iter_mut().for_each(|place| place.deaths.clear());
     }
@@ -115,6 +128,7 @@ impl Trial {
         self.row("change", took, self.burst());
         self.world.run_for(60 * SECOND);
         self.row("idle, 1 min", Duration::ZERO, 10_000);
+        self.check_paths();
         self.check_records();
     }
 
