@@ -42,6 +42,8 @@ pub struct Counters {
     pub unopened: u64,
     /// Datagrams that were opened, and then rejected.
     pub rejected: u64,
+    /// Cluster records that were refused: forged, by no manager, untimely, or no room for them.
+    pub refused: u64,
     /// Times that the state couldn't be saved.
     pub unsaved: u64,
     /// Times that the driver was started again after a failure.
@@ -55,6 +57,8 @@ struct Counts {
     received: AtomicU64,
     unopened: AtomicU64,
     rejected: AtomicU64,
+    /// By engines before this one.
+    refused: AtomicU64,
     restarts: AtomicU64,
 }
 
@@ -164,6 +168,7 @@ impl Gossip {
             received: read(&counts.received),
             unopened: read(&counts.unopened),
             rejected: read(&counts.rejected),
+            refused: read(&counts.refused) + self.engine().refused(),
             unsaved: self.shared.saving.failures(),
             restarts: read(&counts.restarts),
         }
@@ -353,6 +358,7 @@ impl Shared {
         let kept = kept.and_then(|kept| self.next_engine(&engine, &kept));
         let begun = kept.or_else(|| self.next_engine(&engine, &self.parts.store.load().ok().flatten()?));
         if let Some(begun) = begun {
+            self.counts.refused.fetch_add(engine.refused(), Ordering::Relaxed);
             *engine = begun;
             self.saving.note();
         }
