@@ -245,6 +245,12 @@ impl Revoked {
         self.nodes.contains_key(&peer.node) || self.serials.contains_key(&peer.serial)
     }
 
+    /// Whether a node was removed.
+    #[must_use]
+    pub fn has_node(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
     /// Forgets what has expired on its own.
     pub fn age(&mut self, now: SystemTime) {
         self.nodes.retain(|_, until| *until > now);

@@ -50,7 +50,13 @@ impl Engine {
                 self.take_list(now.at, sender, (table, low, high), &items)
             }
             Message::Pull { table, hashes } => self.send_pulled(sender, table, &hashes),
-            Message::Hello { .. } | Message::Ask { .. } | Message::Here { .. } | Message::Leave { .. } => {}
+            Message::Hello { .. }
+            | Message::Ask { .. }
+            | Message::Here { .. }
+            | Message::Leave { .. }
+            | Message::Ping { .. }
+            | Message::Pong { .. }
+            | Message::Past { .. } => {}
         }
         Ok(())
     }

@@ -14,9 +14,16 @@ pub const KIND_SWIM: u8 = 1;
 /// Type byte of all other messages, inside the seal.
 pub const KIND_MESSAGE: u8 = 2;
 
-/// Most bytes of a datagram's content, before sealing: with an envelope of up to 50 bytes it stays under 1200, which
-/// passes every IPv6 path (RFC 8200 §5 asks for 1280).
+/// Most bytes of a datagram's content, before sealing. With [`SEAL_LIMIT`] and the headers below it stays within 1280
+/// bytes, which every IPv6 path carries whole (RFC 8200 §5).
 pub const CONTENT_LIMIT: usize = 1150;
+/// Most bytes that [`crate::Sealing::seal`] may add to the content, the type byte included. vswitchd's group sealing
+/// takes 54 of them: 37 of header, the type byte, 16 of tag.
+pub const SEAL_LIMIT: usize = 64;
+
+/// IPv6 and UDP.
+const HEADERS: usize = 40 + 8;
+const _: () = assert!(HEADERS + CONTENT_LIMIT + SEAL_LIMIT <= 1280);
 
 /// Ranges that fit a datagram, at most 33 bytes each.
 pub(crate) const RANGES_PER_MESSAGE: usize = 32;
@@ -52,6 +59,12 @@ pub(crate) enum Message {
     List { table: TableId, low: u64, high: u64, items: Vec<Item> },
     /// Send me these cluster records.
     Pull { table: TableId, hashes: Vec<u64> },
+    /// Answer this, for the sake of measurement.
+    Ping { number: u32 },
+    /// The answer.
+    Pong { number: u32 },
+    /// Your life `yours` is no later than `known`, which I know of you and which is over: begin another.
+    Past { yours: u64, known: u64 },
 }
 
 /// A datagram to be sealed and sent.

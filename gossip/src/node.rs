@@ -15,12 +15,13 @@ use tokio::task::JoinHandle;
 use crate::codec::DecodeError;
 use crate::engine::{Authority, Changed, Engine, Event, Rejected, Settings};
 use crate::id::{NodeId, Now, Peer, TableId};
-use crate::message::{BulkTransmit, Transmit};
+use crate::message::{BulkTransmit, CONTENT_LIMIT, SEAL_LIMIT, Transmit};
 use crate::neighbour::PeerStatus;
 use crate::owned::SetError;
 
 /// Largest datagram read.
 const DATAGRAM: usize = 2048;
+const _: () = assert!(CONTENT_LIMIT + SEAL_LIMIT <= DATAGRAM);
 /// Events that a slow watcher may be behind before it is told that it missed some.
 const EVENT_BACKLOG: usize = 4096;
 /// Bulk transfers under way at a time; the rest is left to the next retry.
@@ -48,7 +49,7 @@ pub struct SealError;
 ///
 /// [`Self::open`] must refuse what isn't from a member, and what it has opened before: all else here relies on that.
 pub trait Sealing: Send + Sync {
-    /// The datagram for `bytes` of type `kind`, longer than these by 50 bytes at most.
+    /// The datagram for `bytes` of type `kind`, longer than these by [`SEAL_LIMIT`] at most.
     ///
     /// # Errors
     /// If there is no key.
@@ -303,7 +304,8 @@ impl Gossip {
         self.shared.wake.notify_one();
     }
 
-    /// Forgets a node that was removed from the cluster.
+    /// Forgets a node that was removed from the cluster, and believes nobody that it is alive. [`Sealing::open`] should
+    /// refuse it from then on: one that is still let in comes back with its next life.
     pub fn forget(&self, node: NodeId) {
         self.engine().forget(now(), node);
         self.shared.wake.notify_one();
@@ -320,7 +322,7 @@ impl Gossip {
     }
 
     /// Says farewell to every node, then stops.
-    pub async fn leave(self) {
+    pub async fn leave(&self) {
         let deadline = {
             let mut engine = self.engine();
             engine.leave(now());

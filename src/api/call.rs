@@ -123,6 +123,7 @@ mod tests {
             advertise_addr: Some("eth0".into()),
             listen_addr: Some("[::]:2377".parse().unwrap()),
             name: None,
+            gossip_port: Some(7947),
         };
         let mut calls = vec![
             Call::Status,

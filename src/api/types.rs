@@ -42,6 +42,9 @@ pub struct InitRequest {
     /// The node's name.
     #[serde(default)]
     pub name: Option<String>,
+    /// UDP and TCP port of its gossip.
+    #[serde(default)]
+    pub gossip_port: Option<u16>,
 }
 
 /// What came of [`super::Call::Init`].
@@ -70,6 +73,9 @@ pub struct JoinRequest {
     /// The node's name.
     #[serde(default)]
     pub name: Option<String>,
+    /// UDP and TCP port of its gossip.
+    #[serde(default)]
+    pub gossip_port: Option<u16>,
 }
 
 /// What came of [`super::Call::Join`].

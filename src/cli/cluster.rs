@@ -56,6 +56,10 @@ struct Place {
     /// The node's name [default: the host's]
     #[arg(long)]
     name: Option<String>,
+
+    /// UDP and TCP port of gossip: another for each daemon at one address [default: 7946]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    gossip_port: Option<u16>,
 }
 
 /// Enter a cluster
@@ -147,8 +151,8 @@ fn listen_addr(text: &str) -> Result<SocketAddr, String> {
 
 impl Init {
     pub(super) fn run(self) -> ExitCode {
-        let Place { advertise_addr, listen_addr, name } = self.place;
-        let call = Call::Init(InitRequest { advertise_addr, listen_addr, name });
+        let Place { advertise_addr, listen_addr, name, gossip_port } = self.place;
+        let call = Call::Init(InitRequest { advertise_addr, listen_addr, name, gossip_port });
         let made: Initialized = match self.remote.ask(&call) {
             Ok(made) => made,
             Err(code) => return code,
@@ -178,9 +182,15 @@ impl Join {
             Ok(token) => SecretText(token),
             Err(error) => return failed(&error),
         };
-        let Place { advertise_addr, listen_addr, name } = self.place;
-        let call =
-            Call::Join(JoinRequest { token, managers: self.managers, advertise_addr, listen_addr, name });
+        let Place { advertise_addr, listen_addr, name, gossip_port } = self.place;
+        let call = Call::Join(JoinRequest {
+            token,
+            managers: self.managers,
+            advertise_addr,
+            listen_addr,
+            name,
+            gossip_port,
+        });
         match self.remote.ask::<Joined>(&call) {
             Ok(joined) => print(&format!("This node joined the cluster as a {}.\n", joined.role)),
             Err(code) => code,

@@ -67,6 +67,7 @@ async fn serve_until_signal(config: &Config) -> Result<(), DaemonError> {
         tell(manager.as_ref(), Notice::Stopping);
     };
     serve(listener, admission, Arc::clone(&daemon), stop).await;
+    daemon.node.stop().await;
     Ok(())
 }
 
