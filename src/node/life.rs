@@ -302,6 +302,9 @@ fn status_of(member: &Member) -> ClusterStatus {
         address: member.settings.advertise,
         managers: member.managers(),
         certificate_until: until.ok().map(|peer| seconds(peer.not_after)),
+        gossip: None,
+        keys: None,
+        data: None,
     }
 }
 

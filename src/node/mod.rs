@@ -8,6 +8,7 @@ mod credentials;
 mod door;
 mod join;
 mod life;
+pub mod requests;
 mod wire;
 
 pub use life::Node;
