@@ -9,6 +9,7 @@
 //! | who somebody is | [`identity`] ids, roles, keys; [`ca`] certificates; [`peer`] whether one is a member's; [`token`] how to become one |
 //! | connections | [`tls`] who shows what to whom; [`exporter`] keys for data from a connection |
 //! | data between two nodes | [`envelope`] the format; [`seal`], [`open`] its two ends; [`renewal`] when to change keys, and in which order |
+//! | records for all members | [`signing`] what only managers can say |
 //! | datagrams for all members | [`keyring`] the shared keys and their rotation; [`group`] the format and its two ends |
 //! | below | [`key`] secrets; [`replay`] what has been seen; [`base36`] how ids are written |
 //!
@@ -121,5 +122,6 @@ pub mod peer;
 pub mod renewal;
 pub mod replay;
 pub mod seal;
+pub mod signing;
 pub mod tls;
 pub mod token;

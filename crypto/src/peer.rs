@@ -122,7 +122,7 @@ impl Root {
     }
 
     /// Whether the CA has signed it, without any CA between them, for what nodes do, for that time.
-    fn signed(&self, certificate: &CertificateDer<'_>, at: UnixTime) -> Result<(), webpki::Error> {
+    pub(crate) fn signed(&self, certificate: &CertificateDer<'_>, at: UnixTime) -> Result<(), webpki::Error> {
         if certificate.len() > CERTIFICATE_MAX {
             return Err(webpki::Error::BadDer);
         }

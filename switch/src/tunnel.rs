@@ -316,7 +316,7 @@ impl<'t> Arrival<'t> {
         let found = topology.peers.session(header.session);
         let found = found.and_then(|session| Some((session, topology.peers.peer(session.peer)?)));
         let (session, vtep) = found.ok_or_else(|| refuse(None, DropReason::UnknownSession))?;
-        let range = session.opener.open(datagram).map_err(|error| match error {
+        let range = session.open(datagram).map_err(|error| match error {
             OpenError::Failed => refuse(Some(vtep), DropReason::Forged),
             OpenError::Replayed => refuse(Some(vtep), DropReason::Replayed),
         })?;

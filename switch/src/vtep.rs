@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vswitchd_crypto::envelope::SessionId;
-use vswitchd_crypto::open::Opener;
-use vswitchd_crypto::renewal::OPENERS_MAX;
+use vswitchd_crypto::open::{OpenError, Opener};
 use vswitchd_crypto::seal::Sealer;
 
 use crate::counters::Traffic;
@@ -16,9 +17,9 @@ use crate::storm::StormBucket;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VtepId(pub u32);
 
-/// Keys of one peer that open at a time: those that renewal keeps, and the next one, which is there before it says which
-/// is to go.
-pub const SESSIONS_PER_PEER_MAX: usize = OPENERS_MAX + 1;
+/// Keys of one peer that open at a time: as many as a [`vswitchd_crypto::renewal::Renewal`] keeps, and the newest one,
+/// which is there before it lets go of the oldest.
+pub const SESSIONS_PER_PEER_MAX: usize = vswitchd_crypto::renewal::OPENERS_MAX + 1;
 
 /// What is known of a peer.
 #[derive(Clone, Debug)]
@@ -41,6 +42,24 @@ pub struct Session {
     pub peer: VtepId,
     /// Our end, with its replay window, shared by every snapshot.
     pub opener: Arc<Opener>,
+    /// Whether it has opened something since it was last asked, shared likewise.
+    heard: Arc<AtomicBool>,
+}
+
+impl Session {
+    pub(crate) fn new(peer: VtepId, opener: Arc<Opener>) -> Self {
+        Self { peer, opener, heard: Arc::default() }
+    }
+
+    /// Opens a datagram in place as [`Opener::open`] does, and notes that it did.
+    pub(crate) fn open(&self, datagram: &mut [u8]) -> Result<Range<usize>, OpenError> {
+        let range = self.opener.open(datagram)?;
+        // Seldom written, so that the workers don't take the cache line away from each other for each datagram.
+        if !self.heard.load(Ordering::Relaxed) {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+        Ok(range)
+    }
 }
 
 /// Peers at one address, with their ports. More than one only where switches share a host.
@@ -112,6 +131,15 @@ impl Vteps {
     #[must_use]
     pub fn session(&self, id: SessionId) -> Option<&Session> {
         self.by_session.get(&id)
+    }
+
+    /// Keys that have opened something since the last call, in the order of their numbers.
+    pub(crate) fn take_heard(&self) -> Vec<SessionId> {
+        let heard =
+            self.by_session.iter().filter(|(_, session)| session.heard.swap(false, Ordering::Relaxed));
+        let mut heard: Vec<_> = heard.map(|(&id, _)| id).collect();
+        heard.sort_unstable();
+        heard
     }
 
     /// Peers known.

@@ -128,16 +128,16 @@ fn a_network_is_sealed_before_it_has_members_and_until_it_is_forgotten() {
 fn sessions_are_bounded_differ_and_go_with_their_peer() {
     let (mut master, .., peer) = master();
     let other = master.add_peer(vni(1), address(3)).unwrap();
-    let most = u32::try_from(SESSIONS_PER_PEER_MAX).unwrap();
-    for id in 0..most {
+    let max = u32::try_from(SESSIONS_PER_PEER_MAX).unwrap();
+    for id in 0..max {
         assert_eq!(master.add_opener(peer, opener(id)), Ok(()));
     }
-    assert_eq!(master.add_opener(peer, opener(most)), Err(TableError::TooManySessions));
+    assert_eq!(master.add_opener(peer, opener(max)), Err(TableError::TooManySessions));
     let in_use = TableError::SessionInUse(SessionId::new(3).unwrap());
     assert_eq!(master.add_opener(other, opener(3)), Err(in_use));
-    assert_eq!(master.add_opener(other, opener(most)), Ok(()));
+    assert_eq!(master.add_opener(other, opener(max)), Ok(()));
     let nobody = VtepId(99);
-    assert_eq!(master.add_opener(nobody, opener(most + 1)), Err(TableError::NoSuchPeer));
+    assert_eq!(master.add_opener(nobody, opener(max + 1)), Err(TableError::NoSuchPeer));
     assert_eq!(master.set_sealer(nobody, None), Err(TableError::NoSuchPeer));
     master.remove_peer(vni(1), peer);
     assert_eq!(
@@ -147,8 +147,8 @@ fn sessions_are_bounded_differ_and_go_with_their_peer() {
     );
     master.remove_peer(vni(2), peer);
     let tables = master.tables();
-    let left = (0..=most).filter(|&id| tables.topology.peers.session(SessionId::new(id).unwrap()).is_some());
-    assert_eq!(left.collect::<Vec<_>>(), [most]);
+    let left = (0..=max).filter(|&id| tables.topology.peers.session(SessionId::new(id).unwrap()).is_some());
+    assert_eq!(left.collect::<Vec<_>>(), [max]);
 }
 
 #[test]
