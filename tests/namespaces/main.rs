@@ -10,6 +10,7 @@ mod fixture;
 mod hosts;
 mod kernel_vxlan;
 mod links;
+mod overlay;
 mod ports;
 mod probes;
 mod relay;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         links::tests(),
         datagrams::tests(),
         probes::tests(),
+        overlay::tests(),
     ];
     let all = subjects.concat().into_iter().map(|test| (test, false));
     let trials =
