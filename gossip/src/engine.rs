@@ -130,6 +130,10 @@ pub struct Engine {
     pub(crate) neighbours: BTreeMap<NodeId, Neighbour>,
     pub(crate) out: Output,
     pub(crate) authority: Authority,
+    /// Somebody may lack some of our own records that were never sent to it.
+    pub(crate) unsent: bool,
+    /// No earlier is a record of ours to be sent again.
+    pub(crate) next_retry: Option<Instant>,
     delayed: VecDeque<(Instant, Transmit)>,
     recent: VecDeque<(Instant, u64)>,
     rng: SmallRng,
@@ -196,6 +200,8 @@ impl Engine {
             neighbours: BTreeMap::new(),
             out: Output::default(),
             authority,
+            unsent: false,
+            next_retry: None,
             delayed: VecDeque::new(),
             recent: VecDeque::new(),
             question: rng.random(),
@@ -376,9 +382,9 @@ impl Engine {
         if self.gone {
             return delayed;
         }
-        let links = self.neighbours.values().filter_map(|neighbour| neighbour.link.retry_at).min();
-        let deadlines = [delayed, links, self.swim.next_deadline(), self.contacts.next_deadline()];
-        deadlines.into_iter().flatten().chain([self.next_compare, self.next_question, self.next_expiry]).min()
+        let deadlines = [delayed, self.next_retry, self.swim.next_deadline()].into_iter().flatten();
+        let regular = [self.next_compare, self.next_question, self.next_expiry];
+        deadlines.chain(regular).chain([self.contacts.next_deadline()]).min()
     }
 
     /// What is to be done; to be asked for after every call that takes `&mut self`.
@@ -398,6 +404,7 @@ impl Engine {
         let name = (table, key.to_owned());
         let shared: Option<Arc<[u8]>> = value.clone().map(Into::into);
         if self.log.set(table, key, value)? {
+            self.unsent = true;
             let me = self.me().node;
             let version = self.log.version();
             let item = owned::item(me, self.log.life, &name, version);
@@ -539,6 +546,7 @@ impl Engine {
         self.make_room();
         let neighbour = self.neighbours.entry(peer.node).or_insert_with(|| Neighbour::new(peer, now));
         let returned = neighbour.up(peer, now);
+        self.unsent = true;
         self.out.events.push(Event::Up(peer));
         if peer.life > self.neighbours[&peer.node].mirror.life {
             self.end_life_of(peer.node, peer.life, !returned);
