@@ -13,6 +13,8 @@ mod cluster;
 mod credentials;
 mod door;
 mod gossip_parts;
+#[doc(hidden)]
+pub mod hostile;
 mod join;
 mod keys;
 mod life;
