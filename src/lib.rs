@@ -13,6 +13,7 @@ pub mod daemon;
 pub mod lab;
 pub mod namespace;
 pub mod node;
+pub mod overlay;
 pub mod standalone;
 pub mod state;
 

@@ -129,7 +129,7 @@ pub struct Engine {
     pub(crate) keys: BTreeMap<(TableId, u64), String>,
     pub(crate) neighbours: BTreeMap<NodeId, Neighbour>,
     pub(crate) out: Output,
-    authority: Authority,
+    pub(crate) authority: Authority,
     delayed: VecDeque<(Instant, Transmit)>,
     recent: VecDeque<(Instant, u64)>,
     rng: SmallRng,
@@ -138,7 +138,11 @@ pub struct Engine {
     next_question: Instant,
     next_compare: Instant,
     next_expiry: Instant,
-    dirty: bool,
+    pub(crate) dirty: bool,
+    /// See [`Self::refused`].
+    pub(crate) refused: u64,
+    /// No records that we lack are wanted until then, unless there is room again.
+    pub(crate) full_until: Option<Instant>,
     gone: bool,
 }
 
@@ -200,12 +204,18 @@ impl Engine {
             next_compare: now.at,
             next_expiry: now.at + EXPIRE_EVERY,
             dirty: false,
+            refused: 0,
+            full_until: None,
             gone: false,
         };
         for record in saved.records {
-            engine.merge(record, now);
+            let verifier = engine.authority.verifier.as_ref();
+            if engine.registers.restore(record.clone(), verifier) == Merged::New {
+                engine.show_register(&record);
+            } else {
+                engine.refused += 1;
+            }
         }
-        engine.dirty = false;
         Ok(engine)
     }
 
@@ -453,6 +463,11 @@ impl Engine {
         self.neighbours.values().map(|neighbour| neighbour.status(&self.swim)).collect()
     }
 
+    /// Cluster records of others that were refused: forged, by no manager, untimely, or no room for them.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
     /// Live records of a table: owner (none for the cluster's), key, value.
     pub fn records(&self, table: TableId) -> Vec<(Option<NodeId>, String, Arc<[u8]>)> {
         if table.is_cluster() {
@@ -549,17 +564,6 @@ impl Engine {
                 self.neighbours.remove(&node);
             }
         }
-    }
-
-    /// Takes a record into the registers, the index and the news.
-    pub(crate) fn merge(&mut self, record: Record, now: Now) -> Merged {
-        let verifier = Arc::clone(&self.authority.verifier);
-        let merged = self.registers.merge(record.clone(), verifier.as_ref(), now.wall_ms);
-        if merged == Merged::New {
-            self.show_register(&record);
-            self.dirty = true;
-        }
-        merged
     }
 
     fn is_duplicate(&mut self, now: Instant, sender: NodeId, bytes: &[u8]) -> bool {

@@ -55,8 +55,8 @@ pub(crate) enum Message {
     Compare { mark: Mark, whole: bool, ranges: Vec<Range> },
     /// I hold the same as you.
     Same { mark: Mark },
-    /// All that I hold in a stretch.
-    List { table: TableId, low: u64, high: u64, items: Vec<Item> },
+    /// All that I hold in a stretch; `full` if I have no room for records that I lack.
+    List { table: TableId, low: u64, high: u64, full: bool, items: Vec<Item> },
     /// Send me these cluster records.
     Pull { table: TableId, hashes: Vec<u64> },
     /// Answer this, for the sake of measurement.
@@ -99,7 +99,8 @@ mod tests {
     fn a_full_list_fits_a_datagram() {
         let item = Item { hash: u64::MAX, time: u64::MAX, writer: NodeId([255; 16]) };
         let items = vec![item; LIST_LIMIT];
-        let list = Message::List { table: TableId::cluster(127), low: u64::MAX, high: u64::MAX, items };
+        let list =
+            Message::List { table: TableId::cluster(127), low: u64::MAX, high: u64::MAX, full: true, items };
         assert!(codec::encode(&list).len() <= CONTENT_LIMIT, "{}", codec::encode(&list).len());
         let range = Range {
             table: TableId::cluster(127),

@@ -1,4 +1,4 @@
-//! Requests: method, path and body to a [`Call`], and back.
+//! Requests: method, path with query, and body to a [`Call`], and back.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -6,9 +6,14 @@ use zeroize::Zeroizing;
 
 use super::refusal::{Code, Refusal};
 use super::types::{InitRequest, JoinRequest, LeaveRequest};
+use super::{AttachRequest, ClusterUpdate, Name, NetworkCreate, NodeFilter};
 use crate::crypto::identity::Role;
 
-/// What can be asked of a daemon.
+#[cfg(test)]
+mod tests;
+
+/// What can be asked of a daemon. A node is named by its id, the beginning of that, its name, or `self`; a network in
+/// the same way, but for `self`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// How it is.
@@ -23,39 +28,94 @@ pub enum Call {
     Token(Role),
     /// A new one, in place of the old.
     RotateToken(Role),
+    /// The cluster's settings.
+    Cluster,
+    /// To change them.
+    UpdateCluster(ClusterUpdate),
+    /// New shared keys, now.
+    RotateKeys,
+    /// The members.
+    Nodes(NodeFilter),
+    /// One of them.
+    Node(Name),
+    /// To shut one out.
+    RemoveNode {
+        /// Which.
+        node: Name,
+        /// Also if it is there.
+        force: bool,
+    },
+    /// To make one a manager.
+    Promote(Name),
+    /// To make one a worker.
+    Demote(Name),
+    /// How this node sees the others.
+    Peers,
+    /// The networks.
+    Networks,
+    /// To make one.
+    CreateNetwork(NetworkCreate),
+    /// One of them.
+    Network(Name),
+    /// To remove one.
+    RemoveNetwork(Name),
+    /// To give a TAP device a place in a network.
+    Attach(AttachRequest),
+    /// To take it away from the endpoint of this name.
+    Detach(Name),
 }
 
 /// The only version there is.
 const VERSION: &str = "v1";
+/// The only parameter of a removal.
+const FORCE: &str = "force";
 
 impl Call {
     /// Makes sense of a request, of which nothing is trusted.
     ///
     /// # Errors
     /// [`Code::NotFound`], [`Code::MethodNotAllowed`] or [`Code::BadRequest`], and why.
-    pub fn parse(method: &str, path: &str, body: &[u8]) -> Result<Self, Refusal> {
+    pub fn parse(method: &str, target: &str, body: &[u8]) -> Result<Self, Refusal> {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let inside = path.strip_prefix('/').and_then(|path| path.split_once('/'));
         let Some((VERSION, resource)) = inside else {
             return Err(Refusal::new(Code::NotFound, "no such path: those of this daemon begin with /v1/"));
         };
         let parts: Vec<&str> = resource.split('/').collect();
+        let given = Given { query, body };
         match (parts.as_slice(), method) {
-            (["status"], "GET") => empty(body).map(|()| Self::Status),
-            (["init"], "POST") => document(body).map(Self::Init),
-            (["join"], "POST") => document(body).map(Self::Join),
-            (["leave"], "POST") => document(body).map(Self::Leave),
-            (["token", role], "GET") => empty(body).and_then(|()| role_of(role)).map(Self::Token),
+            (["status"], "GET") => given.nothing().map(|()| Self::Status),
+            (["init"], "POST") => given.document().map(Self::Init),
+            (["join"], "POST") => given.document().map(Self::Join),
+            (["leave"], "POST") => given.document().map(Self::Leave),
+            (["token", role], "GET") => given.nothing().and_then(|()| role_of(role)).map(Self::Token),
             (["token", role, "rotate"], "POST") => {
-                empty(body).and_then(|()| role_of(role)).map(Self::RotateToken)
+                given.nothing().and_then(|()| role_of(role)).map(Self::RotateToken)
             }
-            (["status"] | ["token", _], _) => Err(Refusal::new(Code::MethodNotAllowed, "want GET")),
-            (["init" | "join" | "leave"] | ["token", _, "rotate"], _) => {
-                Err(Refusal::new(Code::MethodNotAllowed, "want POST"))
+            (["cluster"], "GET") => given.nothing().map(|()| Self::Cluster),
+            (["cluster"], "PATCH") => given.document().map(Self::UpdateCluster),
+            (["keys", "rotate"], "POST") => given.nothing().map(|()| Self::RotateKeys),
+            (["nodes"], "GET") => given.filter().map(Self::Nodes),
+            (["nodes", node], "GET") => given.nothing().and_then(|()| name(node)).map(Self::Node),
+            (["nodes", node], "DELETE") => Ok(Self::RemoveNode { force: given.force()?, node: name(node)? }),
+            (["nodes", node, "promote"], "POST") => {
+                given.nothing().and_then(|()| name(node)).map(Self::Promote)
             }
-            _ => Err(Refusal::new(
-                Code::NotFound,
-                "no such path: perhaps the daemon is older than what asks (`vswitchd status` shows its version)",
-            )),
+            (["nodes", node, "demote"], "POST") => {
+                given.nothing().and_then(|()| name(node)).map(Self::Demote)
+            }
+            (["peers"], "GET") => given.nothing().map(|()| Self::Peers),
+            (["networks"], "GET") => given.nothing().map(|()| Self::Networks),
+            (["networks"], "POST") => given.document().map(Self::CreateNetwork),
+            (["networks", network], "GET") => given.nothing().and_then(|()| name(network)).map(Self::Network),
+            (["networks", network], "DELETE") => {
+                given.nothing().and_then(|()| name(network)).map(Self::RemoveNetwork)
+            }
+            (["endpoints"], "POST") => given.document().map(Self::Attach),
+            (["endpoints", endpoint], "DELETE") => {
+                given.nothing().and_then(|()| name(endpoint)).map(Self::Detach)
+            }
+            (parts, _) => Err(no_such_request(parts)),
         }
     }
 
@@ -63,43 +123,124 @@ impl Call {
     #[must_use]
     pub fn method(&self) -> &'static str {
         match self {
-            Self::Status | Self::Token(_) => "GET",
-            Self::Init(_) | Self::Join(_) | Self::Leave(_) | Self::RotateToken(_) => "POST",
+            Self::Status | Self::Token(_) | Self::Cluster | Self::Peers => "GET",
+            Self::Nodes(_) | Self::Node(_) | Self::Networks | Self::Network(_) => "GET",
+            Self::Init(_) | Self::Join(_) | Self::Leave(_) | Self::RotateToken(_) | Self::RotateKeys => {
+                "POST"
+            }
+            Self::Promote(_) | Self::Demote(_) | Self::CreateNetwork(_) | Self::Attach(_) => "POST",
+            Self::RemoveNode { .. } | Self::RemoveNetwork(_) | Self::Detach(_) => "DELETE",
+            Self::UpdateCluster(_) => "PATCH",
         }
     }
 
-    /// Its path.
+    /// Its path, with the query if it has one.
     #[must_use]
     pub fn path(&self) -> String {
-        match self {
-            Self::Status => format!("/{VERSION}/status"),
-            Self::Init(_) => format!("/{VERSION}/init"),
-            Self::Join(_) => format!("/{VERSION}/join"),
-            Self::Leave(_) => format!("/{VERSION}/leave"),
-            Self::Token(role) => format!("/{VERSION}/token/{role}"),
-            Self::RotateToken(role) => format!("/{VERSION}/token/{role}/rotate"),
-        }
+        let resource = match self {
+            Self::Status => "status".into(),
+            Self::Init(_) => "init".into(),
+            Self::Join(_) => "join".into(),
+            Self::Leave(_) => "leave".into(),
+            Self::Token(role) => format!("token/{role}"),
+            Self::RotateToken(role) => format!("token/{role}/rotate"),
+            Self::Cluster | Self::UpdateCluster(_) => "cluster".into(),
+            Self::RotateKeys => "keys/rotate".into(),
+            Self::Nodes(filter) if filter.0.is_empty() => "nodes".into(),
+            Self::Nodes(filter) => format!("nodes?{}", filter.query()),
+            Self::Node(node) | Self::RemoveNode { node, force: false } => format!("nodes/{node}"),
+            Self::RemoveNode { node, force: true } => format!("nodes/{node}?{FORCE}"),
+            Self::Promote(node) => format!("nodes/{node}/promote"),
+            Self::Demote(node) => format!("nodes/{node}/demote"),
+            Self::Peers => "peers".into(),
+            Self::Networks | Self::CreateNetwork(_) => "networks".into(),
+            Self::Network(network) | Self::RemoveNetwork(network) => format!("networks/{network}"),
+            Self::Attach(_) => "endpoints".into(),
+            Self::Detach(endpoint) => format!("endpoints/{endpoint}"),
+        };
+        format!("/{VERSION}/{resource}")
     }
 
     /// Its body, which may hold a secret.
     #[must_use]
     pub fn body(&self) -> Zeroizing<Vec<u8>> {
         match self {
-            Self::Status | Self::Token(_) | Self::RotateToken(_) => Zeroizing::default(),
             Self::Init(request) => emit(request),
             Self::Join(request) => emit(request),
             Self::Leave(request) => emit(request),
+            Self::UpdateCluster(request) => emit(request),
+            Self::CreateNetwork(request) => emit(request),
+            Self::Attach(request) => emit(request),
+            _ => Zeroizing::default(),
         }
     }
 }
 
-fn emit(document: &impl Serialize) -> Zeroizing<Vec<u8>> {
-    Zeroizing::new(serde_json::to_vec(document).expect("requests are plain structs"))
+/// What comes with a path.
+#[derive(Clone, Copy)]
+struct Given<'a> {
+    query: &'a str,
+    body: &'a [u8],
 }
 
-fn document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    // Serde's messages name fields and places, and quote only what is of a wrong type.
-    serde_json::from_slice(body).map_err(|error| Refusal::new(Code::BadRequest, format!("the body: {error}")))
+impl Given<'_> {
+    fn no_query(self) -> Result<(), Refusal> {
+        if self.query.is_empty() { Ok(()) } else { Err(bad("this request has no parameters")) }
+    }
+
+    fn no_body(self) -> Result<(), Refusal> {
+        if self.body.is_empty() { Ok(()) } else { Err(bad("this request has no body")) }
+    }
+
+    fn nothing(self) -> Result<(), Refusal> {
+        self.no_query()?;
+        self.no_body()
+    }
+
+    fn document<T: DeserializeOwned>(self) -> Result<T, Refusal> {
+        self.no_query()?;
+        // Serde's messages name fields and places, and quote only what is of a wrong type.
+        serde_json::from_slice(self.body).map_err(|error| bad(format!("the body: {error}")))
+    }
+
+    fn filter(self) -> Result<NodeFilter, Refusal> {
+        self.no_body()?;
+        NodeFilter::from_query(self.query).map_err(bad)
+    }
+
+    fn force(self) -> Result<bool, Refusal> {
+        self.no_body()?;
+        match self.query {
+            "" => Ok(false),
+            FORCE => Ok(true),
+            _ => Err(bad("the only parameter of this request is force")),
+        }
+    }
+}
+
+/// Of a path that is there, but not so; or of one that is not.
+fn no_such_request(parts: &[&str]) -> Refusal {
+    let allowed = match parts {
+        ["status" | "peers"] | ["token", _] => "GET",
+        ["init" | "join" | "leave" | "endpoints"] | ["token", _, "rotate"] | ["keys", "rotate"] => "POST",
+        ["nodes", _, "promote" | "demote"] => "POST",
+        ["cluster"] => "GET or PATCH",
+        ["nodes"] => "GET",
+        ["nodes" | "networks", _] => "GET or DELETE",
+        ["networks"] => "GET or POST",
+        ["endpoints", _] => "DELETE",
+        _ => {
+            return Refusal::new(
+                Code::NotFound,
+                "no such path: perhaps the daemon is older than what asks (`vswitchd status` shows its version)",
+            );
+        }
+    };
+    Refusal::new(Code::MethodNotAllowed, format!("want {allowed}"))
+}
+
+fn emit(document: &impl Serialize) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(serde_json::to_vec(document).expect("requests are plain structs"))
 }
 
 fn role_of(text: &str) -> Result<Role, Refusal> {
@@ -107,64 +248,10 @@ fn role_of(text: &str) -> Result<Role, Refusal> {
     text.parse().map_err(refused)
 }
 
-fn empty(body: &[u8]) -> Result<(), Refusal> {
-    if body.is_empty() { Ok(()) } else { Err(Refusal::new(Code::BadRequest, "this request has no body")) }
+fn name(text: &str) -> Result<Name, Refusal> {
+    text.parse().map_err(|error| bad(format!("neither name nor id: {error}")))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::SecretText;
-    use super::*;
-
-    fn calls() -> Vec<Call> {
-        let join = JoinRequest {
-            token: SecretText(Zeroizing::new("VSWTKN-1-a-b".into())),
-            managers: vec!["192.0.2.1".into()],
-            advertise_addr: Some("eth0".into()),
-            listen_addr: Some("[::]:2377".parse().unwrap()),
-            name: None,
-            gossip_port: Some(7947),
-        };
-        let mut calls = vec![
-            Call::Status,
-            Call::Init(InitRequest { name: Some("one".into()), ..InitRequest::default() }),
-            Call::Join(join),
-            Call::Leave(LeaveRequest { force: true }),
-        ];
-        calls.extend(Role::ALL.into_iter().flat_map(|role| [Call::Token(role), Call::RotateToken(role)]));
-        calls
-    }
-
-    #[test]
-    fn calls_come_as_they_went() {
-        for call in calls() {
-            assert_eq!(Call::parse(call.method(), &call.path(), &call.body()), Ok(call));
-        }
-    }
-
-    #[test]
-    fn other_requests_are_refused() {
-        let code = |method: &str, path: &str, body: &[u8]| Call::parse(method, path, body).unwrap_err().code;
-        for path in
-            ["", "/", "/v1", "/v1/", "/v2/status", "//v1/status", "/v1/status/", "/v1/../v1/status", "\u{0}"]
-        {
-            assert_eq!(code("GET", path, b""), Code::NotFound, "{path:?}");
-        }
-        for call in calls() {
-            assert_eq!(code("PUT", &call.path(), &call.body()), Code::MethodNotAllowed, "{call:?}");
-            let mut other = call.body().to_vec();
-            if other.pop().is_none() {
-                other.extend(b"{}");
-            }
-            assert_eq!(code(call.method(), &call.path(), &other), Code::BadRequest, "{call:?}");
-        }
-        assert_eq!(code("GET", "/v1/token/king", b""), Code::NotFound);
-        assert_eq!(code("POST", "/v1/init", br#"{"advertise-addr":"x"}"#), Code::BadRequest);
-    }
-
-    #[test]
-    fn secrets_are_not_printed() {
-        let shown = format!("{:?}", calls());
-        assert!(!shown.contains("VSWTKN") && shown.contains("redacted"), "{shown}");
-    }
+fn bad(message: impl AsRef<str>) -> Refusal {
+    Refusal::new(Code::BadRequest, message)
 }

@@ -1,14 +1,32 @@
 //! The daemon's local API: HTTP/1.1 with JSON bodies on a UNIX socket.
 //!
 //! ```text
-//! method and path              body                 answer
-//! GET  /v1/status              –                    Status
-//! POST /v1/init                InitRequest          Initialized
-//! POST /v1/join                JoinRequest          Joined
-//! POST /v1/leave               LeaveRequest         null
-//! GET  /v1/token/ROLE          –                    TokenAnswer
-//! POST /v1/token/ROLE/rotate   –                    TokenAnswer
+//! method and path                body            answer
+//! GET    /v1/status              –               Status
+//! POST   /v1/init                InitRequest     Initialized
+//! POST   /v1/join                JoinRequest     Joined
+//! POST   /v1/leave               LeaveRequest    null
+//! GET    /v1/token/ROLE          –               TokenAnswer
+//! POST   /v1/token/ROLE/rotate   –               TokenAnswer
+//! GET    /v1/cluster             –               ClusterSettings
+//! PATCH  /v1/cluster             ClusterUpdate   ClusterSettings
+//! POST   /v1/keys/rotate         –               KeysRotated
+//! GET    /v1/nodes[?FILTER]      –               [NodeView]
+//! GET    /v1/nodes/NODE          –               NodeView
+//! DELETE /v1/nodes/NODE[?force]  –               null
+//! POST   /v1/nodes/NODE/promote  –               RoleChange
+//! POST   /v1/nodes/NODE/demote   –               RoleChange
+//! GET    /v1/peers               –               [PeerView]
+//! GET    /v1/networks            –               [NetworkView]
+//! POST   /v1/networks            NetworkCreate   NetworkCreated
+//! GET    /v1/networks/NETWORK    –               NetworkView
+//! DELETE /v1/networks/NETWORK    –               null
+//! POST   /v1/endpoints           AttachRequest   Attached
+//! DELETE /v1/endpoints/NAME      –               null
 //! ```
+//!
+//! `NODE` and `NETWORK` are a name, an id or the beginning of one; `FILTER` is `KEY=VALUE` of `role`, `status`, `name`
+//! and `id`, several joined by `&`.
 //!
 //! A path begins with the version of what it means. Every refusal has the status of its [`Code`] and the body
 //! `{"error": "<code>", "message": "<one line that says what to do>"}`. One request a connection.
@@ -19,17 +37,30 @@
 
 mod call;
 pub mod client;
+mod name;
+mod networks;
+mod nodes;
+mod peers;
+mod prefix;
 mod refusal;
 pub mod server;
+pub mod settings;
 mod socket;
+mod text;
 mod types;
 
 pub use call::Call;
+pub use name::{NAME_MAX, Name, NameError};
+pub use networks::{AttachRequest, Attached, KeysRotated, NetworkCreate, NetworkCreated, NetworkView};
+pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
+pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};
+pub use prefix::{Ipv4Prefix, PrefixError};
 pub use refusal::{Code, Refusal};
+pub use settings::{ClusterSettings, ClusterUpdate, SettingsError};
 pub use socket::{Socket, SocketError};
 pub use types::{
-    ClusterStatus, InitRequest, Initialized, JoinRequest, Joined, LeaveRequest, SecretText, Status,
-    TokenAnswer,
+    ClusterStatus, DataStatus, GossipStatus, InitRequest, Initialized, JoinRequest, Joined, KeysStatus,
+    LeaveRequest, SecretText, Status, TokenAnswer,
 };
 
 /// Bytes of a request's body.

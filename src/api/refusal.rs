@@ -20,6 +20,8 @@ pub enum Code {
     TooLarge,
     /// It can't be done as things are.
     Conflict,
+    /// What does it is not running at the moment.
+    Unavailable,
     /// No manager let this node into its cluster.
     NotJoined,
     /// The daemon failed; its log has more.
@@ -43,6 +45,7 @@ impl Code {
             Self::Conflict => 409,
             Self::Internal | Self::Unknown => 500,
             Self::NotJoined => 502,
+            Self::Unavailable => 503,
         }
     }
 }

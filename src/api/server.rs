@@ -13,6 +13,7 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::http::uri::PathAndQuery;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -170,7 +171,8 @@ async fn call_of(request: Request<Incoming>, uid: u32, admission: Admission) -> 
         Ok(Err(error)) => return Err(Refusal::new(Code::BadRequest, error.to_string())),
         Err(_) => return Err(Refusal::new(Code::Timeout, "the request's body did not arrive in time")),
     };
-    Call::parse(head.method.as_str(), head.uri.path(), &body)
+    let target = head.uri.path_and_query().map_or_else(|| head.uri.path(), PathAndQuery::as_str);
+    Call::parse(head.method.as_str(), target, &body)
 }
 
 fn emit(outcome: Result<Value, Refusal>) -> Response<Full<Bytes>> {

@@ -1,11 +1,14 @@
 //! What goes over the socket.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
+
+use super::ClusterUpdate;
 
 /// A secret in words: wiped when dropped, never printed by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
@@ -42,9 +45,15 @@ pub struct InitRequest {
     /// The node's name.
     #[serde(default)]
     pub name: Option<String>,
-    /// UDP and TCP port of its gossip.
+    /// Address of its data, or an interface that has one; that of [`Self::advertise_addr`] if not given.
+    #[serde(default)]
+    pub data_path_addr: Option<String>,
+    /// UDP and TCP port of gossip; 7946 if not given.
     #[serde(default)]
     pub gossip_port: Option<u16>,
+    /// What the cluster begins with.
+    #[serde(default)]
+    pub settings: ClusterUpdate,
 }
 
 /// What came of [`super::Call::Init`].
@@ -73,9 +82,15 @@ pub struct JoinRequest {
     /// The node's name.
     #[serde(default)]
     pub name: Option<String>,
-    /// UDP and TCP port of its gossip.
+    /// Address of its data, or an interface that has one; that of [`Self::advertise_addr`] if not given.
+    #[serde(default)]
+    pub data_path_addr: Option<String>,
+    /// UDP and TCP port of gossip; 7946 if not given.
     #[serde(default)]
     pub gossip_port: Option<u16>,
+    /// UDP port of this node's data, where the cluster's is taken.
+    #[serde(default)]
+    pub data_path_port: Option<u16>,
 }
 
 /// What came of [`super::Call::Join`].
@@ -141,4 +156,56 @@ pub struct ClusterStatus {
     pub managers: Vec<SocketAddr>,
     /// Seconds since 1970 when its certificate ends; none if it is not valid now.
     pub certificate_until: Option<u64>,
+    /// How gossip is, if it runs.
+    #[serde(default)]
+    pub gossip: Option<GossipStatus>,
+    /// The shared keys, if it has them.
+    #[serde(default)]
+    pub keys: Option<KeysStatus>,
+    /// How the data plane is, if it runs.
+    #[serde(default)]
+    pub data: Option<DataStatus>,
+}
+
+/// How a node's gossip is. Counters begin with the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GossipStatus {
+    /// Where others reach it.
+    pub address: SocketAddr,
+    /// Other nodes that are heard.
+    pub alive: u64,
+    /// Other nodes that are known.
+    pub known: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams that the system did not take.
+    pub unsent: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Of these, not sealed by a member.
+    pub unopened: u64,
+    /// Of these, a member's, but refused.
+    pub rejected: u64,
+    /// Times that records could not be kept on disk.
+    pub unsaved: u64,
+    /// Times that gossip was begun again after a fault.
+    pub restarts: u64,
+}
+
+/// The keys that all nodes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysStatus {
+    /// The current key's number.
+    pub epoch: u32,
+    /// For how many seconds it has been the current one.
+    pub age_s: u64,
+}
+
+/// How a node's data plane is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataStatus {
+    /// Where its data goes in and out.
+    pub address: SocketAddr,
+    /// What was dropped and why, without reasons that never were.
+    pub drops: BTreeMap<String, u64>,
 }

@@ -6,13 +6,15 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::printable;
 use super::remote::Remote;
-use super::{Format, failed, say};
+use super::settings::{Change, own_port};
+use super::{Format, failed, print};
 use crate::api::{
-    Call, InitRequest, Initialized, JoinRequest, Joined, LeaveRequest, SecretText, TokenAnswer,
+    Call, ClusterSettings, ClusterUpdate, InitRequest, Initialized, JoinRequest, Joined, LeaveRequest,
+    SecretText, TokenAnswer,
 };
 use crate::crypto::identity::Role;
 
@@ -30,6 +32,8 @@ Examples:
   vswitchd init
   vswitchd init --advertise-addr eth1
   vswitchd init --advertise-addr 192.0.2.1 --listen-addr 192.0.2.1:2377
+  vswitchd init --advertise-addr eth0 --data-path-addr eth1
+  vswitchd init --default-addr-pool 10.20.0.0/16 --default-addr-pool-mask-length 26
 
 Exit status: 0 the cluster is made, 1 it is not, 2 wrong usage or configuration.")]
 pub(super) struct Init {
@@ -37,6 +41,8 @@ pub(super) struct Init {
     remote: Remote,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    settings: Change,
     /// How to print the outcome
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -53,13 +59,17 @@ struct Place {
     #[arg(long, value_name = "IP[:PORT]", value_parser = listen_addr)]
     listen_addr: Option<SocketAddr>,
 
+    /// Address of this node's data, or the interface that has it [default: that of --advertise-addr]
+    #[arg(long, value_name = "IP|INTERFACE")]
+    data_path_addr: Option<String>,
+
+    /// UDP and TCP port of gossip; several nodes on one address need different ones [default: 7946]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    gossip_port: Option<u16>,
+
     /// The node's name [default: the host's]
     #[arg(long)]
     name: Option<String>,
-
-    /// UDP and TCP port of gossip: another for each daemon at one address [default: 7946]
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
-    gossip_port: Option<u16>,
 }
 
 /// Enter a cluster
@@ -93,6 +103,10 @@ pub(super) struct Join {
 
     #[command(flatten)]
     place: Place,
+
+    /// UDP port of this node's data; several nodes on one address need different ones [default: the cluster's]
+    #[arg(long, value_name = "PORT", value_parser = own_port)]
+    data_path_port: Option<u16>,
 }
 
 /// Leave the cluster, and forget it
@@ -132,7 +146,7 @@ pub(super) struct Token {
     #[command(flatten)]
     remote: Remote,
 
-    /// Replace it: this manager lets nobody in by the old one any more; other managers do, until each rotates its own
+    /// Replace it, for all managers at once: nobody gets in by the old one any more
     #[arg(long)]
     rotate: bool,
 
@@ -151,14 +165,27 @@ fn listen_addr(text: &str) -> Result<SocketAddr, String> {
 
 impl Init {
     pub(super) fn run(self) -> ExitCode {
-        let Place { advertise_addr, listen_addr, name, gossip_port } = self.place;
-        let call = Call::Init(InitRequest { advertise_addr, listen_addr, name, gossip_port });
+        let settings = ClusterUpdate::from(self.settings);
+        // What one flag alone can't tell. The daemon checks it again: it has other clients.
+        if let Err(error) = ClusterSettings::default().updated(&settings) {
+            eprintln!("vswitchd: {error} (see vswitchd init --help)");
+            return ExitCode::from(2);
+        }
+        let Place { advertise_addr, listen_addr, data_path_addr, gossip_port, name } = self.place;
+        let call = Call::Init(InitRequest {
+            advertise_addr,
+            listen_addr,
+            name,
+            data_path_addr,
+            gossip_port,
+            settings,
+        });
         let made: Initialized = match self.remote.ask(&call) {
             Ok(made) => made,
             Err(code) => return code,
         };
         print(&match self.format {
-            Format::Json => format!("{}\n", json!(made)),
+            Format::Json => printable::json(&made),
             Format::Text => format!(
                 "Cluster made: this node ({}) is now a manager.\n\nTo add a worker, run on it:\n\n    {}\n\n\
                  To add a manager, see `vswitchd token manager`.\n",
@@ -182,14 +209,16 @@ impl Join {
             Ok(token) => SecretText(token),
             Err(error) => return failed(&error),
         };
-        let Place { advertise_addr, listen_addr, name, gossip_port } = self.place;
+        let Place { advertise_addr, listen_addr, data_path_addr, gossip_port, name } = self.place;
         let call = Call::Join(JoinRequest {
             token,
             managers: self.managers,
             advertise_addr,
             listen_addr,
             name,
+            data_path_addr,
             gossip_port,
+            data_path_port: self.data_path_port,
         });
         match self.remote.ask::<Joined>(&call) {
             Ok(joined) => print(&format!("This node joined the cluster as a {}.\n", joined.role)),
@@ -217,11 +246,7 @@ impl Token {
         if self.quiet {
             return print(&format!("{}\n", *answer.token.0));
         }
-        let rotated = if self.rotate {
-            "This manager does not take the old token any more; other managers do until they rotate theirs.\n\n"
-        } else {
-            ""
-        };
+        let rotated = if self.rotate { "No manager takes the old token any more.\n\n" } else { "" };
         print(&format!("{rotated}To add a {}, run on it:\n\n    {}\n", self.role, join_line(&answer)))
     }
 }
@@ -236,13 +261,6 @@ fn read_token(from: impl Read) -> io::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::with_capacity(usize::from(TOKEN_FILE_MAX) + 1));
     from.take(TOKEN_FILE_MAX.into()).read_to_string(&mut text)?;
     Ok(Zeroizing::new(text.trim().to_owned()))
-}
-
-fn print(text: &str) -> ExitCode {
-    match say(text) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error),
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,19 @@
 //! The command line: definitions here, the work in the modules that they name.
 
+mod attach;
 mod bench;
 mod cluster;
 mod config;
 mod daemon;
+mod date;
+mod keys;
 mod lab;
+mod network;
+mod node;
+mod peers;
+mod printable;
 mod remote;
+mod settings;
 mod status;
 mod switch;
 mod table;
@@ -32,7 +40,13 @@ enum Command {
     Join(cluster::Join),
     Leave(cluster::Leave),
     Token(cluster::Token),
+    Node(node::Args),
+    Network(network::Args),
+    Attach(attach::Attach),
+    Detach(attach::Detach),
     Status(status::Args),
+    Cluster(settings::Args),
+    Keys(keys::Args),
     Config(config::Args),
     Switch(switch::Args),
     Lab(lab::Args),
@@ -50,7 +64,13 @@ impl Cli {
             Command::Join(args) => args.run(),
             Command::Leave(args) => args.run(),
             Command::Token(args) => args.run(),
+            Command::Node(args) => args.run(),
+            Command::Network(args) => args.run(),
+            Command::Attach(args) => args.run(),
+            Command::Detach(args) => args.run(),
             Command::Status(args) => args.run(),
+            Command::Cluster(args) => args.run(),
+            Command::Keys(args) => args.run(),
             Command::Config(args) => args.run(),
             Command::Switch(args) => args.run(),
             Command::Lab(args) => args.run(),
@@ -58,6 +78,9 @@ impl Cli {
         }
     }
 }
+
+/// Digits of an id that tables show, as Docker's do.
+const ID_SHORT: usize = 12;
 
 /// How output is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -76,6 +99,14 @@ pub(crate) fn say(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// The same, as the end of a command.
+fn print(text: &str) -> ExitCode {
+    match say(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error),
+    }
+}
+
 /// Prints why a command failed, and gives the exit code of failure.
 pub(crate) fn failed(error: &dyn std::error::Error) -> ExitCode {
     let mut line = error.to_string();
@@ -88,6 +119,7 @@ pub(crate) fn failed(error: &dyn std::error::Error) -> ExitCode {
         }
         source = cause.source();
     }
-    eprintln!("vswitchd: {line}");
+    // It may quote what others have named.
+    eprintln!("vswitchd: {}", printable::printable(&line));
     ExitCode::FAILURE
 }

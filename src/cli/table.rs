@@ -1,6 +1,8 @@
-//! Tables for people: columns as wide as their widest cell, two spaces apart.
+//! Tables for people: columns as wide as their widest cell, two spaces apart. Cells are made [`printable`].
 
 use std::fmt;
+
+use super::printable::printable;
 
 /// Rows of text under a head.
 #[derive(Debug)]
@@ -14,7 +16,7 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     }
 
     pub(super) fn row(&mut self, cells: [String; COLUMNS]) {
-        self.rows.push(cells);
+        self.rows.push(cells.map(|cell| printable(&cell)));
     }
 }
 
@@ -42,5 +44,12 @@ mod tests {
         table.row(["1".into(), "zürich".into()]);
         table.row(["12345".into(), String::new()]);
         assert_eq!(table.to_string(), "ID     NAME\n1      zürich\n12345\n");
+    }
+
+    #[test]
+    fn cells_stay_in_their_lines() {
+        let mut table = Table::new(["NAME"]);
+        table.row(["a\nb\u{1b}".into()]);
+        assert_eq!(table.to_string(), "NAME\na\\u{a}b\\u{1b}\n");
     }
 }

@@ -102,6 +102,7 @@ impl Answer for Daemon {
             Call::Leave(request) => self.node.leave(request.force).await.map(|()| Value::Null),
             Call::Token(role) => self.node.token(role, false).await.map(|token| json!(token)),
             Call::RotateToken(role) => self.node.token(role, true).await.map(|token| json!(token)),
+            other => self.node.answer(other).await,
         }
     }
 }

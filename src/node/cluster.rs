@@ -152,11 +152,11 @@ impl Cluster {
     }
 
     /// Writes what a new cluster begins with.
-    pub(super) async fn found(&self) -> Result<(), WriteError> {
+    pub(super) async fn found(&self, settings: &ClusterSettings) -> Result<(), WriteError> {
         let name = self.member().as_ref().map(|member| member.settings.name.clone()).unwrap_or_default();
         let record = MemberRecord { name, role: Role::Manager.into(), joined_ms: now_ms() };
         self.write_tokens(&Role::ALL).await?;
-        self.write(CLUSTER, &self.settings()).await?;
+        self.write(CLUSTER, settings).await?;
         self.write(&self.id.to_string(), &record).await
     }
 
@@ -165,7 +165,7 @@ impl Cluster {
         let alone = self.other_managers().is_empty() && *self.role.borrow() == Role::Manager;
         if alone
             && self.members().is_empty()
-            && let Err(error) = self.found().await
+            && let Err(error) = self.found(&ClusterSettings::default()).await
         {
             error!("can't write the cluster's first records: {error}");
         }
@@ -266,7 +266,7 @@ impl Cluster {
     }
 
     async fn saved(&self) -> Result<(), WriteError> {
-        Ok(())
+        Ok(self.gossip.saved().await?)
     }
 
     /// This node has another role than before.

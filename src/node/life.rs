@@ -13,10 +13,13 @@ use tracing::{error, info, warn};
 
 use super::address;
 use super::cluster::{self, Cluster, GOSSIP_PORT, StartError};
+use super::commands::kept_settings;
 use super::credentials::{Authority, Member, Settings, Shared};
 use super::{join, keys};
+use crate::api::settings::data_path_port;
 use crate::api::{
-    ClusterStatus, Code, InitRequest, Initialized, JoinRequest, Joined, Refusal, SecretText, TokenAnswer,
+    self, ClusterStatus, Code, InitRequest, Initialized, JoinRequest, Joined, Refusal, SecretText,
+    TokenAnswer,
 };
 use crate::crypto::ca::Ca;
 use crate::crypto::identity::{ClusterId, NodeId, PrivateKey, Role};
@@ -109,7 +112,8 @@ impl Node {
     /// The cluster that this node is in, if it is in one.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterStatus> {
-        self.member().as_ref().map(status_of)
+        let cluster = self.running().clone();
+        self.member().as_ref().map(|member| status_of(member, cluster.as_deref()))
     }
 
     /// Makes a cluster of this node.
@@ -119,8 +123,16 @@ impl Node {
     pub async fn init(self: &Arc<Self>, request: InitRequest) -> Result<Initialized, Refusal> {
         let _changing = self.changing.lock().await;
         self.must_be_free()?;
-        let settings =
-            settings(request.name, request.advertise_addr, request.listen_addr, request.gossip_port)?;
+        let begin = api::ClusterSettings::default().updated(&request.settings);
+        let begin = begin.map_err(|error| bad_request(error.to_string()))?;
+        let settings = settings(Place {
+            name: request.name,
+            advertise: request.advertise_addr,
+            listen: request.listen_addr,
+            gossip_port: request.gossip_port,
+            data_address: request.data_path_addr,
+            data_port: None,
+        })?;
         let listen = settings.listen;
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             conflict(format!("can't listen at {listen}: {error}; choose another --listen-addr"))
@@ -132,7 +144,7 @@ impl Node {
         };
         let id = member.root.cluster();
         let cluster = self.begin(member, &ring, Some(listener)).await?;
-        if let Err(error) = cluster.found().await {
+        if let Err(error) = cluster.found(&kept_settings(&begin)).await {
             self.end(&cluster).await.map_err(internal)?;
             return Err(internal(error));
         }
@@ -154,8 +166,14 @@ impl Node {
         if request.managers.is_empty() || request.managers.len() > MANAGERS_TRIED_MAX {
             return Err(bad_request(format!("name 1 to {MANAGERS_TRIED_MAX} managers")));
         }
-        let mut settings =
-            settings(request.name, request.advertise_addr, request.listen_addr, request.gossip_port)?;
+        let mut settings = settings(Place {
+            name: request.name,
+            advertise: request.advertise_addr,
+            listen: request.listen_addr,
+            gossip_port: request.gossip_port,
+            data_address: request.data_path_addr,
+            data_port: request.data_path_port,
+        })?;
         let key = PrivateKey::generate(&SystemRandom::new()).map_err(internal)?;
         let joined = join::join(&request.managers, &token, &key, &settings.name)
             .await
@@ -314,13 +332,19 @@ fn found(mut settings: Settings) -> Result<(Member, KeyRing), Box<dyn std::error
     Ok((Member { id: node, settings, root, certificate, key, authority }, ring))
 }
 
-/// Name and addresses, as given or as this host has them.
-fn settings(
+/// Name and addresses as they were given.
+struct Place {
     name: Option<String>,
     advertise: Option<String>,
     listen: Option<SocketAddr>,
     gossip_port: Option<u16>,
-) -> Result<Settings, Refusal> {
+    data_address: Option<String>,
+    data_port: Option<u16>,
+}
+
+/// Name and addresses, as given or as this host has them.
+fn settings(place: Place) -> Result<Settings, Refusal> {
+    let Place { name, advertise, listen, gossip_port, data_address, data_port } = place;
     let listen = listen.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), join::PORT));
     if listen.port() == 0 {
         return Err(bad_request("--listen-addr needs a port: others are told which"));
@@ -341,6 +365,11 @@ fn settings(
         Some(given) if given.parse::<IpAddr>().is_ok() => None,
         given => Some(given.unwrap_or_default()),
     };
+    let data_address =
+        data_address.map(|given| address::choose("--data-path-addr", Some(&given), &interfaces));
+    let data_address = data_address.transpose().map_err(|error| bad_request(error.to_string()))?;
+    let data_port =
+        data_port.map(data_path_port).transpose().map_err(|error| bad_request(error.to_string()))?;
     // Listening at all addresses means those of the family that others are told.
     let listen = match (listen.ip().is_unspecified(), advertise) {
         (true, IpAddr::V6(_)) => SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), listen.port()),
@@ -353,8 +382,8 @@ fn settings(
         listen,
         gossip_port,
         follow,
-        data_address: None,
-        data_port: None,
+        data_address,
+        data_port,
         managers: Vec::new(),
     })
 }
@@ -373,7 +402,7 @@ pub(super) fn node_name(text: &str) -> Result<&str, BadName> {
     if good { Ok(text) } else { Err(BadName(text.chars().take(NAME_MAX).collect())) }
 }
 
-fn status_of(member: &Member) -> ClusterStatus {
+fn status_of(member: &Member, cluster: Option<&Cluster>) -> ClusterStatus {
     let until = member.root.verify(&member.certificate, SystemTime::now(), &Default::default());
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     ClusterStatus {
@@ -384,6 +413,9 @@ fn status_of(member: &Member) -> ClusterStatus {
         address: member.settings.advertise,
         managers: member.doors(),
         certificate_until: until.ok().map(|peer| seconds(peer.not_after)),
+        gossip: cluster.map(Cluster::gossip_status),
+        keys: cluster.map(Cluster::keys_status),
+        data: None,
     }
 }
 
@@ -410,7 +442,7 @@ fn no_cluster() -> Refusal {
     conflict("this node is in no cluster: `vswitchd init` makes one, `vswitchd join` enters one")
 }
 
-fn internal(error: impl fmt::Display) -> Refusal {
+pub(super) fn internal(error: impl fmt::Display) -> Refusal {
     let refusal = Refusal::new(Code::Internal, error.to_string());
     warn!("{refusal}");
     refusal

@@ -158,6 +158,23 @@ impl Record for RevokedSerial {
     const TABLE: TableId = TableId::cluster(6);
 }
 
+/// What people call a table.
+pub(crate) fn table_name(table: TableId) -> &'static str {
+    [
+        (NodeRecord::TABLE, "node"),
+        (Presence::TABLE, "presence"),
+        (MemberRecord::TABLE, "member"),
+        (Removed::TABLE, "removed"),
+        (ClusterSettings::TABLE, "settings"),
+        (NetworkRecord::TABLE, "network"),
+        (TokenState::TABLE, "token"),
+        (RevokedSerial::TABLE, "revoked"),
+    ]
+    .into_iter()
+    .find(|&(known, _)| known == table)
+    .map_or("unknown", |(_, name)| name)
+}
+
 /// A node's id as gossip has it.
 pub(crate) fn gossip_id(node: NodeId) -> gossip::NodeId {
     gossip::NodeId(*node.as_bytes())

@@ -96,7 +96,7 @@ async fn look_after(cluster: &Arc<Cluster>) -> Result<(), RightsError> {
         (Role::Manager, Role::Manager) if due => renew_own(cluster, Role::Manager)?,
         _ => {}
     }
-    cluster.forget_removals().await;
+    cluster.forget_removals().await?;
     update_tokens(cluster).await
 }
 

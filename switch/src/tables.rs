@@ -131,13 +131,10 @@ pub enum TableError {
     NotAHost(IpAddr),
     /// A peer has our own address.
     #[error("{0} is this switch's own address, not a peer's")]
-    OwnAddress(IpAddr),
+    OwnAddress(SocketAddr),
     /// The peer's address is of the other IP version.
     #[error("{0} can't be reached from {1}: one is IPv4, the other IPv6")]
     OtherFamily(IpAddr, IpAddr),
-    /// The same peer was given with another port before.
-    #[error("peer {0} is known with port {1}")]
-    OtherPort(IpAddr, u16),
     /// The network has members, which have sent and received as it is.
     #[error("network {0} has members")]
     NetworkInUse(Vni),
@@ -382,15 +379,16 @@ impl Master {
         Some(port)
     }
 
-    /// Adds a peer to a network's replication list. Adding it twice is no error.
+    /// Adds a peer to a network's replication list. Adding it twice is no error. Another port is another peer.
     ///
     /// # Errors
     /// Too many peers or networks; an address that can't be a peer's.
     pub fn add_peer(&mut self, vni: Vni, address: SocketAddr) -> Result<VtepId, TableError> {
-        let local = self.published.topology.local.ip();
-        if address.ip() == local {
-            return Err(TableError::OwnAddress(local));
+        let own = self.published.topology.local;
+        if address == own {
+            return Err(TableError::OwnAddress(own));
         }
+        let local = own.ip();
         let broadcast = address.ip() == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.ip().is_unspecified() || address.ip().is_multicast() || broadcast {
             return Err(TableError::NotAHost(address.ip()));
@@ -399,14 +397,8 @@ impl Master {
             return Err(TableError::OtherFamily(address.ip(), local));
         }
         let peers = &self.published.topology.peers;
-        let id = match peers.find(address.ip()) {
-            Some(id) => {
-                let port = peers.peer(id).map_or_else(|| address.port(), |peer| peer.address.port());
-                if port != address.port() {
-                    return Err(TableError::OtherPort(address.ip(), port));
-                }
-                id
-            }
+        let id = match peers.exact(address) {
+            Some(id) => id,
             None if peers.len() >= PEERS_MAX => return Err(TableError::TooManyPeers),
             None => VtepId(self.next_id),
         };

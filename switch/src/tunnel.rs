@@ -292,10 +292,10 @@ impl<'t> Arrival<'t> {
     ///
     /// # Errors
     /// The address is no peer's.
-    pub(crate) fn clear(topology: &'t Topology, from: IpAddr) -> Result<Self, Refusal<'t>> {
-        let found = topology.peers.find(from).and_then(|id| Some((id, topology.peers.peer(id)?)));
-        let Some((peer, vtep)) = found else {
-            let own = from == topology.local.ip();
+    pub(crate) fn clear(topology: &'t Topology, from: SocketAddr) -> Result<Self, Refusal<'t>> {
+        let known = if from == topology.local { None } else { topology.peers.find(from) };
+        let Some((peer, vtep)) = known.and_then(|id| Some((id, topology.peers.peer(id)?))) else {
+            let own = from.ip() == topology.local.ip();
             let reason = if own { DropReason::OwnDatagram } else { DropReason::UnknownPeer };
             return Err(Refusal { claimed: None, reason });
         };

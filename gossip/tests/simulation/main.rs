@@ -8,6 +8,7 @@
 
 mod lives;
 mod paths;
+mod room;
 mod world;
 
 use std::collections::BTreeMap;

@@ -74,10 +74,31 @@ fn a_port_takes_its_stations_along() {
 #[test]
 fn addresses_that_no_peer_has_are_refused() {
     let (mut master, ..) = master();
-    for text in
-        ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "192.0.2.1:1", "[2001:db8::1]:1", "192.0.2.2:1"]
+    for text in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", &address(1).to_string(), "[2001:db8::1]:1"]
     {
         assert!(master.add_peer(vni(1), text.parse().unwrap()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn peers_at_one_address_are_told_apart_by_their_ports() {
+    let (mut master, .., first) = master();
+    let at = |port| SocketAddr::new(address(2).ip(), port);
+    let [low, high] = [1_000, 60_000].map(|port| master.add_peer(vni(1), at(port)).unwrap());
+    let own = master.add_peer(vni(1), SocketAddr::new(address(1).ip(), 1)).unwrap();
+    let find = |master: &Master, port| master.tables().topology.peers.find(at(port));
+    let at_ports = [1_000, address(2).port(), 60_000, 50_000].map(|port| find(&master, port));
+    assert_eq!(
+        at_ports,
+        [Some(low), Some(first), Some(high), Some(low)],
+        "any other port is the lowest one's"
+    );
+    assert_eq!(master.tables().topology.peers.exact(at(50_000)), None);
+    assert_eq!(master.tables().topology.peers.find(address(1)), Some(own), "it shares our host");
+    for (gone, left) in [(low, Some(first)), (high, Some(first)), (first, None)] {
+        master.remove_peer(vni(2), gone);
+        master.remove_peer(vni(1), gone);
+        assert_eq!(find(&master, 50_000), left);
     }
 }
 

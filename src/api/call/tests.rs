@@ -1,0 +1,142 @@
+use super::super::SecretText;
+use super::*;
+
+fn name_of(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn membership() -> Vec<Call> {
+    let update = ClusterUpdate {
+        data_path_port: Some(4790),
+        default_addr_pools: vec!["10.20.0.0/16".parse().unwrap()],
+        default_addr_pool_mask_length: Some(26),
+    };
+    let join = JoinRequest {
+        token: SecretText(Zeroizing::new("VSWTKN-1-a-b".into())),
+        managers: vec!["192.0.2.1".into()],
+        advertise_addr: Some("eth0".into()),
+        listen_addr: Some("[::]:2377".parse().unwrap()),
+        name: None,
+        data_path_addr: Some("eth1".into()),
+        gossip_port: Some(7947),
+        data_path_port: Some(4790),
+    };
+    let init = InitRequest {
+        name: Some("one".into()),
+        settings: update.clone(),
+        gossip_port: Some(7947),
+        ..InitRequest::default()
+    };
+    let mut calls = vec![
+        Call::Status,
+        Call::Init(init),
+        Call::Join(join),
+        Call::Leave(LeaveRequest { force: true }),
+        Call::Cluster,
+        Call::UpdateCluster(update),
+        Call::RotateKeys,
+        Call::Peers,
+    ];
+    calls.extend(Role::ALL.into_iter().flat_map(|role| [Call::Token(role), Call::RotateToken(role)]));
+    calls
+}
+
+fn calls() -> Vec<Call> {
+    let terms = ["role=worker", "status=down", "name=a", "id=0a"].map(|term| term.parse().unwrap());
+    let node = || name_of("node-1");
+    let create = NetworkCreate { name: name_of("front"), encrypted: true, vni: Some(42) };
+    let attach = AttachRequest {
+        network: name_of("front"),
+        name: name_of("web"),
+        tap: "tap0".into(),
+        netns: Some("/run/netns/web".into()),
+    };
+    let mut calls = membership();
+    calls.extend([
+        Call::Nodes(NodeFilter::default()),
+        Call::Nodes(NodeFilter(terms.into())),
+        Call::Node(name_of("self")),
+        Call::RemoveNode { node: node(), force: false },
+        Call::RemoveNode { node: node(), force: true },
+        Call::Promote(node()),
+        Call::Demote(node()),
+        Call::Networks,
+        Call::CreateNetwork(create),
+        Call::Network(name_of("front")),
+        Call::RemoveNetwork(name_of("front")),
+        Call::Attach(attach),
+        Call::Detach(name_of("web")),
+    ]);
+    calls
+}
+
+fn refused(method: &str, path: &str, body: &[u8]) -> Code {
+    Call::parse(method, path, body).unwrap_err().code
+}
+
+#[test]
+fn calls_come_as_they_went() {
+    for call in calls() {
+        assert_eq!(Call::parse(call.method(), &call.path(), &call.body()), Ok(call));
+    }
+}
+
+#[test]
+fn paths_are_those_of_the_documentation() {
+    let shown: Vec<_> = calls().iter().map(|call| format!("{} {}", call.method(), call.path())).collect();
+    for documented in [
+        "GET /v1/nodes?role=worker&status=down&name=a&id=0a",
+        "DELETE /v1/nodes/node-1?force",
+        "POST /v1/nodes/node-1/promote",
+        "PATCH /v1/cluster",
+        "DELETE /v1/networks/front",
+        "POST /v1/endpoints",
+        "POST /v1/keys/rotate",
+    ] {
+        assert!(shown.iter().any(|shown| shown == documented), "{documented}");
+    }
+}
+
+#[test]
+fn other_paths_are_refused() {
+    for path in
+        ["", "/", "/v1", "/v1/", "/v2/status", "//v1/status", "/v1/status/", "/v1/../v1/status", "\u{0}"]
+    {
+        assert_eq!(refused("GET", path, b""), Code::NotFound, "{path:?}");
+    }
+    for path in ["/v1/nodes/a/kick", "/v1/keys", "/v1/networks/a/b", "/v1/endpoints/a/b"] {
+        assert_eq!(refused("POST", path, b""), Code::NotFound, "{path:?}");
+    }
+    for path in ["/v1/nodes/", "/v1/nodes/a%20b", "/v1/nodes/a\u{1b}", "/v1/networks/a+b"] {
+        assert_eq!(refused("GET", path, b""), Code::BadRequest, "{path:?}");
+    }
+    assert_eq!(refused("GET", "/v1/token/king", b""), Code::NotFound);
+}
+
+#[test]
+fn other_methods_bodies_and_parameters_are_refused() {
+    for call in calls() {
+        assert_eq!(refused("PUT", &call.path(), &call.body()), Code::MethodNotAllowed, "{call:?}");
+        let mut other = call.body().to_vec();
+        if other.pop().is_none() {
+            other.extend(b"{}");
+        }
+        assert_eq!(refused(call.method(), &call.path(), &other), Code::BadRequest, "{call:?}");
+        let path = call.path();
+        let path = format!("{path}{}x=1", if path.contains('?') { '&' } else { '?' });
+        assert_eq!(refused(call.method(), &path, &call.body()), Code::BadRequest, "{call:?}");
+    }
+    assert_eq!(refused("POST", "/v1/init", br#"{"advertise-addr":"x"}"#), Code::BadRequest);
+    assert_eq!(
+        refused("PATCH", "/v1/cluster", br#"{"default_addr_pools":["10.0.0.1/8"]}"#),
+        Code::BadRequest
+    );
+    assert_eq!(refused("POST", "/v1/networks", br#"{"name":"a b"}"#), Code::BadRequest);
+    assert_eq!(refused("DELETE", "/v1/nodes/a?force=no", b""), Code::BadRequest);
+}
+
+#[test]
+fn secrets_are_not_printed() {
+    let shown = format!("{:?}", calls());
+    assert!(!shown.contains("VSWTKN") && shown.contains("redacted"), "{shown}");
+}
