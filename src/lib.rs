@@ -1,7 +1,7 @@
 //! A virtual Ethernet switch in userspace: VXLAN between hosts without kernel modules or root.
 //!
 //! The program `vswitchd` is this library behind a command line. The data plane is [`switch`], sealed datagrams
-//! are [`crypto`].
+//! are [`crypto`], membership and replicated records [`gossip`].
 
 #![deny(unsafe_code)]
 
@@ -13,8 +13,10 @@ pub mod daemon;
 pub mod lab;
 pub mod namespace;
 pub mod node;
+pub mod overlay;
 pub mod standalone;
 pub mod state;
 
 pub use vswitchd_crypto as crypto;
+pub use vswitchd_gossip as gossip;
 pub use vswitchd_switch as switch;

@@ -426,6 +426,8 @@ struct Host {
     daemon: Daemon,
     scratch: Scratch,
     listen: String,
+    /// Of its gossip.
+    port: String,
 }
 
 impl Host {
@@ -433,8 +435,10 @@ impl Host {
         let scratch = Scratch::new(name)?;
         let daemon = Daemon::usual(&scratch)?;
         // Nobody has it now, and ports are given out in turn.
-        let listen = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-        Ok(Self { daemon, scratch, listen })
+        let [listen, gossip] = [(), ()].map(|()| std::net::TcpListener::bind("127.0.0.1:0"));
+        let listen = listen?.local_addr()?.to_string();
+        let port = gossip?.local_addr()?.port().to_string();
+        Ok(Self { daemon, scratch, listen, port })
     }
 
     fn run(&self, arguments: &[&str]) -> Result<Output> {
@@ -443,7 +447,8 @@ impl Host {
     }
 
     fn init(&self) -> Result<String> {
-        said(&self.run(&["init", "--listen-addr", &self.listen, "--name", "first"])?)
+        let place = ["--listen-addr", &self.listen, "--gossip-port", &self.port, "--name", "first"];
+        said(&self.run(&[&["init"], &place[..]].concat())?)
     }
 
     fn token(&self, arguments: &[&str]) -> Result<String> {
@@ -451,7 +456,8 @@ impl Host {
     }
 
     fn join(&self, token: &str, manager: &str) -> Result<Output> {
-        self.run(&["join", "--token", token, manager, "--listen-addr", &self.listen])
+        let place = ["--listen-addr", &self.listen, "--gossip-port", &self.port];
+        self.run(&[&["join", "--token", token, manager], &place[..]].concat())
     }
 
     fn cluster(&self) -> Result<Value> {
@@ -460,9 +466,9 @@ impl Host {
     }
 
     fn restart(self) -> Result<Self> {
-        let Self { daemon, scratch, listen } = self;
+        let Self { daemon, scratch, listen, port } = self;
         daemon.kill()?;
-        Ok(Self { daemon: Daemon::usual(&scratch)?, scratch, listen })
+        Ok(Self { daemon: Daemon::usual(&scratch)?, scratch, listen, port })
     }
 
     fn stop(self) -> Result<()> {
@@ -485,7 +491,8 @@ fn nodes_join_and_come_back() -> Result<()> {
     let made = first.init()?;
     let line =
         made.lines().find_map(|line| line.trim().strip_prefix("vswitchd ")).context("a line to paste")?;
-    let pasted: Vec<&str> = line.split(' ').chain(["--listen-addr", &second.listen]).collect();
+    let pasted: Vec<&str> =
+        line.split(' ').chain(["--listen-addr", &second.listen, "--gossip-port", &second.port]).collect();
     ensure!(pasted.last().is_some() && line.ends_with(&first.listen), "{line}");
     ensure!(said(&second.run(&pasted)?)?.contains("joined the cluster as a worker"));
     let manager_token = first.token(&["manager"])?;
@@ -543,8 +550,10 @@ fn who_may_not_join_hears_why() -> Result<()> {
     fs::write(&file, format!("{new}\n"))?;
     let arguments = ["join", "--token-file", text(&file)?, &stranger.listen, &ours.listen];
     ensure!(
-        said(&stranger.run(&[&arguments, &["--listen-addr", &stranger.listen][..]].concat())?)?
-            .contains("worker")
+        said(&stranger.run(
+            &[&arguments, &["--listen-addr", &stranger.listen, "--gossip-port", &stranger.port][..]].concat()
+        )?)?
+        .contains("worker")
     );
     for host in [ours, theirs, stranger] {
         host.stop()?;

@@ -33,6 +33,11 @@ impl Key {
         Self(bytes)
     }
 
+    #[cfg(all(feature = "aws-lc", target_arch = "x86_64"))]
+    pub(crate) fn bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
     /// The key in the form that `ring` works with, which it keeps until dropped but does not wipe.
     pub(crate) fn expand(&self) -> LessSafeKey {
         let key = UnboundKey::new(&AES_256_GCM, &*self.0).expect("the key is as long as the algorithm asks");

@@ -148,6 +148,12 @@ impl KeyRing {
         self.current.epoch
     }
 
+    /// When that became the current one.
+    #[must_use]
+    pub fn since(&self) -> SystemTime {
+        self.since
+    }
+
     /// Makes the next key the current one. For one manager, once [`Self::rotation_due`]; it sends the ring to every
     /// member then.
     ///

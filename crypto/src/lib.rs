@@ -1,7 +1,8 @@
 //! Who is a member of a cluster, and what keeps everybody else out of its traffic.
 //!
 //! Bytes in, bytes out: no socket, file, thread, clock or source of randomness, and no sibling crate. Time and
-//! randomness are arguments. AES-256-GCM, HKDF, SHA-256 and Ed25519 come from `ring`, certificates from `rcgen` and
+//! randomness are arguments. AES-256-GCM, HKDF, SHA-256 and Ed25519 come from `ring` (with the feature `aws-lc` the first
+//! from AWS-LC for data, where that is faster), certificates from `rcgen` and
 //! `webpki`, TLS 1.3 from `rustls`; nothing here is a cryptographic construction of its own.
 //!
 //! | for | modules |
@@ -9,6 +10,7 @@
 //! | who somebody is | [`identity`] ids, roles, keys; [`ca`] certificates; [`peer`] whether one is a member's; [`token`] how to become one |
 //! | connections | [`tls`] who shows what to whom; [`exporter`] keys for data from a connection |
 //! | data between two nodes | [`envelope`] the format; [`seal`], [`open`] its two ends; [`renewal`] when to change keys, and in which order |
+//! | records for all members | [`signing`] what only managers can say |
 //! | datagrams for all members | [`keyring`] the shared keys and their rotation; [`group`] the format and its two ends |
 //! | below | [`key`] secrets; [`replay`] what has been seen; [`base36`] how ids are written |
 //!
@@ -106,6 +108,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aead;
 pub mod base36;
 pub mod ca;
 pub mod envelope;
@@ -121,5 +124,6 @@ pub mod peer;
 pub mod renewal;
 pub mod replay;
 pub mod seal;
+pub mod signing;
 pub mod tls;
 pub mod token;

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use ring::aead::{Aad, LessSafeKey, Nonce};
-
+use crate::aead::DataKey;
 use crate::envelope::{HEADER_LEN, Header, SessionId};
 use crate::key::Key;
 use crate::replay::Window;
@@ -13,7 +12,7 @@ use crate::replay::Window;
 /// GCM also bounds how many forgeries a key may be tried with: 2^52 for the longest datagrams (RFC 9001, appendix
 /// B.1.2). At ten million a second that is fourteen years, so they are not counted against the key.
 pub struct Opener {
-    key: LessSafeKey,
+    key: DataKey,
     session: SessionId,
     window: Window,
 }
@@ -38,7 +37,7 @@ impl Opener {
     /// `session` is our own choice, and differs among the openers of one host.
     #[must_use]
     pub fn new(key: &Key, session: SessionId) -> Self {
-        Self { key: key.expand(), session, window: Window::default() }
+        Self { key: DataKey::new(key), session, window: Window::default() }
     }
 
     /// The number by which a datagram asks for this end.
@@ -58,11 +57,9 @@ impl Opener {
         if header.session != self.session {
             return Err(OpenError::Failed);
         }
-        let nonce = Nonce::assume_unique_for_key(header.counter.nonce());
         let (aad, sealed) = datagram.split_at_mut(HEADER_LEN);
-        let plaintext =
-            self.key.open_in_place(nonce, Aad::from(&*aad), sealed).map_err(|_| OpenError::Failed)?;
-        let range = HEADER_LEN..HEADER_LEN + plaintext.len();
+        let plaintext = self.key.open(header.counter, aad, sealed).ok_or(OpenError::Failed)?;
+        let range = HEADER_LEN..HEADER_LEN + plaintext;
         self.window.note(header.counter).map_err(|_| OpenError::Replayed)?;
         Ok(range)
     }

@@ -122,7 +122,7 @@ impl Root {
     }
 
     /// Whether the CA has signed it, without any CA between them, for what nodes do, for that time.
-    fn signed(&self, certificate: &CertificateDer<'_>, at: UnixTime) -> Result<(), webpki::Error> {
+    pub(crate) fn signed(&self, certificate: &CertificateDer<'_>, at: UnixTime) -> Result<(), webpki::Error> {
         if certificate.len() > CERTIFICATE_MAX {
             return Err(webpki::Error::BadDer);
         }
@@ -243,6 +243,12 @@ impl Revoked {
     #[must_use]
     pub fn has(&self, peer: &Peer) -> bool {
         self.nodes.contains_key(&peer.node) || self.serials.contains_key(&peer.serial)
+    }
+
+    /// Whether a node was removed.
+    #[must_use]
+    pub fn has_node(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
     }
 
     /// Forgets what has expired on its own.

@@ -3,8 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use ring::aead::{Aad, LessSafeKey, Nonce};
-
+use crate::aead::DataKey;
 use crate::envelope::{Counter, HEADER_LEN, Header, OVERHEAD, SessionId, TAG_LEN};
 use crate::key::Key;
 
@@ -22,7 +21,7 @@ pub const SEALS_RENEW: u64 = 1 << 28;
 
 /// The sending end of one direction of a session. Shared by every thread that sends to its peer.
 pub struct Sealer {
-    key: LessSafeKey,
+    key: DataKey,
     session: SessionId,
     limit: u64,
     next: Next,
@@ -52,7 +51,7 @@ impl Sealer {
     /// The same for a key that is to seal only so many datagrams; [`SEALS_MAX`] if `limit` is more.
     #[must_use]
     pub fn limited(key: &Key, session: SessionId, limit: u64) -> Self {
-        let (key, limit) = (key.expand(), limit.min(SEALS_MAX));
+        let (key, limit) = (DataKey::new(key), limit.min(SEALS_MAX));
         Self { key, session, limit, next: Next(AtomicU64::new(0)) }
     }
 
@@ -117,9 +116,7 @@ impl Seals<'_> {
         let (header, rest) = datagram.split_at_mut(HEADER_LEN);
         let (plaintext, tag) = rest.split_at_mut(rest.len() - TAG_LEN);
         header.copy_from_slice(&Header { session: *session, counter }.emit());
-        let nonce = Nonce::assume_unique_for_key(counter.nonce());
-        let made = key.seal_in_place_separate_tag(nonce, Aad::from(&*header), plaintext);
-        tag.copy_from_slice(made.expect("a datagram is shorter than 64 GiB").as_ref());
+        tag.copy_from_slice(&key.seal(counter, header, plaintext));
     }
 }
 

@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use ring::digest;
 use ring::rand::SecureRandom;
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
@@ -30,6 +31,10 @@ const SECRET_WIDTH: usize = 25;
 
 /// Bytes of a secret.
 pub const SECRET_LEN: usize = 16;
+
+/// Bytes of a secret's digest.
+pub const SECRET_DIGEST_LEN: usize = 32;
+const DIGEST_PURPOSE: &[u8] = b"vswitchd join secret 1";
 
 /// What a joining node shows. Compared in constant time, wiped when dropped, never printed.
 #[derive(Clone)]
@@ -54,6 +59,24 @@ impl Secret {
     #[must_use]
     pub fn reveal(&self) -> &[u8; SECRET_LEN] {
         &self.0
+    }
+
+    /// What tells which secret is valid without giving it away: SHA-256 of a text that names the purpose and of the
+    /// secret. The secret is 128 random bits, so nobody finds it by trying.
+    #[must_use]
+    pub fn digest(&self) -> [u8; SECRET_DIGEST_LEN] {
+        let mut hash = digest::Context::new(&digest::SHA256);
+        hash.update(DIGEST_PURPOSE);
+        hash.update(self.reveal());
+        let mut bytes = [0; SECRET_DIGEST_LEN];
+        bytes.copy_from_slice(hash.finish().as_ref());
+        bytes
+    }
+
+    /// Whether this secret has that digest. How long that takes says nothing of either.
+    #[must_use]
+    pub fn has_digest(&self, digest: &[u8; SECRET_DIGEST_LEN]) -> bool {
+        self.digest().ct_eq(digest).into()
     }
 
     fn is(&self, other: &Self) -> Choice {
@@ -268,6 +291,23 @@ mod tests {
         assert_eq!(secrets.admit(secrets.secret(Role::Worker)), Ok(Role::Worker));
         assert_eq!(secrets.admit(old.secret(Role::Manager)), Ok(Role::Manager), "the other one stays");
         assert_eq!(secrets.admit(&Secret::new(&[0; SECRET_LEN])), Err(WrongSecret));
+    }
+
+    #[test]
+    fn a_digest_tells_a_secret_from_another_and_is_no_plain_hash() {
+        let (one, other) = (Secret::random(&random()).unwrap(), Secret::random(&random()).unwrap());
+        assert!(one.has_digest(&Secret::new(one.reveal()).digest()));
+        assert!(!other.has_digest(&one.digest()));
+        for bit in 0..SECRET_DIGEST_LEN * 8 {
+            let mut digest = one.digest();
+            digest[bit / 8] ^= 0x80 >> (bit % 8);
+            assert!(!one.has_digest(&digest), "bit {bit}");
+        }
+        assert_ne!(one.digest()[..], *digest::digest(&digest::SHA256, one.reveal()).as_ref());
+        // Made with sha256sum: the purpose, then the bytes 00 01 … 0f.
+        let secret = Secret::new(&std::array::from_fn(|index| u8::try_from(index).unwrap()));
+        let hex: String = secret.digest().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "9d4f7a65ddbb8ac901fa0b64bbab390c756befc3889218800ac3ccb015cbb865");
     }
 
     #[test]

@@ -15,12 +15,17 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::codec;
+use crate::contacts::CONTACT_LIMIT;
 use crate::digest::{Item, hash};
 use crate::id::{NodeId, TableId};
-use crate::owned::{Name, SetError, check};
+use crate::owned::{KEY_LIMIT, Name, SetError, VALUE_LIMIT, check};
+use crate::swim_codec::MEMBER_LIMIT;
 
 /// Cluster records kept, tombstones included.
 pub const RECORD_LIMIT: usize = 65_536;
+/// Bytes of cluster records kept, as [`Record::size`] counts them: no less than they take in a snapshot. With all
+/// contacts that leaves room to [`codec::SIZE_LIMIT`], so a snapshot that was written can be read back.
+pub const BYTES_LIMIT: usize = 12 << 20;
 /// Age at which a tombstone is dropped.
 pub const TOMBSTONE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How far ahead of our clock a stamp may be. A writer whose clock is further ahead is not heard, lest its records be
@@ -28,6 +33,16 @@ pub const TOMBSTONE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 pub const CLOCK_AHEAD: Duration = Duration::from_secs(600);
 /// Longest signature, in bytes.
 pub const SIGNATURE_LIMIT: usize = 1024;
+
+/// Largest record, as [`Record::size`] counts.
+const RECORD_MAX: usize = KEY_LIMIT + VALUE_LIMIT + SIGNATURE_LIMIT + RECORD_OVERHEAD;
+/// What surrounds a record's key, value and signature in a snapshot, and more: 38 bytes at most.
+const RECORD_OVERHEAD: usize = 40;
+/// Encoded contact: 16 bytes of node id, at most 20 of its address.
+const CONTACT_MAX: usize = 36;
+/// More members than [`MEMBER_LIMIT`] may be under way when it is reached.
+const CONTACTS_MAX: usize = 2 * if CONTACT_LIMIT > MEMBER_LIMIT { CONTACT_LIMIT } else { MEMBER_LIMIT };
+const _: () = assert!(BYTES_LIMIT + CONTACTS_MAX * CONTACT_MAX + 64 < codec::SIZE_LIMIT);
 
 const COUNTER_BITS: u32 = 16;
 const DOMAIN: &[u8] = b"vswitchd cluster record 1";
@@ -84,7 +99,7 @@ impl Record {
     }
 
     pub(crate) fn size(&self) -> usize {
-        self.key.len() + self.value.as_ref().map_or(0, Vec::len) + self.signature.len() + 40
+        self.key.len() + self.value.as_ref().map_or(0, Vec::len) + self.signature.len() + RECORD_OVERHEAD
     }
 
     fn rank(&self) -> (Stamp, &[u8]) {
@@ -109,6 +124,8 @@ pub(crate) enum Merged {
     Known,
     /// Of a tombstone's age, or too far in the future.
     Untimely,
+    /// It would exceed [`RECORD_LIMIT`] or [`BYTES_LIMIT`].
+    NoRoom,
     /// Not by a manager, or out of limits.
     Refused,
 }
@@ -117,6 +134,7 @@ pub(crate) enum Merged {
 #[derive(Debug, Default)]
 pub(crate) struct Registers {
     records: BTreeMap<Name, Record>,
+    bytes: usize,
     clock: u64,
 }
 
@@ -130,15 +148,16 @@ impl Registers {
         wall_ms: u64,
     ) -> Result<Record, SetError> {
         check(name.0, true, &name.1, value.as_deref().unwrap_or_default())?;
-        if self.records.len() >= RECORD_LIMIT && !self.records.contains_key(&name) {
-            return Err(SetError::Full);
-        }
-        self.clock = (self.clock + 1).max(wall_ms << COUNTER_BITS);
-        let stamp = Stamp { time: self.clock, writer: writer.0 };
+        let time = (self.clock + 1).max(wall_ms << COUNTER_BITS);
+        let stamp = Stamp { time, writer: writer.0 };
         let (table, key) = name.clone();
         let mut record = Record { table, key, stamp, value, signature: Vec::new() };
         record.signature = writer.1.sign(&record.signed_bytes()).ok_or(SetError::NotAllowed)?;
-        self.records.insert(name, record.clone());
+        if !self.has_room_for(&name, &record) {
+            return Err(SetError::Full);
+        }
+        self.clock = time;
+        self.put(name, record.clone());
         Ok(record)
     }
 
@@ -151,21 +170,52 @@ impl Registers {
         if expired(&record, wall_ms) || record.stamp.wall_ms() > wall_ms.saturating_add(millis(CLOCK_AHEAD)) {
             return Merged::Untimely;
         }
+        self.keep(name, record, verifier)
+    }
+
+    /// Takes in a record that was kept in an earlier life. It was timely then, wherever our clock stands now.
+    pub(crate) fn restore(&mut self, record: Record, verifier: &dyn Verifier) -> Merged {
+        self.keep((record.table, record.key.clone()), record, verifier)
+    }
+
+    fn keep(&mut self, name: Name, record: Record, verifier: &dyn Verifier) -> Merged {
         let fits = check(name.0, true, &name.1, record.value.as_deref().unwrap_or_default()).is_ok()
-            && record.signature.len() <= SIGNATURE_LIMIT
-            && (self.records.len() < RECORD_LIMIT || self.records.contains_key(&name));
+            && record.signature.len() <= SIGNATURE_LIMIT;
         if !fits || !verifier.verify(record.stamp.writer, &record.signed_bytes(), &record.signature) {
             return Merged::Refused;
         }
+        if !self.has_room_for(&name, &record) {
+            return Merged::NoRoom;
+        }
         self.clock = self.clock.max(record.stamp.time);
-        self.records.insert(name, record);
+        self.put(name, record);
         Merged::New
+    }
+
+    /// Whether any record would fit.
+    pub(crate) fn has_room(&self) -> bool {
+        self.records.len() < RECORD_LIMIT && self.bytes + RECORD_MAX <= BYTES_LIMIT
+    }
+
+    fn has_room_for(&self, name: &Name, record: &Record) -> bool {
+        let before = self.records.get(name).map(Record::size);
+        let fits = self.bytes - before.unwrap_or(0) + record.size() <= BYTES_LIMIT;
+        fits && (before.is_some() || self.records.len() < RECORD_LIMIT)
+    }
+
+    fn put(&mut self, name: Name, record: Record) {
+        self.bytes += record.size();
+        if let Some(before) = self.records.insert(name, record) {
+            self.bytes -= before.size();
+        }
     }
 
     /// Drops tombstones of age; these are returned.
     pub(crate) fn expire(&mut self, wall_ms: u64) -> Vec<Record> {
         let old = self.records.extract_if(.., |_, record| expired(record, wall_ms));
-        old.map(|(_, record)| record).collect()
+        let old: Vec<Record> = old.map(|(_, record)| record).collect();
+        self.bytes -= old.iter().map(Record::size).sum::<usize>();
+        old
     }
 
     pub(crate) fn record(&self, table: TableId, key: &str) -> Option<&Record> {
@@ -188,6 +238,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Snapshot;
     use proptest::prelude::*;
 
     const TABLE: TableId = TableId::cluster(0);
@@ -276,6 +327,88 @@ mod tests {
         assert_eq!(registers.records().count(), 0);
         assert_eq!(registers.merge(good.clone(), &Sums, NOW), Merged::New);
         assert_eq!(registers.merge(good, &Sums, NOW), Merged::Known);
+    }
+
+    #[test]
+    fn what_was_kept_is_restored_though_the_clock_was_set_back() {
+        let mut registers = Registers::default();
+        let record = write(&mut registers, "a", Some(1), 1, NOW);
+        let mut restarted = Registers::default();
+        assert_eq!(restarted.merge(record.clone(), &Sums, 0), Merged::Untimely);
+        assert_eq!(restarted.restore(record.clone(), &Sums), Merged::New);
+        assert!(write(&mut restarted, "a", Some(2), 1, 0).stamp > record.stamp);
+        let forged = Record { value: Some(vec![9]), ..record };
+        assert_eq!(Registers::default().restore(forged, &Sums), Merged::Refused);
+    }
+
+    /// Signs at the greatest length.
+    struct Longest;
+
+    impl Signer for Longest {
+        fn sign(&self, _: &[u8]) -> Option<Vec<u8>> {
+            Some(vec![255; SIGNATURE_LIMIT])
+        }
+    }
+
+    impl Verifier for Longest {
+        fn verify(&self, _: NodeId, _: &[u8], _: &[u8]) -> bool {
+            true
+        }
+    }
+
+    /// Writes records of that size until one is refused.
+    fn fill(value: usize, signer: &dyn Signer) -> Registers {
+        let mut registers = Registers::default();
+        let writer = (NodeId([255; 16]), signer);
+        for n in 0..=RECORD_LIMIT {
+            let name = (TableId::cluster(127), format!("{n:05}"));
+            let written =
+                registers.write(name, Some(vec![255; value]), writer, u64::MAX >> COUNTER_BITS >> 1);
+            if let Err(error) = written {
+                assert_eq!(error, SetError::Full);
+                assert!(!registers.has_room());
+                return registers;
+            }
+        }
+        panic!("there is no limit");
+    }
+
+    fn contacts() -> Vec<(NodeId, std::net::SocketAddr)> {
+        let addr = std::net::SocketAddr::from(([0xffff; 8], u16::MAX));
+        (0..CONTACTS_MAX).map(|_| (NodeId([255; 16]), addr)).collect()
+    }
+
+    #[test]
+    fn a_snapshot_of_all_that_fits_can_be_read_back() {
+        for registers in [fill(0, &Sums), fill(100, &Sums), fill(VALUE_LIMIT, &Longest)] {
+            let records: Vec<Record> = registers.records().cloned().collect();
+            let bytes = codec::encode(&Snapshot { records, contacts: contacts() });
+            let read: Snapshot = codec::decode(&bytes).unwrap();
+            assert!(read.records.iter().eq(registers.records()));
+            let encoded: usize = registers.records().map(|record| codec::encode(record).len()).sum();
+            assert!(encoded <= registers.bytes, "{encoded} {}", registers.bytes);
+        }
+    }
+
+    #[test]
+    fn a_full_node_takes_no_more_but_what_makes_it_smaller() {
+        let mut full = fill(VALUE_LIMIT, &Longest);
+        let mut other = Registers::default();
+        let later = 2 + (u64::MAX >> COUNTER_BITS >> 1);
+        let mut written = |key: &str, value| {
+            let name = (TableId::cluster(127), key.to_owned());
+            other.write(name, value, (NodeId([1; 16]), &Longest), later).unwrap()
+        };
+        let new = written("new", Some(vec![1; VALUE_LIMIT]));
+        let (bytes, count) = (full.bytes, full.records.len());
+        assert_eq!(full.merge(new.clone(), &Longest, later), Merged::NoRoom);
+        assert_eq!((full.bytes, full.records.len()), (bytes, count));
+        assert_eq!(full.merge(written("00000", None), &Longest, later), Merged::New);
+        assert_eq!(full.bytes, bytes - VALUE_LIMIT);
+        assert_eq!(full.merge(new, &Longest, later), Merged::New);
+        let expired = full.expire(later + 1 + millis(TOMBSTONE_AGE));
+        assert_eq!(full.bytes, full.records().map(Record::size).sum::<usize>());
+        assert_eq!(expired.len(), 1);
     }
 
     #[test]

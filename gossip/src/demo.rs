@@ -10,7 +10,7 @@ use crate::cluster::{Signer, Verifier};
 use crate::engine::{Authority, Settings};
 use crate::id::{NodeId, Peer};
 use crate::message::BulkTransmit;
-use crate::node::{Bulk, Opened, Parts, SealError, Sealing, Store};
+use crate::parts::{Bulk, Opened, Parts, SealError, Sealing, Store};
 
 /// Datagrams in the clear, under whatever name the sender gives; signatures that mean nothing; no disk, and no bulk.
 #[derive(Clone, Copy, Debug)]

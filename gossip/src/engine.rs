@@ -20,6 +20,7 @@ use crate::id::{NodeId, Now, Peer, TableId};
 use crate::message::{BulkTransmit, CONTENT_LIMIT, KIND_MESSAGE, KIND_SWIM, Message, Transmit};
 use crate::neighbour::{Neighbour, PeerStatus};
 use crate::owned::{self, Log, SetError};
+use crate::path::ANSWER_WITHIN;
 use crate::swim::{News, REPEAT_AFTER, Refused, Say, Swim};
 use crate::swim_codec::MEMBER_LIMIT;
 
@@ -128,13 +129,20 @@ pub struct Engine {
     pub(crate) keys: BTreeMap<(TableId, u64), String>,
     pub(crate) neighbours: BTreeMap<NodeId, Neighbour>,
     pub(crate) out: Output,
-    authority: Authority,
+    pub(crate) authority: Authority,
     delayed: VecDeque<(Instant, Transmit)>,
     recent: VecDeque<(Instant, u64)>,
     rng: SmallRng,
+    /// Number of the last [`Message::Ping`].
+    pub(crate) question: u32,
+    next_question: Instant,
     next_compare: Instant,
     next_expiry: Instant,
-    dirty: bool,
+    pub(crate) dirty: bool,
+    /// See [`Self::refused`].
+    pub(crate) refused: u64,
+    /// No records that we lack are wanted until then, unless there is room again.
+    pub(crate) full_until: Option<Instant>,
     gone: bool,
 }
 
@@ -177,6 +185,7 @@ impl Engine {
         let saved: Snapshot = saved.map_or_else(|| Ok(Snapshot::default()), codec::decode)?;
         let Settings { me, seeds, random } = settings;
         let seeds: Vec<SocketAddr> = seeds.into_iter().filter(|seed| *seed != me.addr).collect();
+        let mut rng = SmallRng::seed_from_u64(random ^ 1);
         let mut engine = Self {
             swim: Swim::new(me, random),
             contacts: Contacts::new(&seeds, saved.contacts, now.at),
@@ -189,16 +198,24 @@ impl Engine {
             authority,
             delayed: VecDeque::new(),
             recent: VecDeque::new(),
-            rng: SmallRng::seed_from_u64(random ^ 1),
+            question: rng.random(),
+            next_question: now.at + ANSWER_WITHIN.mul_f64(rng.random_range(0.0..1.0)),
+            rng,
             next_compare: now.at,
             next_expiry: now.at + EXPIRE_EVERY,
             dirty: false,
+            refused: 0,
+            full_until: None,
             gone: false,
         };
         for record in saved.records {
-            engine.merge(record, now);
+            let verifier = engine.authority.verifier.as_ref();
+            if engine.registers.restore(record.clone(), verifier) == Merged::New {
+                engine.show_register(&record);
+            } else {
+                engine.refused += 1;
+            }
         }
-        engine.dirty = false;
         Ok(engine)
     }
 
@@ -283,10 +300,12 @@ impl Engine {
         match message {
             Message::Hello { me, answer } => {
                 speaks_for(&me)?;
-                self.swim.introduce(now.at, me);
-                if !answer {
-                    let hello = Message::Hello { me: self.me(), answer: true };
-                    self.say_twice(now.at, me.addr, &hello);
+                self.handle_hello(now.at, me, answer);
+            }
+            Message::Past { yours, known } => {
+                if yours == self.me().life && self.swim.supersede(now.at, known) {
+                    let hello = Message::Hello { me: self.me(), answer: false };
+                    self.say_twice(now.at, from, &hello);
                 }
             }
             Message::Ask { you, incarnation } => {
@@ -301,9 +320,27 @@ impl Engine {
                 speaks_for(&me)?;
                 self.swim.handle_leave(now.at, me);
             }
+            Message::Ping { number } => self.answer_ping(from, number),
+            Message::Pong { number } => self.take_pong(now.at, sender, number),
             exchanged => self.handle_exchange(now, sender, exchanged)?,
         }
         Ok(())
+    }
+
+    /// Becomes acquainted with who says hello, unless that life of it is over: a node that was started with a clock set
+    /// back is told so, and returns in a life past the one known here.
+    fn handle_hello(&mut self, now: Instant, peer: Peer, answer: bool) {
+        let known = self.neighbours.get(&peer.node).map(|neighbour| (neighbour.peer.life, neighbour.left));
+        let over = |(life, left): &(u64, bool)| *life > peer.life || (*left && *life == peer.life);
+        if let Some((known, _)) = known.filter(over) {
+            self.say_twice(now, peer.addr, &Message::Past { yours: peer.life, known });
+            return;
+        }
+        self.swim.introduce(now, peer);
+        if !answer {
+            let hello = Message::Hello { me: self.me(), answer: true };
+            self.say_twice(now, peer.addr, &hello);
+        }
     }
 
     /// Everything due at `now`.
@@ -323,6 +360,9 @@ impl Engine {
             self.next_compare = now.at + COMPARE_EVERY.mul_f64(self.rng.random_range(0.75..1.25));
             self.compare_with_next(now.at);
         }
+        if self.next_question <= now.at {
+            self.next_question = self.ask_next(now.at);
+        }
         if self.next_expiry <= now.at {
             self.next_expiry = now.at + EXPIRE_EVERY;
             self.expire(now);
@@ -338,7 +378,7 @@ impl Engine {
         }
         let links = self.neighbours.values().filter_map(|neighbour| neighbour.link.retry_at).min();
         let deadlines = [delayed, links, self.swim.next_deadline(), self.contacts.next_deadline()];
-        deadlines.into_iter().flatten().chain([self.next_compare, self.next_expiry]).min()
+        deadlines.into_iter().flatten().chain([self.next_compare, self.next_question, self.next_expiry]).min()
     }
 
     /// What is to be done; to be asked for after every call that takes `&mut self`.
@@ -406,7 +446,8 @@ impl Engine {
         self.contacts.add_seed(addr, now.at);
     }
 
-    /// Dials `node` no more and drops what it said. Its datagrams are the sealing's business.
+    /// Dials `node` no more, drops what it said, and believes nobody that it is alive. Its own datagrams are the
+    /// sealing's business: one that is still let in comes back with its next life.
     pub fn forget(&mut self, now: Now, node: NodeId) {
         if let Some(peer) = self.neighbours.get(&node).map(|neighbour| neighbour.peer) {
             self.swim.handle_leave(now.at, peer);
@@ -420,6 +461,11 @@ impl Engine {
     /// Every node known, but ourselves.
     pub fn peers(&self) -> Vec<PeerStatus> {
         self.neighbours.values().map(|neighbour| neighbour.status(&self.swim)).collect()
+    }
+
+    /// Cluster records of others that were refused: forged, by no manager, untimely, or no room for them.
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Live records of a table: owner (none for the cluster's), key, value.
@@ -520,17 +566,6 @@ impl Engine {
         }
     }
 
-    /// Takes a record into the registers, the index and the news.
-    pub(crate) fn merge(&mut self, record: Record, now: Now) -> Merged {
-        let verifier = Arc::clone(&self.authority.verifier);
-        let merged = self.registers.merge(record.clone(), verifier.as_ref(), now.wall_ms);
-        if merged == Merged::New {
-            self.show_register(&record);
-            self.dirty = true;
-        }
-        merged
-    }
-
     fn is_duplicate(&mut self, now: Instant, sender: NodeId, bytes: &[u8]) -> bool {
         while self.recent.front().is_some_and(|(at, _)| *at + DUPLICATE_WITHIN < now) {
             self.recent.pop_front();
@@ -548,6 +583,10 @@ impl Engine {
     fn transmit_twice(&mut self, now: Instant, transmit: Transmit) {
         self.delayed.push_back((now + REPEAT_AFTER, transmit.clone()));
         self.out.transmits.push(transmit);
+    }
+
+    pub(crate) fn say_once(&mut self, to: SocketAddr, message: &Message) {
+        self.out.transmits.push(Transmit { to, kind: KIND_MESSAGE, bytes: codec::encode(message) });
     }
 
     pub(crate) fn say_twice(&mut self, now: Instant, to: SocketAddr, message: &Message) {

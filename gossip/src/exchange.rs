@@ -7,9 +7,9 @@
 //!    third node's owned records that differ, that node itself is asked.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::cluster::Record;
+use crate::cluster::{Merged, Record};
 use crate::digest::{Difference, Item, LIST_LIMIT, Range};
 use crate::engine::{Changed, Engine, Event, Rejected};
 use crate::id::{NodeId, Now, TableId};
@@ -19,6 +19,8 @@ use crate::owned::{self, Delta, Name};
 
 /// Bytes of records in a datagram; the rest of its limit is for headers.
 const PART: usize = 900;
+/// How long a node that had no room for a record wants none of those that it lacks, unless room has been made.
+const FULL_PAUSE: Duration = Duration::from_secs(900);
 /// Records asked for at a time.
 const PULL_LIMIT: usize = 100;
 
@@ -46,11 +48,17 @@ impl Engine {
                 self.check_mark(sender, mark);
                 self.note_equal(now.at, sender);
             }
-            Message::List { table, low, high, items } => {
-                self.take_list(now.at, sender, (table, low, high), &items)
+            Message::List { table, low, high, full, items } => {
+                self.take_list(now.at, sender, (table, low, high), full, &items)
             }
             Message::Pull { table, hashes } => self.send_pulled(sender, table, &hashes),
-            Message::Hello { .. } | Message::Ask { .. } | Message::Here { .. } | Message::Leave { .. } => {}
+            Message::Hello { .. }
+            | Message::Ask { .. }
+            | Message::Here { .. }
+            | Message::Leave { .. }
+            | Message::Ping { .. }
+            | Message::Pong { .. }
+            | Message::Past { .. } => {}
         }
         Ok(())
     }
@@ -171,7 +179,8 @@ impl Engine {
                 }
                 Difference::List(items) => {
                     let Range { table, low, high, .. } = *range;
-                    replies.push(Message::List { table, low, high, items });
+                    let full = self.is_full(now);
+                    replies.push(Message::List { table, low, high, full, items });
                 }
             }
         }
@@ -189,8 +198,22 @@ impl Engine {
         }
     }
 
-    /// `theirs` is all that `sender` has in a stretch: sends what is newer here, asks for what is newer there.
-    fn take_list(&mut self, now: Instant, sender: NodeId, stretch: (TableId, u64, u64), theirs: &[Item]) {
+    /// Whether a record was refused for want of room, and nothing has changed that. Then it isn't asked for or sent
+    /// again and again: the same comparison would find it each time.
+    fn is_full(&self, now: Instant) -> bool {
+        self.full_until.is_some_and(|until| now < until) && !self.registers.has_room()
+    }
+
+    /// `theirs` is all that `sender` has in a stretch: sends what is newer here, asks for what is newer there. If it is
+    /// full, only tombstones go to it, which make room.
+    fn take_list(
+        &mut self,
+        now: Instant,
+        sender: NodeId,
+        stretch: (TableId, u64, u64),
+        full: bool,
+        theirs: &[Item],
+    ) {
         let (table, low, high) = stretch;
         let theirs = &theirs[..theirs.len().min(LIST_LIMIT)];
         let mine: Vec<Item> = self.index.within(table, low, high).copied().collect();
@@ -216,7 +239,15 @@ impl Engine {
             }
         }
         if table.is_cluster() {
+            if full {
+                newer_here.retain(|hash| {
+                    theirs.iter().any(|item| item.hash == *hash) && self.is_tombstone(table, *hash)
+                });
+            }
             self.send_records(sender, table, &newer_here);
+            if self.is_full(now) {
+                newer_there.clear();
+            }
             for hashes in newer_there.chunks(PULL_LIMIT) {
                 self.say(sender, &[Message::Pull { table, hashes: hashes.to_vec() }]);
             }
@@ -225,6 +256,11 @@ impl Engine {
             owners.dedup();
             owners.into_iter().for_each(|owner| self.ask_owner(owner));
         }
+    }
+
+    fn is_tombstone(&self, table: TableId, hash: u64) -> bool {
+        let key = self.keys.get(&(table, hash));
+        key.and_then(|key| self.registers.record(table, key)).is_some_and(|record| record.value.is_none())
     }
 
     fn note_difference(&mut self, now: Instant, sender: NodeId, table: TableId, hash: u64) {
@@ -289,6 +325,23 @@ impl Engine {
         self.show((record.table, record.key.clone()), None, item, value);
         self.index.insert(record.table, item);
         self.keys.insert((record.table, item.hash), record.key.clone());
+    }
+
+    /// Takes a record that somebody sent into the registers, the index and the news.
+    pub(crate) fn merge(&mut self, record: Record, now: Now) {
+        let verifier = Arc::clone(&self.authority.verifier);
+        match self.registers.merge(record.clone(), verifier.as_ref(), now.wall_ms) {
+            Merged::New => {
+                self.show_register(&record);
+                self.dirty = true;
+            }
+            Merged::Known => {}
+            Merged::NoRoom => {
+                self.refused += 1;
+                self.full_until = Some(now.at + FULL_PAUSE);
+            }
+            Merged::Untimely | Merged::Refused => self.refused += 1,
+        }
     }
 
     pub(crate) fn expire(&mut self, now: Now) {

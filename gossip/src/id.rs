@@ -32,7 +32,8 @@ pub struct Peer {
     pub node: NodeId,
     /// Where its gossip socket is reached.
     pub addr: SocketAddr,
-    /// Grows with every start of the node's process: milliseconds since 1970 at the start will do.
+    /// Grows with every start of the node's process: milliseconds since 1970 at the start will do. If it doesn't, since
+    /// the clock was set back, the others say what they know, and the node moves its life past that by itself.
     pub life: u64,
     /// Grows within a life, with every change of address.
     pub renewal: u32,

@@ -6,6 +6,7 @@
 //!   Engine                   a whole node: datagrams and times in, datagrams and events out
 //!     ├ swim                 who is alive (foca), decided by each node for itself
 //!     ├ contacts             who is dialled again, for ever
+//!     ├ path                 round-trip times and losses
 //!     ├ owned                what a node says of itself; from its own mouth only
 //!     ├ cluster              what managers say, signed; last writer wins; held by all
 //!     ├ digest, exchange     changes pushed at once, differences found by comparing sums
@@ -75,14 +76,21 @@ mod message;
 mod neighbour;
 mod node;
 mod owned;
+mod parts;
+mod path;
+mod saving;
 mod swim;
 mod swim_codec;
+mod typed;
 
 pub use contacts::{CONTACT_LIMIT, RETRY_MAX};
 pub use id::{NodeId, Now, Peer, TableId};
-pub use message::{BulkTransmit, CONTENT_LIMIT, KIND_MESSAGE, KIND_SWIM, Transmit};
+pub use message::{BulkTransmit, CONTENT_LIMIT, KIND_MESSAGE, KIND_SWIM, SEAL_LIMIT, Transmit};
 pub use neighbour::{Comparison, PeerStatus};
-pub use node::{Bulk, Counters, Gossip, Opened, Parts, Record, SealError, Sealing, StartError, Store};
+pub use node::{Counters, Gossip};
 pub use owned::{BYTES_LIMIT, KEY_LIMIT, RECORD_LIMIT, SetError, VALUE_LIMIT};
+pub use parts::{Bulk, Opened, Parts, SealError, Sealing, StartError, Store};
+pub use path::{ANSWER_WITHIN, LOSS_WINDOW, Loss};
 pub use swim::{PROBE_PERIOD, REPEAT_AFTER, SUSPICION};
 pub use swim_codec::MEMBER_LIMIT;
+pub use typed::Record;

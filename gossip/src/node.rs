@@ -1,119 +1,33 @@
 //! The driver: an [`Engine`] on a UDP socket, a task that is watched, and the handle that the program holds.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::net::UdpSocket;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast};
 use tokio::task::JoinHandle;
 
-use crate::codec::DecodeError;
-use crate::engine::{Authority, Changed, Engine, Event, Rejected, Settings};
+use crate::engine::{Engine, Event, Rejected, Settings};
 use crate::id::{NodeId, Now, Peer, TableId};
-use crate::message::{BulkTransmit, Transmit};
+use crate::message::{CONTENT_LIMIT, SEAL_LIMIT, Transmit};
 use crate::neighbour::PeerStatus;
 use crate::owned::SetError;
+use crate::parts::{Opened, Parts, SealError, StartError};
+use crate::saving::Saving;
 
 /// Largest datagram read.
 const DATAGRAM: usize = 2048;
+const _: () = assert!(CONTENT_LIMIT + SEAL_LIMIT <= DATAGRAM);
 /// Events that a slow watcher may be behind before it is told that it missed some.
 const EVENT_BACKLOG: usize = 4096;
 /// Bulk transfers under way at a time; the rest is left to the next retry.
 const BULK_LIMIT: usize = 32;
 /// Pause before a driver that failed is started again.
 const RESTART_AFTER: Duration = Duration::from_millis(200);
-
-/// A datagram that was opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Opened {
-    /// Who sealed it.
-    pub sender: NodeId,
-    /// Type byte.
-    pub kind: u8,
-    /// Content.
-    pub bytes: Vec<u8>,
-}
-
-/// A datagram that can't be sealed or opened: forged, replayed, under an unknown key. It says no more on purpose.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("can't be sealed or opened")]
-pub struct SealError;
-
-/// What makes datagrams unreadable and unforgeable.
-///
-/// [`Self::open`] must refuse what isn't from a member, and what it has opened before: all else here relies on that.
-pub trait Sealing: Send + Sync {
-    /// The datagram for `bytes` of type `kind`, longer than these by 50 bytes at most.
-    ///
-    /// # Errors
-    /// If there is no key.
-    fn seal(&self, kind: u8, bytes: &[u8]) -> Result<Vec<u8>, SealError>;
-
-    /// What is in a datagram.
-    ///
-    /// # Errors
-    /// If it isn't a member's, or was opened before.
-    fn open(&self, datagram: &[u8]) -> Result<Opened, SealError>;
-}
-
-/// A reliable, authenticated way to another node, for what datagrams can't carry: TCP with mutual TLS.
-pub trait Bulk: Send + Sync {
-    /// Carries `transfer.bytes` to `transfer.node`, whose program hands them to [`Gossip::deliver_bulk`]. A failure is
-    /// the implementation's to report; what was lost is sent again.
-    fn send(&self, transfer: BulkTransmit) -> Pin<Box<dyn Future<Output = ()> + Send>>;
-}
-
-/// Where a node's memory is kept.
-pub trait Store: Send + Sync + 'static {
-    /// What was last saved; `None` at the first start.
-    ///
-    /// # Errors
-    /// If it can't be read.
-    fn load(&self) -> std::io::Result<Option<Vec<u8>>>;
-
-    /// Saves durably, replacing what was. Called on a thread that may block.
-    ///
-    /// # Errors
-    /// If it can't be written; it is tried again with the next change.
-    fn save(&self, bytes: &[u8]) -> std::io::Result<()>;
-}
-
-/// What the driver can't do without.
-pub struct Parts {
-    /// For datagrams.
-    pub sealing: Arc<dyn Sealing>,
-    /// For large transfers.
-    pub bulk: Arc<dyn Bulk>,
-    /// For restarts.
-    pub store: Arc<dyn Store>,
-    /// For cluster records.
-    pub authority: Authority,
-}
-
-impl std::fmt::Debug for Parts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Parts")
-    }
-}
-
-/// Why gossip didn't start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The socket.
-    #[error("can't open UDP {0}: {1}")]
-    Socket(SocketAddr, std::io::Error),
-    /// The store.
-    #[error("can't load the saved state: {0}")]
-    Store(std::io::Error),
-    /// What the store holds.
-    #[error("the saved state is damaged: {0}")]
-    Damaged(DecodeError),
-}
 
 /// What happened to datagrams and to the driver, since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,6 +42,8 @@ pub struct Counters {
     pub unopened: u64,
     /// Datagrams that were opened, and then rejected.
     pub rejected: u64,
+    /// Cluster records that were refused: forged, by no manager, untimely, or no room for them.
+    pub refused: u64,
     /// Times that the state couldn't be saved.
     pub unsaved: u64,
     /// Times that the driver was started again after a failure.
@@ -141,7 +57,8 @@ struct Counts {
     received: AtomicU64,
     unopened: AtomicU64,
     rejected: AtomicU64,
-    unsaved: AtomicU64,
+    /// By engines before this one.
+    refused: AtomicU64,
     restarts: AtomicU64,
 }
 
@@ -155,7 +72,7 @@ struct Shared {
     own: Mutex<BTreeMap<(TableId, String), Vec<u8>>>,
     wake: Notify,
     events: broadcast::Sender<Event>,
-    unsaved: watch::Sender<Option<Vec<u8>>>,
+    saving: Saving,
     socket: UdpSocket,
     parts: Parts,
     settings: Settings,
@@ -165,10 +82,12 @@ struct Shared {
 
 /// A running node.
 ///
-/// Dropping it stops the driver without a farewell; [`Self::leave`] says one.
+/// Dropping it stops the driver without a farewell, and without saving what [`Self::saved`] wasn't awaited for;
+/// [`Self::leave`] does both.
 pub struct Gossip {
     shared: Arc<Shared>,
-    tasks: Vec<JoinHandle<()>>,
+    /// The driver, and what saves.
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl std::fmt::Debug for Gossip {
@@ -209,15 +128,14 @@ impl Gossip {
             own: Mutex::new(BTreeMap::new()),
             wake: Notify::new(),
             events: broadcast::channel(EVENT_BACKLOG).0,
-            unsaved: watch::channel(None).0,
+            saving: Saving::new(),
             socket,
             parts,
             settings,
             counts: Counts::default(),
             bulks: Arc::new(tokio::sync::Semaphore::new(BULK_LIMIT)),
         });
-        let tasks =
-            vec![tokio::spawn(supervise(Arc::clone(&shared))), tokio::spawn(save(Arc::clone(&shared)))];
+        let tasks = [tokio::spawn(supervise(Arc::clone(&shared))), tokio::spawn(save(Arc::clone(&shared)))];
         Ok(Self { shared, tasks })
     }
 
@@ -250,7 +168,8 @@ impl Gossip {
             received: read(&counts.received),
             unopened: read(&counts.unopened),
             rejected: read(&counts.rejected),
-            unsaved: read(&counts.unsaved),
+            refused: read(&counts.refused) + self.engine().refused(),
+            unsaved: self.shared.saving.failures(),
             restarts: read(&counts.restarts),
         }
     }
@@ -280,8 +199,8 @@ impl Gossip {
         Ok(())
     }
 
-    /// Writes a cluster record, or deletes it with `None`; the others are told at once. It is on disk soon after
-    /// ([`Store::save`]), and on theirs.
+    /// Writes a cluster record, or deletes it with `None`; the others are told at once. It is on their disks and ours soon
+    /// after; [`Self::saved`] waits for ours.
     ///
     /// # Errors
     /// [`SetError`]; nothing has changed then.
@@ -289,6 +208,16 @@ impl Gossip {
         self.engine().set_cluster(now(), table, key, value)?;
         self.shared.wake.notify_one();
         Ok(())
+    }
+
+    /// Waits until every change made before this call is durable: cluster records, our own and the others', and who is
+    /// known. What was acknowledged to anybody before that may be lost with the power.
+    ///
+    /// # Errors
+    /// The store's, if its attempt to save failed. It is made again soon, at the next change, and with the next call.
+    pub async fn saved(&self) -> std::io::Result<()> {
+        self.shared.note_changes(&mut self.engine());
+        self.shared.saving.wait().await
     }
 
     /// Greets `addr` until somebody answers there.
@@ -303,7 +232,8 @@ impl Gossip {
         self.shared.wake.notify_one();
     }
 
-    /// Forgets a node that was removed from the cluster.
+    /// Forgets a node that was removed from the cluster, and believes nobody that it is alive. [`Sealing::open`] should
+    /// refuse it from then on: one that is still let in comes back with its next life.
     pub fn forget(&self, node: NodeId) {
         self.engine().forget(now(), node);
         self.shared.wake.notify_one();
@@ -319,14 +249,16 @@ impl Gossip {
         result
     }
 
-    /// Says farewell to every node, then stops.
-    pub async fn leave(self) {
+    /// Says farewell to every node, saves, then stops. A store that can't save is not waited for again; who must know
+    /// asks [`Self::saved`] before.
+    pub async fn leave(&self) {
         let deadline = {
             let mut engine = self.engine();
             engine.leave(now());
             engine.next_deadline()
         };
-        self.tasks.iter().for_each(JoinHandle::abort);
+        let [driver, _] = &self.tasks;
+        driver.abort();
         self.shared.flush().await;
         if let Some(deadline) = deadline {
             // The second copies.
@@ -334,6 +266,8 @@ impl Gossip {
             self.engine().handle_timeout(now());
             self.shared.flush().await;
         }
+        // A failure is counted, and there is nobody left to try again for.
+        self.saved().await.ok();
     }
 }
 
@@ -342,17 +276,20 @@ impl Shared {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn note_changes(&self, engine: &mut Engine) {
+        if engine.take_dirty() {
+            self.saving.note();
+        }
+    }
+
     /// Carries out what the engine wants done.
     async fn flush(&self) {
-        let (output, snapshot) = {
+        let output = {
             let mut engine = self.engine();
             let output = engine.drain(now());
-            let snapshot = engine.take_dirty().then(|| engine.snapshot());
-            (output, snapshot)
+            self.note_changes(&mut engine);
+            output
         };
-        if snapshot.is_some() {
-            self.unsaved.send_replace(snapshot);
-        }
         for event in output.events {
             // Nobody may be watching.
             self.events.send(event).ok();
@@ -412,23 +349,30 @@ impl Shared {
         }
     }
 
-    /// A new engine in a new life, with what the old one had on disk and had been told to say.
+    /// A new engine in a new life, with what the old one remembered and had been told to say. If there is no making
+    /// one, the old one goes on.
     fn begin_again(&self) {
         let mut engine = self.engine();
-        let life = engine.me().life.max(self.settings.me.life) + 1;
-        let me = Peer { life, renewal: 0, ..engine.me() };
-        let settings = Settings { me, ..self.settings.clone() };
-        let saved = self.unsaved.borrow().clone().or_else(|| self.parts.store.load().ok().flatten());
-        let authority = self.parts.authority.clone();
-        let begun = Engine::new(settings.clone(), authority.clone(), saved.as_deref(), now())
-            .or_else(|_| Engine::new(settings, authority, None, now()));
-        if let Ok(begun) = begun {
+        // It failed in the midst of something, so this may fail, too.
+        let kept = catch_unwind(AssertUnwindSafe(|| engine.snapshot())).ok();
+        let kept = kept.and_then(|kept| self.next_engine(&engine, &kept));
+        let begun = kept.or_else(|| self.next_engine(&engine, &self.parts.store.load().ok().flatten()?));
+        if let Some(begun) = begun {
+            self.counts.refused.fetch_add(engine.refused(), Ordering::Relaxed);
             *engine = begun;
+            self.saving.note();
         }
         for ((table, key), value) in self.own.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             // It was within the limits before.
             engine.set_owned(*table, key, Some(value.clone())).ok();
         }
+    }
+
+    fn next_engine(&self, before: &Engine, saved: &[u8]) -> Option<Engine> {
+        let life = before.me().life.max(self.settings.me.life) + 1;
+        let me = Peer { life, renewal: 0, ..before.me() };
+        let settings = Settings { me, ..self.settings.clone() };
+        Engine::new(settings, self.parts.authority.clone(), Some(saved), now()).ok()
     }
 }
 
@@ -454,64 +398,6 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Saves the latest snapshot, one at a time, off the driver's task.
 async fn save(shared: Arc<Shared>) {
-    let mut snapshots = shared.unsaved.subscribe();
-    while snapshots.changed().await.is_ok() {
-        let Some(bytes) = snapshots.borrow_and_update().clone() else { continue };
-        let store = Arc::clone(&shared.parts.store);
-        let saved = tokio::task::spawn_blocking(move || store.save(&bytes)).await;
-        if !matches!(saved, Ok(Ok(()))) {
-            count(&shared.counts.unsaved);
-        }
-    }
-}
-
-/// Records of one table as values of one type.
-pub trait Record: serde::Serialize + serde::de::DeserializeOwned {
-    /// Its table.
-    const TABLE: TableId;
-}
-
-impl Gossip {
-    /// [`Self::set_owned`] or [`Self::set_cluster`], as the type's table is.
-    ///
-    /// # Errors
-    /// [`SetError`]; nothing has changed then.
-    pub fn set<R: Record>(&self, key: &str, record: &R) -> Result<(), SetError> {
-        self.put(R::TABLE, key, Some(crate::codec::encode(record)))
-    }
-
-    /// Deletes a record.
-    ///
-    /// # Errors
-    /// [`SetError`]; nothing has changed then.
-    pub fn delete<R: Record>(&self, key: &str) -> Result<(), SetError> {
-        self.put(R::TABLE, key, None)
-    }
-
-    fn put(&self, table: TableId, key: &str, value: Option<Vec<u8>>) -> Result<(), SetError> {
-        match table.is_cluster() {
-            true => self.set_cluster(table, key, value),
-            false => self.set_owned(table, key, value),
-        }
-    }
-
-    /// Every live record of that type: owner, key, value. Those that this program's version can't read are left out.
-    pub fn list<R: Record>(&self) -> Vec<(Option<NodeId>, String, R)> {
-        let records = self.records(R::TABLE).into_iter();
-        records
-            .filter_map(|(owner, key, value)| Some((owner, key, crate::codec::decode(&value).ok()?)))
-            .collect()
-    }
-}
-
-impl Changed {
-    /// The record that changed, if it is of that type: its value, or `None` when it is gone.
-    ///
-    /// # Errors
-    /// If its bytes are not of that type.
-    pub fn record<R: Record>(&self) -> Option<Result<Option<R>, DecodeError>> {
-        (self.table == R::TABLE).then(|| self.value.as_deref().map(crate::codec::decode).transpose())
-    }
+    shared.saving.run(&shared.engine, &shared.parts.store).await;
 }

@@ -28,7 +28,8 @@ use rand::SeedableRng as _;
 use rand::rngs::SmallRng;
 
 use crate::id::{NodeId, Peer};
-use crate::swim_codec::{Claim, SwimCodec, View};
+use crate::message::CONTENT_LIMIT;
+use crate::swim_codec::{Claim, MEMBER_LIMIT, SwimCodec, View};
 
 /// How often a member is probed. With [`SUSPICION`] it gives a detection in about two seconds at any size.
 pub const PROBE_PERIOD: Duration = Duration::from_millis(300);
@@ -44,8 +45,12 @@ const ASK_EVERY: Duration = Duration::from_millis(80);
 pub const REPEAT_AFTER: Duration = Duration::from_millis(30);
 /// How long the dead are remembered, so that old news of their being alive is not believed.
 const REMEMBER_DEAD: Duration = Duration::from_secs(300);
-/// Largest SWIM datagram, before sealing.
-const PACKET: usize = 1150;
+/// Senders whose last datagram's time is kept. Who has the keys can invent senders; beyond it only members' stay.
+const HEARD_LIMIT: usize = 2 * MEMBER_LIMIT;
+/// Farthest that a life moves on anybody's word: 139 years of milliseconds, more than a clock is wrong by.
+const LIFE_STEP: u64 = 1 << 42;
+/// Shortest time between two lives that others cause.
+const SUPERSEDE_EVERY: Duration = Duration::from_secs(1);
 /// Times that each piece of news is passed on: enough for a thousand members (4 log10 n), at 30 % loss.
 const TRANSMISSIONS: u8 = 15;
 
@@ -144,7 +149,7 @@ pub(crate) struct Swim {
     timer_count: u64,
     heard: HashMap<NodeId, Instant>,
     suspicions: BTreeMap<NodeId, Suspicion>,
-    left: HashMap<NodeId, (u64, u32)>,
+    superseded: Option<Instant>,
     says: Vec<Say>,
     news: Vec<News>,
 }
@@ -168,7 +173,7 @@ impl Swim {
             timer_count: 0,
             heard: HashMap::new(),
             suspicions: BTreeMap::new(),
-            left: HashMap::new(),
+            superseded: None,
             says: Vec::new(),
             news: Vec::new(),
         }
@@ -200,6 +205,10 @@ impl Swim {
 
     /// An authenticated datagram of `node` arrived: it lives.
     pub(crate) fn hear(&mut self, now: Instant, node: NodeId) {
+        if self.heard.len() >= HEARD_LIMIT && !self.heard.contains_key(&node) {
+            let active: HashSet<NodeId> = self.view().active.iter().map(|peer| peer.node).collect();
+            self.heard.retain(|node, _| active.contains(node));
+        }
         self.heard.insert(node, now);
         self.suspicions.remove(&node);
     }
@@ -259,8 +268,7 @@ impl Swim {
 
     /// `peer` has said itself that it leaves.
     pub(crate) fn handle_leave(&mut self, now: Instant, peer: Peer) {
-        let gone = self.left.entry(peer.node).or_insert_with(|| peer.age());
-        *gone = peer.age().max(*gone);
+        self.view().note_left(&peer);
         self.apply(now, Member::new(peer, 0, State::Down));
     }
 
@@ -271,13 +279,17 @@ impl Swim {
         self.become_peer(now, next);
     }
 
-    /// Somebody knows a later one of us than we are: our clock was behind when we started. Become later than that.
+    /// Somebody knows a later one of us than we are, or one that has left: our clock was behind when we started.
+    /// Become later than that; by [`LIFE_STEP`] and every [`SUPERSEDE_EVERY`] at most, lest a liar use up all numbers.
+    /// Who is right will say so again. Whether we are another now.
     pub(crate) fn supersede(&mut self, now: Instant, life: u64) -> bool {
         let me = self.me();
-        if life < me.life {
+        if life < me.life || self.superseded.is_some_and(|at| now < at + SUPERSEDE_EVERY) {
             return false;
         }
-        self.become_peer(now, Peer { life: life.saturating_add(1), renewal: 0, ..me });
+        self.superseded = Some(now);
+        let life = life.saturating_add(1).min(me.life.saturating_add(LIFE_STEP));
+        self.become_peer(now, Peer { life, renewal: 0, ..me });
         true
     }
 
@@ -322,7 +334,7 @@ impl Swim {
     }
 
     fn has_left(&self, peer: &Peer) -> bool {
-        self.left.get(&peer.node).is_some_and(|gone| peer.age() <= *gone)
+        self.view().has_left(peer)
     }
 
     /// Makes foca forget that `peer` is dead, if it thinks so.
@@ -425,7 +437,7 @@ fn config() -> foca::Config {
         max_transmissions: NonZeroU8::new(TRANSMISSIONS).expect("not zero"),
         suspect_to_down_after: SUSPICION,
         remove_down_after: Some(REMEMBER_DEAD),
-        max_packet_size: size(PACKET),
+        max_packet_size: size(CONTENT_LIMIT),
         notify_down_members: false,
         periodic_announce: Some(PeriodicParams { frequency: Duration::from_secs(10), num_members: size(1) }),
         periodic_announce_to_down_members: None,
@@ -433,17 +445,9 @@ fn config() -> foca::Config {
     }
 }
 
-/// What the codec needs to know and what it finds out.
-impl View {
-    fn new(me: Peer) -> Self {
-        Self { me, incarnation: 0, known: 0, active: HashSet::new(), claims: Vec::new() }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swim_codec::MEMBER_LIMIT;
 
     fn peer(node: u64) -> Peer {
         let mut id = [0; 16];
@@ -531,6 +535,20 @@ mod tests {
         victim.says().for_each(drop);
         victim.handle_timeout(after);
         assert!(victim.says().count() > 0, "it probes no more");
+    }
+
+    #[test]
+    fn a_life_moves_past_any_that_is_claimed_but_in_steps() {
+        let (now, second) = (origin(), SUPERSEDE_EVERY);
+        let mut swim = swim(1, [2].into_iter(), now);
+        assert!(!swim.supersede(now, 0), "of no later one");
+        assert!(swim.supersede(now, 1) && swim.me().life == 2);
+        assert!(!swim.supersede(now, 900), "too soon");
+        assert!(swim.supersede(now + second, 900) && swim.me().life == 901);
+        assert!(swim.supersede(now + 2 * second, u64::MAX) && swim.me().life == 901 + LIFE_STEP);
+        let truth = 901 + 3 * LIFE_STEP;
+        let steps = (3..9).take_while(|n| swim.supersede(now + *n * second, truth)).count();
+        assert_eq!((steps, swim.me().life), (3, truth + 1));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! foca's messages as bytes, and the place where hearsay is weakened.
 //!
 //! A received claim that a live member is dead is read as "suspected", and every suspicion is noted for [`crate::swim`] to
-//! look into. An invented member costs its inventor's datagram and a place among [`MEMBER_LIMIT`] until its probe fails.
+//! look into. A claim that one is alive that has left, or was removed, is read as "dead". An invented member costs its inventor's datagram and a place among [`MEMBER_LIMIT`] until its probe fails.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, BufMut};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{self, DecodeError};
-use crate::id::Peer;
+use crate::id::{NodeId, Peer};
 
 /// Most members known at a time, the remembered dead included. A datagram that names more is refused, and everything
 /// else goes on.
@@ -27,7 +27,28 @@ pub(crate) struct View {
     /// Members that foca remembers, dead ones included.
     pub(crate) known: usize,
     pub(crate) active: HashSet<Peer>,
+    /// Nodes that left or were removed, with the age of the last of them that doesn't count any more.
+    pub(crate) left: HashMap<NodeId, (u64, u32)>,
     pub(crate) claims: Vec<Claim>,
+}
+
+impl View {
+    pub(crate) fn new(me: Peer) -> Self {
+        let (active, left) = (HashSet::new(), HashMap::new());
+        Self { me, incarnation: 0, known: 0, active, left, claims: Vec::new() }
+    }
+
+    pub(crate) fn has_left(&self, peer: &Peer) -> bool {
+        self.left.get(&peer.node).is_some_and(|gone| peer.age() <= *gone)
+    }
+
+    /// Beyond [`MEMBER_LIMIT`] nobody is remembered so: such a node may be thought alive for a while on hearsay.
+    pub(crate) fn note_left(&mut self, peer: &Peer) {
+        if self.left.len() < MEMBER_LIMIT || self.left.contains_key(&peer.node) {
+            let gone = self.left.entry(peer.node).or_insert_with(|| peer.age());
+            *gone = peer.age().max(*gone);
+        }
+    }
 }
 
 /// Somebody says that a member is suspected or dead.
@@ -74,6 +95,9 @@ impl SwimCodec {
             });
         } else if !live && view.known >= MEMBER_LIMIT {
             return Err(SwimCodecError::TooManyMembers);
+        }
+        if member.state() != State::Down && view.has_left(&peer) {
+            return Ok(Member::new(peer, member.incarnation(), State::Down));
         }
         if member.state() == State::Down && (live || peer == view.me) {
             return Ok(Member::new(peer, member.incarnation(), State::Suspect));

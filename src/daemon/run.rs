@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::notify::{Notice, notify};
 use crate::api::server::{Admission, Answer, serve};
-use crate::api::{Call, Code, Refusal, Socket, SocketError, Status};
+use crate::api::{Call, Refusal, Socket, SocketError, Status};
 use crate::config::Config;
 use crate::node::Node;
 use crate::state::{StateDir, StateError};
@@ -67,6 +67,7 @@ async fn serve_until_signal(config: &Config) -> Result<(), DaemonError> {
         tell(manager.as_ref(), Notice::Stopping);
     };
     serve(listener, admission, Arc::clone(&daemon), stop).await;
+    daemon.node.stop().await;
     Ok(())
 }
 
@@ -101,17 +102,12 @@ impl Answer for Daemon {
             Call::Leave(request) => self.node.leave(request.force).await.map(|()| Value::Null),
             Call::Token(role) => self.node.token(role, false).await.map(|token| json!(token)),
             Call::RotateToken(role) => self.node.token(role, true).await.map(|token| json!(token)),
-            other => self.answer_cluster(other).await,
+            other => self.node.answer(other).await,
         }
     }
 }
 
 impl Daemon {
-    /// What needs gossip.
-    async fn answer_cluster(&self, _call: Call) -> Result<Value, Refusal> {
-        Err(Refusal::new(Code::Unavailable, "this daemon has no gossip yet"))
-    }
-
     fn status(&self) -> Status {
         Status {
             version: env!("CARGO_PKG_VERSION").into(),

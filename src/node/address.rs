@@ -5,6 +5,14 @@
 
 use std::net::IpAddr;
 
+use crate::namespace::netlink::{Netlink, NetlinkError};
+
+/// Those that this host has.
+pub(super) fn interfaces() -> Result<Vec<Interface>, NetlinkError> {
+    let addresses = Netlink::open_here()?.addresses()?;
+    Ok(addresses.into_iter().map(|(name, address)| Interface { name, address }).collect())
+}
+
 /// An address of this host, and the interface that has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Interface {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::crypto::ca::{Ca, Certificate, Root};
-use crate::crypto::identity::{PrivateKey, Role};
+use crate::crypto::identity::{NodeId, PrivateKey, Role};
 use crate::crypto::tls::Credentials;
 use crate::crypto::token::{JoinSecrets, SECRET_LEN, Secret};
 use crate::state::{StateDir, StateError};
@@ -30,7 +30,7 @@ const CA_KEY: &str = "ca.key";
 const JOIN_SECRETS: &str = "join-secrets";
 
 /// Managers that a member remembers: more than anybody has.
-const MANAGERS_MAX: usize = 64;
+pub(super) const MANAGERS_MAX: usize = 64;
 
 /// What a member was told when it became one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +43,33 @@ pub(super) struct Settings {
     pub(super) advertise: IpAddr,
     /// Where it lets nodes in, if it is a manager.
     pub(super) listen: SocketAddr,
-    /// Where managers let nodes in, as far as this node was told.
-    pub(super) managers: Vec<SocketAddr>,
+    /// UDP and TCP port of gossip.
+    pub(super) gossip_port: u16,
+    /// The interface that [`Self::advertise`] is followed on; an empty one means the host's only address.
+    pub(super) follow: Option<String>,
+    /// The address of its data, if another.
+    pub(super) data_address: Option<IpAddr>,
+    /// The port of its data, if another than the cluster's.
+    pub(super) data_port: Option<u16>,
+    /// The other managers, as far as this node was told.
+    pub(super) managers: Vec<ManagerPlace>,
+}
+
+/// Where a manager is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ManagerPlace {
+    /// Its node id.
+    pub(super) node: String,
+    /// Where it lets nodes in.
+    pub(super) join: SocketAddr,
+    /// Where its gossip is.
+    pub(super) gossip: SocketAddr,
+}
+
+impl ManagerPlace {
+    pub(super) fn id(&self) -> Option<NodeId> {
+        self.node.parse().ok()
+    }
 }
 
 /// What only managers have.
@@ -60,6 +85,7 @@ pub(super) type Shared = Arc<Mutex<Option<Member>>>;
 /// A member of a cluster.
 #[derive(Debug)]
 pub(super) struct Member {
+    pub(super) id: NodeId,
     pub(super) settings: Settings,
     pub(super) root: Root,
     pub(super) certificate: Certificate,
@@ -70,9 +96,10 @@ pub(super) struct Member {
 impl Member {
     /// The one that was kept, if this host is a member.
     pub(super) fn load(state: &StateDir) -> Result<Option<Self>, StateError> {
-        let Some(settings) = state.load(SETTINGS)? else { return Ok(None) };
+        let Some(settings) = state.load::<Settings>(SETTINGS)? else { return Ok(None) };
         let must = |name| state.read(name)?.ok_or_else(|| state.corrupt(name, "it is missing".into()));
         let wrong = |name| move |error: &dyn std::fmt::Display| state.corrupt(name, error.to_string());
+        let id = settings.node.parse().map_err(|error| wrong(SETTINGS)(&error))?;
         let root = Root::from_der(&must(CA_CERTIFICATE)?).map_err(|error| wrong(CA_CERTIFICATE)(&error))?;
         let key = PrivateKey::from_der(&must(KEY)?).map_err(|error| wrong(KEY)(&error))?;
         let certificate = Certificate::from(must(CERTIFICATE)?.to_vec());
@@ -86,7 +113,7 @@ impl Member {
                 Some(Authority { ca, secrets })
             }
         };
-        Ok(Some(Self { settings, root, certificate, key, authority }))
+        Ok(Some(Self { id, settings, root, certificate, key, authority }))
     }
 
     /// Keeps it. A crash before the end leaves no member, and what it left is replaced by the next.
@@ -107,9 +134,9 @@ impl Member {
         state.store(SETTINGS, &self.settings)
     }
 
-    /// Keeps a renewed certificate.
-    pub(super) fn store_certificate(&self, state: &StateDir) -> Result<(), StateError> {
-        state.write(CERTIFICATE, &self.certificate)
+    /// Keeps changed settings.
+    pub(super) fn store_settings(&self, state: &StateDir) -> Result<(), StateError> {
+        state.store(SETTINGS, &self.settings)
     }
 
     /// Removes what was kept.
@@ -124,12 +151,25 @@ impl Member {
         if self.authority.is_some() { Role::Manager } else { Role::Worker }
     }
 
+    /// Where managers let nodes in, itself first if it is one.
+    pub(super) fn doors(&self) -> Vec<SocketAddr> {
+        self.managers().iter().map(|manager| manager.join).collect()
+    }
+
     /// Managers that it knows, itself first if it is one.
-    pub(super) fn managers(&self) -> Vec<SocketAddr> {
-        let own = SocketAddr::new(self.settings.advertise, self.settings.listen.port());
-        let own = self.authority.is_some().then_some(own);
-        let others = self.settings.managers.iter().copied().filter(|manager| Some(*manager) != own);
-        own.into_iter().chain(others).take(MANAGERS_MAX).collect()
+    pub(super) fn managers(&self) -> Vec<ManagerPlace> {
+        let own = self.authority.is_some().then(|| ManagerPlace {
+            node: self.settings.node.clone(),
+            join: SocketAddr::new(self.settings.advertise, self.settings.listen.port()),
+            gossip: self.gossip(),
+        });
+        let others = self.settings.managers.iter().filter(|manager| manager.node != self.settings.node);
+        own.into_iter().chain(others.cloned()).take(MANAGERS_MAX).collect()
+    }
+
+    /// Where its gossip is reached.
+    pub(super) fn gossip(&self) -> SocketAddr {
+        SocketAddr::new(self.settings.advertise, self.settings.gossip_port)
     }
 
     /// What TLS configurations are made of.

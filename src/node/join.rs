@@ -16,11 +16,12 @@ use tokio_rustls::client::TlsStream;
 use super::wire::{self, Answer, Hex, Request};
 use crate::crypto::ca::{Ca, Certificate, Root};
 use crate::crypto::identity::PrivateKey;
+use crate::crypto::keyring::KeyRing;
 use crate::crypto::peer::{Peer, PeerError};
 use crate::crypto::tls::{self, pinned_root, server_name};
 use crate::crypto::token::Token;
 
-use super::credentials::{Authority, secrets_of};
+use super::credentials::{Authority, ManagerPlace, secrets_of};
 
 /// Where managers let nodes in, if nothing else is said.
 pub(super) const PORT: u16 = 2377;
@@ -35,7 +36,8 @@ pub(super) struct Joined {
     pub(super) root: Root,
     pub(super) certificate: Certificate,
     pub(super) peer: Peer,
-    pub(super) managers: Vec<SocketAddr>,
+    pub(super) managers: Vec<ManagerPlace>,
+    pub(super) ring: KeyRing,
     pub(super) authority: Option<Authority>,
 }
 
@@ -202,7 +204,9 @@ fn accept(admission: wire::Admission, root: Root) -> Result<Joined, Failure> {
         _ => Failure::Nonsense("a certificate that is not of its CA"),
     })?;
     let authority = admission.authority.map(|parts| authority(&parts, &root)).transpose()?;
-    Ok(Joined { root, certificate, peer, managers: admission.managers, authority })
+    let ring =
+        KeyRing::decode(&admission.ring.0).map_err(|_| Failure::Nonsense("shared keys that are none"))?;
+    Ok(Joined { root, certificate, peer, managers: admission.managers, ring, authority })
 }
 
 fn authority(parts: &wire::AuthorityParts, root: &Root) -> Result<Authority, Failure> {

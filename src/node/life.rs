@@ -2,29 +2,33 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::rand::SystemRandom;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::address::{self, Interface};
+use super::address;
+use super::cluster::{self, Cluster, GOSSIP_PORT, StartError};
+use super::commands::kept_settings;
 use super::credentials::{Authority, Member, Settings, Shared};
-use super::{door, join};
+use super::{join, keys};
+use crate::api::settings::data_path_port;
 use crate::api::{
-    ClusterStatus, Code, InitRequest, Initialized, JoinRequest, Joined, Refusal, SecretText, TokenAnswer,
+    self, ClusterStatus, Code, InitRequest, Initialized, JoinRequest, Joined, Refusal, SecretText,
+    TokenAnswer,
 };
 use crate::crypto::ca::Ca;
 use crate::crypto::identity::{ClusterId, NodeId, PrivateKey, Role};
+use crate::crypto::keyring::KeyRing;
 use crate::crypto::token::{JoinSecrets, Token};
-use crate::namespace::netlink::Netlink;
 use crate::state::{StateDir, StateError};
 
-/// How often it is looked whether the certificate has to be renewed, which is due a month before its end.
-const RENEWAL_CHECK: Duration = Duration::from_secs(3_600);
+/// How often a member that can't run, since a port is taken or the like, is tried again.
+const START_PAUSE: Duration = Duration::from_secs(1);
 /// Characters of a node's name: a DNS label's (RFC 1035 §2.3.4).
 const NAME_MAX: usize = 63;
 /// Managers that a `join` tries.
@@ -33,20 +37,11 @@ const MANAGERS_TRIED_MAX: usize = 16;
 /// This host's node, member of a cluster or not.
 #[derive(Debug)]
 pub struct Node {
-    state: StateDir,
+    state: Arc<StateDir>,
     member: Shared,
-    /// Held by whoever changes the membership, with what runs for it.
-    tasks: Mutex<Tasks>,
-}
-
-/// What runs while the node is a member; ends with it.
-#[derive(Debug, Default)]
-struct Tasks(Vec<AbortHandle>);
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        self.0.iter().for_each(AbortHandle::abort);
-    }
+    /// Held by whoever changes the membership; with what starts the member, if that takes time.
+    changing: Mutex<Option<AbortHandle>>,
+    cluster: std::sync::Mutex<Option<Arc<Cluster>>>,
 }
 
 impl Node {
@@ -56,7 +51,12 @@ impl Node {
     /// If its state can't be read or makes no sense.
     pub async fn start(state: StateDir) -> Result<Arc<Self>, StateError> {
         let member = Member::load(&state)?;
-        let node = Arc::new(Self { state, member: Shared::default(), tasks: Mutex::default() });
+        let node = Arc::new(Self {
+            state: Arc::new(state),
+            member: Shared::default(),
+            changing: Mutex::default(),
+            cluster: std::sync::Mutex::default(),
+        });
         match member {
             Some(member) => {
                 info!("{} {} of cluster {}", member.role(), member.settings.node, member.root.cluster());
@@ -66,12 +66,41 @@ impl Node {
                     warn!("this node's own certificate: {error}");
                 }
                 *node.member() = Some(member);
-                let mut tasks = node.tasks.lock().await;
-                node.run(&mut tasks, None);
+                let starting = Arc::downgrade(&node);
+                let starting = tokio::spawn(async move {
+                    let mut told = false;
+                    while let Some(node) = starting.upgrade() {
+                        match Cluster::start(Arc::clone(&node.state), Arc::clone(&node.member), None).await {
+                            Ok(cluster) => {
+                                cluster.found_again().await;
+                                *node.running() = Some(cluster);
+                                return;
+                            }
+                            Err(error) if !std::mem::replace(&mut told, true) => {
+                                error!("can't take part in the cluster, trying on: {error}");
+                            }
+                            Err(_) => {}
+                        }
+                        drop(node);
+                        tokio::time::sleep(START_PAUSE).await;
+                    }
+                });
+                *node.changing.lock().await = Some(starting.abort_handle());
             }
             None => info!("not in a cluster yet: `vswitchd init` makes one, `vswitchd join` enters one"),
         }
         Ok(node)
+    }
+
+    /// Says farewell to the others; the node comes back with the next start.
+    pub async fn stop(&self) {
+        if let Some(starting) = self.changing.lock().await.take() {
+            starting.abort();
+        }
+        let cluster = self.running().take();
+        if let Some(cluster) = cluster {
+            cluster.stop().await;
+        }
     }
 
     /// The state directory.
@@ -83,7 +112,8 @@ impl Node {
     /// The cluster that this node is in, if it is in one.
     #[must_use]
     pub fn cluster(&self) -> Option<ClusterStatus> {
-        self.member().as_ref().map(status_of)
+        let cluster = self.running().clone();
+        self.member().as_ref().map(|member| status_of(member, cluster.as_deref()))
     }
 
     /// Makes a cluster of this node.
@@ -91,22 +121,35 @@ impl Node {
     /// # Errors
     /// If it is in one, addresses are not to be had, or it can't be kept.
     pub async fn init(self: &Arc<Self>, request: InitRequest) -> Result<Initialized, Refusal> {
-        let mut tasks = self.tasks.lock().await;
+        let _changing = self.changing.lock().await;
         self.must_be_free()?;
-        let settings = settings(request.name, request.advertise_addr, request.listen_addr)?;
+        let begin = api::ClusterSettings::default().updated(&request.settings);
+        let begin = begin.map_err(|error| bad_request(error.to_string()))?;
+        let settings = settings(Place {
+            name: request.name,
+            advertise: request.advertise_addr,
+            listen: request.listen_addr,
+            gossip_port: request.gossip_port,
+            data_address: request.data_path_addr,
+            data_port: None,
+        })?;
         let listen = settings.listen;
         let listener = TcpListener::bind(listen).await.map_err(|error| {
             conflict(format!("can't listen at {listen}: {error}; choose another --listen-addr"))
         })?;
-        let member = found(settings).map_err(internal)?;
-        member.store(&self.state).map_err(internal)?;
+        let (member, ring) = found(settings).map_err(internal)?;
         let answer = Initialized {
             node: member.settings.node.clone(),
             worker: token_answer(&member, Role::Worker).ok_or_else(|| internal("no tokens"))?,
         };
-        info!("made cluster {} as manager {}", member.root.cluster(), answer.node);
-        *self.member() = Some(member);
-        self.run(&mut tasks, Some(listener));
+        let id = member.root.cluster();
+        let cluster = self.begin(member, &ring, Some(listener)).await?;
+        if let Err(error) = cluster.found(&kept_settings(&begin)).await {
+            self.end(&cluster).await.map_err(internal)?;
+            return Err(internal(error));
+        }
+        info!("made cluster {id} as manager {}", answer.node);
+        *self.running() = Some(cluster);
         Ok(answer)
     }
 
@@ -115,7 +158,7 @@ impl Node {
     /// # Errors
     /// If it is in one, the token is none, or no manager lets it in: each with its reason.
     pub async fn join(self: &Arc<Self>, request: JoinRequest) -> Result<Joined, Refusal> {
-        let mut tasks = self.tasks.lock().await;
+        let _changing = self.changing.lock().await;
         self.must_be_free()?;
         let token = Token::parse(request.token.0.trim()).map_err(|error| {
             bad_request(format!("{error}: `vswitchd token worker` on a manager shows it"))
@@ -123,7 +166,14 @@ impl Node {
         if request.managers.is_empty() || request.managers.len() > MANAGERS_TRIED_MAX {
             return Err(bad_request(format!("name 1 to {MANAGERS_TRIED_MAX} managers")));
         }
-        let mut settings = settings(request.name, request.advertise_addr, request.listen_addr)?;
+        let mut settings = settings(Place {
+            name: request.name,
+            advertise: request.advertise_addr,
+            listen: request.listen_addr,
+            gossip_port: request.gossip_port,
+            data_address: request.data_path_addr,
+            data_port: request.data_path_port,
+        })?;
         let key = PrivateKey::generate(&SystemRandom::new()).map_err(internal)?;
         let joined = join::join(&request.managers, &token, &key, &settings.name)
             .await
@@ -131,12 +181,12 @@ impl Node {
         settings.node = joined.peer.node.to_string();
         settings.managers = joined.managers;
         let (root, certificate, authority) = (joined.root, joined.certificate, joined.authority);
-        let member = Member { settings, root, certificate, key, authority };
-        member.store(&self.state).map_err(internal)?;
+        let member = Member { id: joined.peer.node, settings, root, certificate, key, authority };
         let answer = Joined { node: member.settings.node.clone(), role: member.role().name().into() };
-        info!("joined cluster {} as {} {}", member.root.cluster(), answer.role, answer.node);
-        *self.member() = Some(member);
-        self.run(&mut tasks, None);
+        let id = member.root.cluster();
+        let cluster = self.begin(member, &joined.ring, None).await?;
+        info!("joined cluster {id} as {} {}", answer.role, answer.node);
+        *self.running() = Some(cluster);
         Ok(answer)
     }
 
@@ -145,7 +195,7 @@ impl Node {
     /// # Errors
     /// If it is in none, is a manager and not forced, or can't forget.
     pub async fn leave(&self, force: bool) -> Result<(), Refusal> {
-        let mut tasks = self.tasks.lock().await;
+        let mut changing = self.changing.lock().await;
         let role = self.member().as_ref().map(Member::role);
         match role {
             None => return Err(no_cluster()),
@@ -157,9 +207,15 @@ impl Node {
             }
             Some(_) => {}
         }
-        Member::forget(&self.state).map_err(internal)?;
-        *tasks = Tasks::default();
-        *self.member() = None;
+        if let Some(starting) = changing.take() {
+            starting.abort();
+        }
+        let cluster = self.running().take();
+        match cluster {
+            Some(cluster) => self.end(&cluster).await,
+            None => self.forget(),
+        }
+        .map_err(internal)?;
         info!("left the cluster");
         Ok(())
     }
@@ -169,29 +225,50 @@ impl Node {
     /// # Errors
     /// If this node is no manager, or the new secret can't be kept: then the old one stays.
     pub async fn token(&self, role: Role, rotate: bool) -> Result<TokenAnswer, Refusal> {
-        let _changing = self.tasks.lock().await;
-        let mut member = self.member();
-        let member = member.as_mut().ok_or_else(no_cluster)?;
-        let Some(authority) = &mut member.authority else {
-            return Err(conflict(format!(
-                "this node is a worker: ask on a manager ({})",
-                join_list(&member.settings.managers)
-            )));
-        };
+        let _changing = self.changing.lock().await;
         if rotate {
-            let before = authority.secrets.clone();
-            authority.secrets.rotate(role, &SystemRandom::new()).map_err(internal)?;
-            if let Err(error) = authority.store_secrets(&self.state) {
-                authority.secrets = before;
-                return Err(internal(error));
-            }
+            let cluster = self.cluster_now()?;
+            self.rotate_secret(role)?;
+            // Other managers let nobody in by the old one from when they hear of this.
+            cluster.write_tokens(&[role]).await.map_err(internal)?;
             info!("the {role} token has been rotated");
         }
-        token_answer(member, role).ok_or_else(no_cluster)
+        let member = self.member();
+        let member = member.as_ref().ok_or_else(no_cluster)?;
+        token_answer(member, role).ok_or_else(|| is_worker(member))
+    }
+
+    fn rotate_secret(&self, role: Role) -> Result<(), Refusal> {
+        let mut member = self.member();
+        let member = member.as_mut().ok_or_else(no_cluster)?;
+        let Some(authority) = &mut member.authority else { return Err(is_worker(member)) };
+        let before = authority.secrets.clone();
+        authority.secrets.rotate(role, &SystemRandom::new()).map_err(internal)?;
+        authority.store_secrets(&self.state).map_err(|error| {
+            authority.secrets = before;
+            internal(error)
+        })
     }
 
     fn member(&self) -> MutexGuard<'_, Option<Member>> {
-        self.member.lock().expect("nothing panics under this lock")
+        self.member.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<Arc<Cluster>>> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running member.
+    pub(super) fn cluster_now(&self) -> Result<Arc<Cluster>, Refusal> {
+        if let Some(cluster) = &*self.running() {
+            return Ok(Arc::clone(cluster));
+        }
+        let member = self.member().is_some();
+        Err(if member {
+            conflict("this node can't take part in its cluster at the moment: its log says why")
+        } else {
+            no_cluster()
+        })
     }
 
     fn must_be_free(&self) -> Result<(), Refusal> {
@@ -201,54 +278,48 @@ impl Node {
         Ok(())
     }
 
-    /// Starts what a member does.
-    fn run(self: &Arc<Self>, tasks: &mut Tasks, listener: Option<TcpListener>) {
-        let address = {
-            let member = self.member();
-            let Some(member) = member.as_ref().filter(|member| member.authority.is_some()) else { return };
-            member.settings.listen
+    /// Keeps a new member and runs it; leaves nothing if it can't run.
+    async fn begin(
+        &self,
+        member: Member,
+        ring: &KeyRing,
+        door: Option<TcpListener>,
+    ) -> Result<Arc<Cluster>, Refusal> {
+        let stored = keys::store(&self.state, ring).and_then(|()| member.store(&self.state));
+        *self.member() = Some(member);
+        let started = match stored {
+            Ok(()) => Cluster::start(Arc::clone(&self.state), Arc::clone(&self.member), door).await,
+            Err(error) => Err(error.into()),
         };
-        let door = tokio::spawn(door::keep(listener, address, Arc::clone(&self.member)));
-        let node = Arc::downgrade(self);
-        let renewal = tokio::spawn(async move {
-            while let Some(node) = node.upgrade() {
-                node.renew();
-                drop(node);
-                tokio::time::sleep(RENEWAL_CHECK).await;
+        started.map_err(|error| {
+            if let Err(error) = self.forget() {
+                warn!("{error}");
             }
-        });
-        *tasks = Tasks(vec![door.abort_handle(), renewal.abort_handle()]);
+            match error {
+                StartError::Listen(..) | StartError::Gossip(_) => {
+                    conflict(format!("{error}; choose another --gossip-port"))
+                }
+                other => internal(other),
+            }
+        })
     }
 
-    /// A manager renews its own certificate once it is due, or has expired while the host was down.
-    fn renew(&self) {
-        let mut member = self.member();
-        let Some(member) = member.as_mut() else { return };
-        let now = SystemTime::now();
-        let held = member.root.verify(&member.certificate, now, &Default::default());
-        if held.is_ok_and(|held| now < held.renew_at()) {
-            return;
-        }
-        let (Some(authority), Ok(node)) = (&member.authority, member.settings.node.parse::<NodeId>()) else {
-            return;
-        };
-        let issued =
-            authority.ca.issue(&member.key.request(), node, Role::Manager, now, &SystemRandom::new());
-        match issued {
-            Ok(certificate) => {
-                member.certificate = certificate;
-                match member.store_certificate(&self.state) {
-                    Ok(()) => info!("renewed this node's certificate"),
-                    Err(error) => warn!("can't keep the renewed certificate: {error}"),
-                }
-            }
-            Err(error) => warn!("can't renew this node's certificate: {error}"),
-        }
+    /// Ends a running member, and forgets it.
+    async fn end(&self, cluster: &Cluster) -> Result<(), StateError> {
+        cluster.stop().await;
+        self.forget()
+    }
+
+    fn forget(&self) -> Result<(), StateError> {
+        Member::forget(&self.state)?;
+        cluster::forget(&self.state)?;
+        *self.member() = None;
+        Ok(())
     }
 }
 
 /// A new cluster's first member.
-fn found(mut settings: Settings) -> Result<Member, Box<dyn std::error::Error + Send + Sync>> {
+fn found(mut settings: Settings) -> Result<(Member, KeyRing), Box<dyn std::error::Error + Send + Sync>> {
     let (random, now) = (SystemRandom::new(), SystemTime::now());
     let ca = Ca::make(ClusterId::random(&random)?, now, &random)?;
     let key = PrivateKey::generate(&random)?;
@@ -256,42 +327,82 @@ fn found(mut settings: Settings) -> Result<Member, Box<dyn std::error::Error + S
     let certificate = ca.issue(&key.request(), node, Role::Manager, now, &random)?;
     settings.node = node.to_string();
     let root = ca.root().clone();
-    let authority = Authority { ca, secrets: JoinSecrets::random(&random)? };
-    Ok(Member { settings, root, certificate, key, authority: Some(authority) })
+    let authority = Some(Authority { ca, secrets: JoinSecrets::random(&random)? });
+    let ring = KeyRing::make(now, &random)?;
+    Ok((Member { id: node, settings, root, certificate, key, authority }, ring))
 }
 
-/// Name and addresses, as given or as this host has them.
-fn settings(
+/// Name and addresses as they were given.
+struct Place {
     name: Option<String>,
     advertise: Option<String>,
     listen: Option<SocketAddr>,
-) -> Result<Settings, Refusal> {
+    gossip_port: Option<u16>,
+    data_address: Option<String>,
+    data_port: Option<u16>,
+}
+
+/// Name and addresses, as given or as this host has them.
+fn settings(place: Place) -> Result<Settings, Refusal> {
+    let Place { name, advertise, listen, gossip_port, data_address, data_port } = place;
     let listen = listen.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), join::PORT));
     if listen.port() == 0 {
         return Err(bad_request("--listen-addr needs a port: others are told which"));
     }
     let name = name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.len() > NAME_MAX || !name.chars().all(fits) {
-        return Err(bad_request(format!(
-            "a node's name is 1 to {NAME_MAX} letters, digits, '-', '_' or '.', not {name:?}: choose one with --name"
-        )));
+    let name = node_name(&name).map_err(|error| bad_request(error.to_string()))?.to_owned();
+    let gossip_port = gossip_port.unwrap_or(GOSSIP_PORT);
+    if gossip_port == 0 {
+        return Err(bad_request("--gossip-port: others are told which, so it can't be 0"));
     }
-    let interfaces = Netlink::open_here().and_then(|mut netlink| netlink.addresses()).map_err(internal)?;
-    let interface = |(name, address): (String, IpAddr)| Interface { name, address };
-    let interfaces: Vec<_> = interfaces.into_iter().map(interface).collect();
+    let interfaces = address::interfaces().map_err(internal)?;
     let own = (!listen.ip().is_unspecified() && advertise.is_none()).then(|| listen.ip().to_string());
-    let advertise = address::choose("--advertise-addr", own.as_deref().or(advertise.as_deref()), &interfaces)
+    let given = own.or(advertise);
+    let advertise = address::choose("--advertise-addr", given.as_deref(), &interfaces)
         .map_err(|error| bad_request(error.to_string()))?;
+    // An address is meant as such; an interface's may change.
+    let follow = match given {
+        Some(given) if given.parse::<IpAddr>().is_ok() => None,
+        given => Some(given.unwrap_or_default()),
+    };
+    let data_address =
+        data_address.map(|given| address::choose("--data-path-addr", Some(&given), &interfaces));
+    let data_address = data_address.transpose().map_err(|error| bad_request(error.to_string()))?;
+    let data_port =
+        data_port.map(data_path_port).transpose().map_err(|error| bad_request(error.to_string()))?;
     // Listening at all addresses means those of the family that others are told.
     let listen = match (listen.ip().is_unspecified(), advertise) {
         (true, IpAddr::V6(_)) => SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), listen.port()),
         _ => listen,
     };
-    Ok(Settings { node: String::new(), name, advertise, listen, managers: Vec::new() })
+    Ok(Settings {
+        node: String::new(),
+        name,
+        advertise,
+        listen,
+        gossip_port,
+        follow,
+        data_address,
+        data_port,
+        managers: Vec::new(),
+    })
 }
 
-fn status_of(member: &Member) -> ClusterStatus {
+/// A text that is no node's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a node's name is 1 to {NAME_MAX} letters, digits, '-', '_' or '.', not {0:?}: choose one with --name"
+)]
+pub(super) struct BadName(String);
+
+/// A node's name, if it is one.
+pub(super) fn node_name(text: &str) -> Result<&str, BadName> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let good = !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(fits);
+    if good { Ok(text) } else { Err(BadName(text.chars().take(NAME_MAX).collect())) }
+}
+
+fn status_of(member: &Member, cluster: Option<&Cluster>) -> ClusterStatus {
     let until = member.root.verify(&member.certificate, SystemTime::now(), &Default::default());
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     ClusterStatus {
@@ -300,10 +411,10 @@ fn status_of(member: &Member) -> ClusterStatus {
         name: member.settings.name.clone(),
         role: member.role().name().into(),
         address: member.settings.advertise,
-        managers: member.managers(),
+        managers: member.doors(),
         certificate_until: until.ok().map(|peer| seconds(peer.not_after)),
-        gossip: None,
-        keys: None,
+        gossip: cluster.map(Cluster::gossip_status),
+        keys: cluster.map(Cluster::keys_status),
         data: None,
     }
 }
@@ -311,11 +422,12 @@ fn status_of(member: &Member) -> ClusterStatus {
 fn token_answer(member: &Member, role: Role) -> Option<TokenAnswer> {
     let authority = member.authority.as_ref()?;
     let token = authority.secrets.token(role, member.root.digest()).reveal();
-    Some(TokenAnswer { role: role.name().into(), token: SecretText(token), managers: member.managers() })
+    Some(TokenAnswer { role: role.name().into(), token: SecretText(token), managers: member.doors() })
 }
 
-fn join_list(managers: &[SocketAddr]) -> String {
-    managers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn is_worker(member: &Member) -> Refusal {
+    let managers: Vec<_> = member.doors().iter().map(ToString::to_string).collect();
+    conflict(format!("this node is a worker: ask on a manager ({})", managers.join(", ")))
 }
 
 fn bad_request(message: impl AsRef<str>) -> Refusal {
@@ -330,7 +442,7 @@ fn no_cluster() -> Refusal {
     conflict("this node is in no cluster: `vswitchd init` makes one, `vswitchd join` enters one")
 }
 
-fn internal(error: impl fmt::Display) -> Refusal {
+pub(super) fn internal(error: impl fmt::Display) -> Refusal {
     let refusal = Refusal::new(Code::Internal, error.to_string());
     warn!("{refusal}");
     refusal

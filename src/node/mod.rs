@@ -1,14 +1,28 @@
 //! This host's membership of a cluster: how it begins (`init`, `join`), lasts (restarts, renewal) and ends (`leave`).
 //!
-//! What is answered here is kept first: a node that has said that it joined is a member after a `kill -9`, too. Who
-//! else is a member, and alive, is not known here.
+//! What is answered here is kept first: a node that has said that it joined is a member after a `kill -9`, too.
+//!
+//! A command comes to [`Node`] (`life`), which has a `cluster` while it is a member. What members say to all is in
+//! `records`; what they say to each other alone, in `links` and `answer`; how one becomes a member, in `join`, `door` and
+//! `wire`.
 
+mod accept;
 mod address;
+mod answer;
+mod cluster;
+mod commands;
 mod credentials;
 mod door;
+mod gossip_parts;
 mod join;
+mod keys;
 mod life;
-pub mod requests;
+mod links;
+mod manage;
+mod records;
+mod requests;
+mod rights;
+mod rotation;
 mod wire;
 
 pub use life::Node;

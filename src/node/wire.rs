@@ -11,11 +11,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use zeroize::Zeroizing;
+
+use super::credentials::ManagerPlace;
 
 /// Bytes of a message: ours have at most some 4 KiB.
 pub(super) const MESSAGE_MAX: usize = 16 * 1024;
@@ -49,8 +50,10 @@ pub(super) enum Answer {
 pub(super) struct Admission {
     /// Its certificate, in DER, which names its id and role.
     pub(super) certificate: Hex,
-    /// Where managers let nodes in.
-    pub(super) managers: Vec<SocketAddr>,
+    /// Where managers are.
+    pub(super) managers: Vec<ManagerPlace>,
+    /// The cluster's shared keys ([`crate::crypto::keyring::KeyRing::encode`]).
+    pub(super) ring: Hex,
     /// For a manager.
     pub(super) authority: Option<AuthorityParts>,
 }

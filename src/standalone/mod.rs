@@ -66,6 +66,9 @@ pub enum RunError {
     /// The worker ended by itself.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// Its last port has closed, and nothing gives it another.
+    #[error("the last port is gone: there is nothing left to switch")]
+    NoPortLeft,
     /// Signals or threads could not be had.
     #[error("can't start: {0}")]
     System(#[from] io::Error),
@@ -77,10 +80,10 @@ struct Peer {
     path_mtu: Option<u32>,
 }
 
-/// Runs a switch until SIGINT or SIGTERM.
+/// Runs a switch until SIGINT or SIGTERM, or until all of its TAPs are gone.
 ///
 /// # Errors
-/// Before the first frame: what can't be had of the system. Later: only the worker's own end.
+/// Before the first frame: what can't be had of the system. Later: only the worker's own end, and that of the last port.
 pub fn run(config: Config, json: bool) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
@@ -220,14 +223,17 @@ impl Running {
         mut events: mpsc::UnboundedReceiver<Event>,
     ) -> Result<(), RunError> {
         let (mut underlay_failed, mut singly) = (false, false);
-        loop {
+        let outcome = loop {
             tokio::select! {
-                _ = signals.interrupt.recv() => break,
-                _ = signals.terminate.recv() => break,
+                _ = signals.interrupt.recv() => break Ok(()),
+                _ = signals.terminate.recv() => break Ok(()),
                 _ = signals.counters.recv() => self.printer.print(&Line::Counters(&self.switch.report())),
                 event = events.recv() => match event {
                     Some(Event::PortClosed { port, error }) => {
                         self.printer.print(&Line::PortClosed { port: &port, reason: error.to_string() });
+                        if self.switch.tables().topology.ports.is_empty() {
+                            break Err(RunError::NoPortLeft);
+                        }
                     }
                     Some(Event::Path(event)) => self.printer.print(&Line::Path(event)),
                     // Once: a socket that fails may do so at every datagram.
@@ -242,13 +248,14 @@ impl Running {
                     }
                     Some(Event::SegmentationRefused) => {}
                     // The workers have dropped their ends: they are no more, and `stop` says why.
-                    None => break,
+                    None => break Ok(()),
                 },
             }
-        }
+        };
         let ended = self.workers.stop();
         self.printer.print(&Line::Counters(&self.switch.report()));
-        Ok(ended?)
+        ended?;
+        outcome
     }
 }
 

@@ -12,6 +12,7 @@
 //!
 //! The functions stand in that order.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::datapath::Context;
@@ -104,10 +105,12 @@ fn judge(
 fn is_own_outer(cx: &Context<'_>, frame: &[u8], transport: &Transport) -> bool {
     let local = cx.tables.topology.local;
     transport.protocol == UDP && transport.source(frame) == local.ip() && {
-        let (to, port) = (transport.destination(frame), transport.destination_port(frame));
+        let to = transport.destination(frame);
         let peers = &cx.tables.topology.peers;
-        let peer = peers.find(to).and_then(|id| peers.peer(id));
-        port == Some(peer.map_or_else(|| local.port(), |peer| peer.address.port()))
+        transport.destination_port(frame).is_some_and(|port| {
+            let to = SocketAddr::new(to, port);
+            peers.exact(to).is_some() || (port == local.port() && peers.find(to).is_none())
+        })
     }
 }
 

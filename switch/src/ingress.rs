@@ -33,7 +33,7 @@ use crate::wire::{Cause, MacAddr, Vni, vxlan};
 /// Takes a run of datagrams from one sender.
 pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
     let Received { buf, from, segment } = received;
-    let clear = Arrival::clear(&cx.tables.topology, from.ip());
+    let clear = Arrival::clear(&cx.tables.topology, from);
     let (packet, run, segment) = (cx.out.packets.len(), buf.range(), segment.max(1));
     cx.out.packets.push(buf);
     let mut way = None;

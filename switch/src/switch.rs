@@ -146,7 +146,7 @@ impl Switch {
     #[must_use]
     pub fn for_workers(local: SocketAddr, limits: Limits, workers: usize) -> Self {
         let workers = workers.clamp(1, WORKERS_MAX);
-        let master = Master::new(local, limits, workers);
+        let mut master = Master::new(local, limits, workers);
         let tables = ArcSwap::from_pointee(master.tables());
         let [claimed, probing, path_news] = [const { AtomicBool::new(false) }; 3];
         let (master, drops, paths) = (Mutex::new(master), Drops::default(), Mutex::new(None));
@@ -166,17 +166,29 @@ impl Switch {
         (!taken).then(|| Claim(self.clone()))
     }
 
+    /// Makes as many changes as the caller likes and publishes them together, once: frames see all of them or none,
+    /// and tables are copied once. The methods below each are one such change, with its errors.
+    ///
+    /// What has been changed when `changes` returns stays, whatever it returns. Meanwhile nothing is learnt, so what
+    /// to change should be known before; and the switch's own methods must not be called, which would wait for ever.
+    pub fn apply<T>(&self, changes: impl FnOnce(&mut Master) -> T) -> T {
+        let mut master = self.master();
+        let result = changes(&mut master);
+        self.shared.tables.store(Arc::new(master.tables()));
+        result
+    }
+
     /// Adds a port. Its device goes to [`crate::worker::Workers::attach`].
     ///
     /// # Errors
     /// Too many ports or networks.
     pub fn add_port(&self, spec: PortSpec) -> Result<PortId, TableError> {
-        self.change(|master| master.add_port(spec))
+        self.apply(|master| master.add_port(spec))
     }
 
     /// Removes a port and what was learnt there; gives its last counters.
     pub fn remove_port(&self, id: PortId) -> Option<PortReport> {
-        self.change(|master| master.remove_port(id)).map(|port| PortReport::new(id, &port))
+        self.apply(|master| master.remove_port(id)).map(|port| PortReport::new(id, &port))
     }
 
     /// Adds a peer to a network.
@@ -184,12 +196,13 @@ impl Switch {
     /// # Errors
     /// Too many peers or networks; an address that can't be a peer's.
     pub fn add_peer(&self, vni: Vni, address: SocketAddr) -> Result<VtepId, TableError> {
-        self.change(|master| master.add_peer(vni, address))
+        self.apply(|master| master.add_peer(vni, address))
     }
 
-    /// Takes a peer out of a network.
+    /// Takes a peer out of a network. Out of its last network it is forgotten, with its sealer and openers: what it
+    /// still sends is that of a stranger. If it comes back, it has another id, and needs new keys.
     pub fn remove_peer(&self, vni: Vni, id: VtepId) {
-        self.change(|master| master.remove_peer(vni, id));
+        self.apply(|master| master.remove_peer(vni, id));
     }
 
     /// Has a network's frames sealed on the underlay, and nothing in clear taken for it: to be called before it
@@ -203,7 +216,7 @@ impl Switch {
     /// # Errors
     /// Too many networks, or a plain one with members.
     pub fn seal_network(&self, vni: Vni) -> Result<(), TableError> {
-        self.change(|master| master.seal_network(vni))
+        self.apply(|master| master.seal_network(vni))
     }
 
     /// Forgets a network without members, and that it was sealed.
@@ -211,7 +224,7 @@ impl Switch {
     /// # Errors
     /// It has members.
     pub fn forget_network(&self, vni: Vni) -> Result<(), TableError> {
-        self.change(|master| master.forget_network(vni))
+        self.apply(|master| master.forget_network(vni))
     }
 
     /// Sets what is sealed with for a peer, in all of its sealed networks; `None` ends that.
@@ -219,7 +232,7 @@ impl Switch {
     /// # Errors
     /// There is no such peer.
     pub fn set_sealer(&self, peer: VtepId, sealer: Option<Arc<Sealer>>) -> Result<(), TableError> {
-        self.change(|master| master.set_sealer(peer, sealer))
+        self.apply(|master| master.set_sealer(peer, sealer))
     }
 
     /// Adds a key that opens what a peer seals, beside those that it has.
@@ -227,12 +240,29 @@ impl Switch {
     /// # Errors
     /// There is no such peer, it has too many, or the session's number is in use.
     pub fn add_opener(&self, peer: VtepId, opener: Arc<Opener>) -> Result<(), TableError> {
-        self.change(|master| master.add_opener(peer, opener))
+        self.apply(|master| master.add_opener(peer, opener))
     }
 
     /// Removes a key by its session's number. Gives whether there was one.
     pub fn remove_opener(&self, session: SessionId) -> bool {
-        self.change(|master| master.remove_opener(session))
+        self.apply(|master| master.remove_opener(session))
+    }
+
+    /// Sessions whose openers have opened something since the last call, in the order of their numbers: for
+    /// [`vswitchd_crypto::renewal::Renewal::handle_heard`], so to be called every second or so, by one caller. It
+    /// looks at each session; a datagram costs no more than a look at a flag.
+    #[must_use]
+    pub fn sessions_heard(&self) -> Vec<SessionId> {
+        self.tables().topology.peers.take_heard()
+    }
+
+    /// Datagrams that the peer's sealer has sealed, for [`vswitchd_crypto::renewal::Renewal::handle_used`]; 0 if there
+    /// is no such peer, or it has no sealer.
+    #[must_use]
+    pub fn sealer_used(&self, peer: VtepId) -> u64 {
+        let tables = self.tables();
+        let sealer = tables.topology.peers.peer(peer).and_then(|vtep| vtep.sealer.as_ref());
+        sealer.map_or(0, |sealer| sealer.used())
     }
 
     /// Enters an endpoint that is known without having been heard: its address never ages, can't be taken by a frame
@@ -247,12 +277,12 @@ impl Switch {
         addresses: &[IpAddr],
         at: Place,
     ) -> Result<(), TableError> {
-        self.change(|master| master.announce(vni, mac, addresses, at))
+        self.apply(|master| master.announce(vni, mac, addresses, at))
     }
 
     /// Takes back an announcement. Gives whether there was one.
     pub fn withdraw(&self, vni: Vni, mac: MacAddr) -> bool {
-        self.change(|master| master.withdraw(vni, mac))
+        self.apply(|master| master.withdraw(vni, mac))
     }
 
     /// Has the path to each peer probed from now on, or ends that and forgets what is known. Off at first: peers
@@ -363,13 +393,6 @@ impl Switch {
         }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Master) -> T) -> T {
-        let mut master = self.master();
-        let result = change(&mut master);
-        self.shared.tables.store(Arc::new(master.tables()));
-        result
-    }
-
     fn publish(&self, master: &mut Master, now: Instant) -> Option<Instant> {
         match master.publish(now) {
             Ok(true) => {
@@ -391,3 +414,6 @@ impl Switch {
         self.shared.master.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

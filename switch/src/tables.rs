@@ -3,6 +3,8 @@
 //! The two paths read a [`Tables`] snapshot, loaded once for a batch. Changes go to the [`Master`] under its owner's
 //! lock; the forwarding table and the rest are published apart, because learning is frequent and the rest is not.
 
+mod announced;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -20,6 +22,7 @@ use crate::storm::{StormBucket, StormLimit};
 use crate::tunnel::Protection;
 use crate::vtep::{SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
 use crate::wire::{MacAddr, Vni};
+use announced::Announced;
 
 /// Ports of one switch; a host with more containers or machines than that has other limits first.
 pub const PORTS_MAX: usize = 4_096;
@@ -128,13 +131,10 @@ pub enum TableError {
     NotAHost(IpAddr),
     /// A peer has our own address.
     #[error("{0} is this switch's own address, not a peer's")]
-    OwnAddress(IpAddr),
+    OwnAddress(SocketAddr),
     /// The peer's address is of the other IP version.
     #[error("{0} can't be reached from {1}: one is IPv4, the other IPv6")]
     OtherFamily(IpAddr, IpAddr),
-    /// The same peer was given with another port before.
-    #[error("peer {0} is known with port {1}")]
-    OtherPort(IpAddr, u16),
     /// The network has members, which have sent and received as it is.
     #[error("network {0} has members")]
     NetworkInUse(Vni),
@@ -178,13 +178,18 @@ pub struct Learning {
     pub aged: u64,
 }
 
-/// The master copy, and what is published of it.
+/// The master copy, and what is published of it. Every call changes what it says or, on an error, nothing; what
+/// has changed is handed out by the next [`Self::tables`], however much that is.
 #[derive(Debug)]
 pub struct Master {
     fdb: Fdb,
+    announced: Announced,
     published: Tables,
     published_at: Option<Instant>,
+    /// Something was learnt or forgotten, which may wait.
     dirty: bool,
+    /// The control plane has changed the forwarding table, which may not.
+    due: bool,
     next_id: u32,
     learning: Learning,
     workers: usize,
@@ -210,12 +215,26 @@ impl Master {
         };
         let published = Tables { fdb: Arc::new(fdb.clone()), topology: Arc::new(topology) };
         let learning = Learning::default();
-        Self { fdb, published, published_at: None, dirty: false, next_id: 0, learning, workers }
+        let (announced, published_at) = (Announced::default(), None);
+        Self {
+            fdb,
+            announced,
+            published,
+            published_at,
+            dirty: false,
+            due: false,
+            next_id: 0,
+            learning,
+            workers,
+        }
     }
 
-    /// The snapshot to hand out.
+    /// The snapshot to hand out: all that has been changed, and what has been learnt as of [`Self::publish`].
     #[must_use]
-    pub fn tables(&self) -> Tables {
+    pub fn tables(&mut self) -> Tables {
+        if self.due {
+            self.publish_fdb();
+        }
         self.published.clone()
     }
 
@@ -258,7 +277,7 @@ impl Master {
     /// # Errors
     /// The moment from which on to try again.
     pub fn publish(&mut self, now: Instant) -> Result<bool, Instant> {
-        if !self.dirty {
+        if !self.dirty && !self.due {
             return Ok(false);
         }
         let entries = u32::try_from(self.fdb.len()).unwrap_or(u32::MAX);
@@ -344,7 +363,7 @@ impl Master {
         if peers.sessions_of(peer) >= SESSIONS_PER_PEER_MAX {
             return Err(TableError::TooManySessions);
         }
-        peers.insert_session(Session { peer, opener });
+        peers.insert_session(Session::new(peer, opener));
         Ok(())
     }
 
@@ -360,15 +379,16 @@ impl Master {
         Some(port)
     }
 
-    /// Adds a peer to a network's replication list. Adding it twice is no error.
+    /// Adds a peer to a network's replication list. Adding it twice is no error. Another port is another peer.
     ///
     /// # Errors
     /// Too many peers or networks; an address that can't be a peer's.
     pub fn add_peer(&mut self, vni: Vni, address: SocketAddr) -> Result<VtepId, TableError> {
-        let local = self.published.topology.local.ip();
-        if address.ip() == local {
-            return Err(TableError::OwnAddress(local));
+        let own = self.published.topology.local;
+        if address == own {
+            return Err(TableError::OwnAddress(own));
         }
+        let local = own.ip();
         let broadcast = address.ip() == IpAddr::V4(Ipv4Addr::BROADCAST);
         if address.ip().is_unspecified() || address.ip().is_multicast() || broadcast {
             return Err(TableError::NotAHost(address.ip()));
@@ -377,14 +397,8 @@ impl Master {
             return Err(TableError::OtherFamily(address.ip(), local));
         }
         let peers = &self.published.topology.peers;
-        let id = match peers.find(address.ip()) {
-            Some(id) => {
-                let port = peers.peer(id).map_or_else(|| address.port(), |peer| peer.address.port());
-                if port != address.port() {
-                    return Err(TableError::OtherPort(address.ip(), port));
-                }
-                id
-            }
+        let id = match peers.exact(address) {
+            Some(id) => id,
             None if peers.len() >= PEERS_MAX => return Err(TableError::TooManyPeers),
             None => VtepId(self.next_id),
         };
@@ -401,7 +415,8 @@ impl Master {
         Ok(id)
     }
 
-    /// Takes a peer out of a network's replication list; out of its last network, it is forgotten with its keys.
+    /// Takes a peer out of a network's replication list. Out of its last network it is forgotten with its sealer and
+    /// openers, and no [`VtepId`] is given again: if it comes back, it comes as another, without keys.
     pub fn remove_peer(&mut self, vni: Vni, id: VtepId) {
         self.leave(vni, Place::Vtep(id));
         if !self.published.topology.networks.values().any(|network| network.peers.contains(&id)) {
@@ -427,18 +442,20 @@ impl Master {
             return Err(TableError::TooManyNeighbours);
         }
         self.fdb.announce(vni, mac, at)?;
-        let topology = self.topology();
-        topology.neighbours.retain(|&(network, _), known| (network, *known) != (vni, mac));
-        topology.neighbours.extend(addresses.iter().map(|&address| ((vni, address), mac)));
-        self.publish_fdb();
+        self.due = true;
+        let topology = Arc::make_mut(&mut self.published.topology);
+        self.announced.set(&mut topology.neighbours, vni, mac, addresses);
         Ok(())
     }
 
     /// Takes back an announcement. Gives whether there was one.
     pub fn withdraw(&mut self, vni: Vni, mac: MacAddr) -> bool {
         let was = self.fdb.withdraw(vni, mac);
-        self.topology().neighbours.retain(|&(network, _), known| (network, *known) != (vni, mac));
-        self.publish_fdb();
+        if was {
+            self.due = true;
+            let topology = Arc::make_mut(&mut self.published.topology);
+            self.announced.clear(&mut topology.neighbours, vni, mac);
+        }
         was
     }
 
@@ -471,8 +488,11 @@ impl Master {
     /// unless it is sealed: who comes next must not find it plain.
     fn leave(&mut self, vni: Vni, place: Place) {
         let gone = self.fdb.forget(vni, place);
-        let topology = self.topology();
-        topology.neighbours.retain(|&(network, _), mac| network != vni || !gone.contains(mac));
+        self.due |= !gone.is_empty();
+        let topology = Arc::make_mut(&mut self.published.topology);
+        for mac in gone {
+            self.announced.clear(&mut topology.neighbours, vni, mac);
+        }
         if let Some(network) = topology.networks.get_mut(&vni) {
             match place {
                 Place::Port(port) => network.ports.retain(|&member| member != port),
@@ -482,11 +502,10 @@ impl Master {
                 topology.networks.remove(&vni);
             }
         }
-        self.publish_fdb();
     }
 
     fn publish_fdb(&mut self) {
-        self.dirty = false;
+        (self.dirty, self.due) = (false, false);
         self.published.fdb = Arc::new(self.fdb.clone());
     }
 }

@@ -292,10 +292,10 @@ impl<'t> Arrival<'t> {
     ///
     /// # Errors
     /// The address is no peer's.
-    pub(crate) fn clear(topology: &'t Topology, from: IpAddr) -> Result<Self, Refusal<'t>> {
-        let found = topology.peers.find(from).and_then(|id| Some((id, topology.peers.peer(id)?)));
-        let Some((peer, vtep)) = found else {
-            let own = from == topology.local.ip();
+    pub(crate) fn clear(topology: &'t Topology, from: SocketAddr) -> Result<Self, Refusal<'t>> {
+        let known = if from == topology.local { None } else { topology.peers.find(from) };
+        let Some((peer, vtep)) = known.and_then(|id| Some((id, topology.peers.peer(id)?))) else {
+            let own = from.ip() == topology.local.ip();
             let reason = if own { DropReason::OwnDatagram } else { DropReason::UnknownPeer };
             return Err(Refusal { claimed: None, reason });
         };
@@ -316,7 +316,7 @@ impl<'t> Arrival<'t> {
         let found = topology.peers.session(header.session);
         let found = found.and_then(|session| Some((session, topology.peers.peer(session.peer)?)));
         let (session, vtep) = found.ok_or_else(|| refuse(None, DropReason::UnknownSession))?;
-        let range = session.opener.open(datagram).map_err(|error| match error {
+        let range = session.open(datagram).map_err(|error| match error {
             OpenError::Failed => refuse(Some(vtep), DropReason::Forged),
             OpenError::Replayed => refuse(Some(vtep), DropReason::Replayed),
         })?;

@@ -3,9 +3,9 @@
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Signal, kill_process};
-use vswitchd::lab::program::Program;
+use vswitchd::lab::program::{Program, ProgramError};
 use vswitchd::lab::{ENDPOINT_LINK, Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
 use vswitchd::namespace::netns::NetNs;
@@ -20,6 +20,7 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         ("ports::a_tap_that_vanishes_closes_that_port_only", tap_vanishes),
         ("ports::a_namespace_that_dies_closes_its_port_only", namespace_dies),
+        ("ports::a_switch_without_ports_ends_and_says_so", last_port_gone),
         ("ports::what_was_made_is_removed_at_the_end", removed_at_the_end),
         ("ports::refusals_are_one_line_that_says_what_to_do", refusals),
         ("ports::counters_add_up", counters_add_up),
@@ -70,6 +71,31 @@ fn namespace_dies() -> Result<()> {
     Ok(())
 }
 
+fn last_port_gone() -> Result<()> {
+    let lab = Lab::build(Plan::new(shape(1, 0, 1, false))?)?;
+    let host = lab.nodes()[0].netns();
+    let mut command = host.command(VSWITCHD);
+    command.args(["switch", "--format", "json", "--local", "198.18.0.1", "--vni", "1:first,last"]);
+    command.args(offload_arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = Program::new("node1", lab.spawn(command)?)?;
+    program.wait_ready(PATIENCE)?;
+    Netlink::open(host)?.delete("first")?;
+    event(&program, "port-closed")?;
+    ensure!(counters(&program)?["ports"].as_array().is_some_and(|ports| ports.len() == 1));
+    Netlink::open(host)?.delete("last")?;
+    event(&program, "port-closed")?;
+    let deadline = Instant::now() + PATIENCE;
+    let Err(ProgramError::Ended { status, .. }) = program.wait_ready(PATIENCE) else {
+        bail!("it goes on without ports");
+    };
+    ensure!(status.code() == Some(1), "{status}");
+    while !program.last_words().iter().any(|line| line.contains("last port")) {
+        ensure!(Instant::now() < deadline, "{:?}", program.last_words());
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
 fn removed_at_the_end() -> Result<()> {
     let mut lab = lab(shape(2, 1, 1, false), &[])?;
     let endpoint = lab.nodes()[0].endpoints()[0].netns().clone();
@@ -102,6 +128,7 @@ fn refusals() -> Result<()> {
         ("--vni 1 --tap t0 --local 198.18.0.1 --peer 198.18.0.2 --mtu 1451", 1, "--mtu 1450"),
         ("--vni 1 --tap t0 --local 198.18.0.1 --peer 198.18.0.1", 2, "own address"),
         ("--vni 1 --tap t0 --local 198.18.0.1 --peer 2001:db8::1", 2, "IPv6"),
+        ("--vni 1:t0,t0@/proc/self/ns/net --local 198.18.0.1", 1, "given twice"),
         ("--vni 1 --tap t0@nowhere --local 198.18.0.1", 1, "nowhere"),
         ("--vni 1 --tap t0@999999999 --local 198.18.0.1", 1, "999999999"),
         ("--vni 1 --local 198.18.0.1", 2, "--tap"),

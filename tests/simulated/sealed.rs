@@ -26,7 +26,7 @@ fn world(hosts: usize, seed: u64) -> World {
 /// What a host calls another one.
 fn peer(world: &World, host: usize, other: usize) -> VtepId {
     let tables = world.hosts[host].switch.tables();
-    tables.topology.peers.find(address(other).ip()).expect("they know each other")
+    tables.topology.peers.exact(address(other)).expect("they know each other")
 }
 
 /// A datagram of one host for another, sealed by its own key as the host itself would.

@@ -6,11 +6,15 @@
 #![expect(clippy::unwrap_used, reason = "what can't fail in the simulation is a failed test")]
 #![expect(clippy::cast_possible_truncation, reason = "simulated sizes and times are small")]
 
+mod lives;
+mod paths;
+mod room;
 mod world;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use vswitchd_gossip::CONTENT_LIMIT;
 use world::{ENDPOINTS, NETWORKS, World, node};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -74,7 +78,7 @@ impl Trial {
         let row = format!("| {nodes} | {phase} | {:.2} | {mean} | {busiest} |", converged.as_secs_f64());
         println!("{row}");
         assert!(busiest < bound as u64, "{phase}: a node sends {busiest} bytes a second");
-        assert!(self.world.largest <= 1150, "a datagram of {} bytes", self.world.largest);
+        assert!(self.world.largest <= CONTENT_LIMIT, "a datagram of {} bytes", self.world.largest);
     }
 
     /// When everybody has something to tell everybody, within a second or two.
@@ -101,6 +105,17 @@ impl Trial {
         }
     }
 
+    /// Within a minute each has asked all others, none of whom is further away than two of the longest ways.
+    fn check_paths(&self) {
+        for (at, engine) in self.world.live() {
+            for peer in engine.peers() {
+                let rtt = peer.rtt.unwrap_or_else(|| panic!("{at} has no figure of {}", peer.node));
+                assert!((400..1600).contains(&rtt.as_micros()), "{at} to {}: {rtt:?}", peer.node);
+                assert_eq!(peer.loss.lost, 0, "{at} to {}", peer.node);
+            }
+        }
+    }
+
     fn forget_deaths(&mut self) {
         self.world.places.iter_mut().for_each(|place| place.deaths.clear());
     }
@@ -114,6 +129,7 @@ impl Trial {
         self.row("change", took, self.burst());
         self.world.run_for(60 * SECOND);
         self.row("idle, 1 min", Duration::ZERO, 10_000);
+        self.check_paths();
         self.check_records();
     }
 

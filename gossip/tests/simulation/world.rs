@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,9 @@ pub(crate) const NETWORKS: TableId = TableId::cluster(1);
 
 /// 1 January 2027.
 const EPOCH_MS: u64 = 1_798_761_600_000;
-/// IPv4, UDP and the envelope of a sealed datagram.
-const OVERHEAD_BYTES: u64 = 20 + 8 + 40;
+/// IPv4, UDP and what vswitchd's group sealing adds.
+const OVERHEAD_BYTES: u64 = 20 + 8 + 54;
+
 /// Every node may write: what is simulated is the network, not the signatures.
 struct Trusting;
 
@@ -43,9 +45,11 @@ enum Arrival {
 #[derive(Default)]
 pub(crate) struct Place {
     pub(crate) engine: Option<Engine>,
-    life: u64,
+    pub(crate) life: u64,
+    /// Second byte of its address: another after it has moved.
+    pub(crate) site: u8,
     saved: Option<Vec<u8>>,
-    /// Nodes of different islands don't reach each other.
+    /// Nodes of different islands don't reach each other, unless they have a bit in common.
     pub(crate) island: u8,
     wake_at: Option<u64>,
     bytes: u64,
@@ -62,6 +66,10 @@ pub(crate) struct World {
     count: u64,
     pub(crate) places: Vec<Place>,
     pub(crate) loss: f64,
+    /// One way, in microseconds.
+    pub(crate) latency: Range<u64>,
+    /// Datagrams to where nobody is, by address.
+    pub(crate) astray: BTreeMap<SocketAddr, u64>,
     measured_from: u64,
     pub(crate) largest: usize,
 }
@@ -72,15 +80,15 @@ pub(crate) fn node(index: usize) -> NodeId {
     NodeId(id)
 }
 
-pub(crate) fn addr(index: usize) -> SocketAddr {
+pub(crate) fn addr(index: usize, site: u8) -> SocketAddr {
     let [.., high, low] = (index as u64 + 1).to_be_bytes();
-    SocketAddr::from(([10, 0, high, low], 7946))
+    SocketAddr::from(([10, site, high, low], 7946))
 }
 
-fn index(addr: SocketAddr) -> Option<usize> {
+fn index(addr: SocketAddr) -> Option<(usize, u8)> {
     let SocketAddr::V4(addr) = addr else { return None };
-    let [_, _, high, low] = addr.ip().octets();
-    (usize::from(high) * 256 + usize::from(low)).checked_sub(1)
+    let [_, site, high, low] = addr.ip().octets();
+    Some(((usize::from(high) * 256 + usize::from(low)).checked_sub(1)?, site))
 }
 
 impl World {
@@ -98,6 +106,9 @@ impl World {
             count: 0,
             places: (0..nodes).map(|_| Place::default()).collect(),
             loss: 0.0,
+            // As on a LAN.
+            latency: 200..800,
+            astray: BTreeMap::new(),
             measured_from: 0,
             largest: 0,
         }
@@ -120,8 +131,9 @@ impl World {
         let now = self.now();
         let place = &mut self.places[at];
         place.life += 1;
-        let me = Peer { node: node(at), addr: addr(at), life: place.life, renewal: 0 };
-        let settings = Settings { me, seeds: vec![addr(0), addr(1)], random: self.rng.u64(..) };
+        let me = Peer { node: node(at), addr: addr(at, place.site), life: place.life, renewal: 0 };
+        let seeds = vec![addr(0, 0), addr(1, 0)];
+        let settings = Settings { me, seeds, random: self.rng.u64(..) };
         let authority = Authority { signer: Arc::new(Trusting), verifier: Arc::new(Trusting) };
         let engine = Engine::new(settings, authority, place.saved.as_deref(), now).unwrap();
         place.engine = Some(engine);
@@ -133,6 +145,12 @@ impl World {
         let place = &mut self.places[at];
         place.saved = place.engine.take().map(|engine| engine.snapshot());
         place.wake_at = None;
+    }
+
+    /// The address of a live node changes; nobody is at the old one.
+    pub(crate) fn relocate(&mut self, at: usize, site: u8) {
+        self.places[at].site = site;
+        self.act(at, |engine, now| engine.readdress(now, addr(at, site)));
     }
 
     /// Does something at a live node.
@@ -196,11 +214,15 @@ impl World {
 
     fn arrive(&mut self, to: usize, arrival: Arrival) {
         let now = self.now();
+        let from = match arrival {
+            Arrival::Datagram { sender, .. } => addr(sender, self.places[sender].site),
+            Arrival::Bulk { .. } | Arrival::Wake => addr(to, 0),
+        };
         let place = &mut self.places[to];
         let Some(engine) = place.engine.as_mut() else { return };
         match arrival {
             Arrival::Datagram { sender, kind, bytes } => {
-                engine.handle_datagram(now, (node(sender), addr(sender)), kind, &bytes).ok();
+                engine.handle_datagram(now, (node(sender), from), kind, &bytes).ok();
             }
             Arrival::Bulk { sender, bytes } => {
                 engine.handle_bulk(now, node(sender), &bytes).ok();
@@ -254,11 +276,16 @@ impl World {
     }
 
     fn send(&mut self, from: usize, to: SocketAddr, arrival: Arrival) {
-        let Some(to) = index(to).filter(|to| *to < self.places.len()) else { return };
-        if self.places[from].island == self.places[to].island {
-            // 0.2 to 0.8 ms, as on a LAN.
-            let latency = self.rng.u64(200..800);
-            self.schedule(self.micros + latency, to, arrival);
+        let Some((at, site)) = index(to) else { return };
+        let Some(place) = self.places.get(at).filter(|place| place.site == site && place.engine.is_some())
+        else {
+            *self.astray.entry(to).or_default() += 1;
+            return;
+        };
+        let (here, there) = (self.places[from].island, place.island);
+        if here == there || here & there != 0 {
+            let latency = self.rng.u64(self.latency.clone());
+            self.schedule(self.micros + latency, at, arrival);
         }
     }
 

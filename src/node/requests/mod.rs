@@ -5,9 +5,9 @@ mod networks;
 mod nodes;
 mod peers;
 
-pub use networks::{VNI_FIRST, choose_vni, find_network, may_create};
-pub use nodes::{Member, Said, find_node, list_nodes, may_demote, may_remove, must_be_manager};
-pub use peers::{DataFacts, PeerFacts, data_state, list_peers};
+pub(super) use networks::{find_network, may_create};
+pub(super) use nodes::{Member, Said, find_node, list_nodes, may_demote, may_remove, must_be_manager};
+pub(super) use peers::{DataFacts, PeerFacts, data_state, list_peers};
 
 use crate::api::{Code, Name, Refusal};
 

@@ -7,13 +7,13 @@ use crate::api::{Code, Name, NetworkCreate, NetworkView, Refusal};
 use crate::switch::wire::Vni;
 
 /// Where VNIs are taken from if nobody names one: as in Docker, so that people's own are below.
-pub const VNI_FIRST: u32 = 4096;
+pub(crate) const VNI_FIRST: u32 = 4096;
 
 /// The network that `wanted` names: an id, a name, or the beginning of an id.
 ///
 /// # Errors
 /// If it names none, or several.
-pub fn find_network<'a>(networks: &'a [NetworkView], wanted: &Name) -> Result<&'a NetworkView, Refusal> {
+pub(crate) fn find_network<'a>(networks: &'a [NetworkView], wanted: &Name) -> Result<&'a NetworkView, Refusal> {
     find("network", wanted, networks, |network| (network.id.clone(), &network.name))
 }
 
@@ -21,7 +21,7 @@ pub fn find_network<'a>(networks: &'a [NetworkView], wanted: &Name) -> Result<&'
 ///
 /// # Errors
 /// If there is one of that name or VNI, or the VNI is none.
-pub fn may_create(networks: &[NetworkView], request: &NetworkCreate) -> Result<Vni, Refusal> {
+pub(crate) fn may_create(networks: &[NetworkView], request: &NetworkCreate) -> Result<Vni, Refusal> {
     if let Some(other) = networks.iter().find(|network| network.name == request.name.as_str()) {
         return Err(conflict(format!("there is a network {} already ({})", request.name, other.id)));
     }
@@ -39,7 +39,7 @@ pub fn may_create(networks: &[NetworkView], request: &NetworkCreate) -> Result<V
 ///
 /// # Errors
 /// If all are taken.
-pub fn choose_vni(networks: &[NetworkView]) -> Result<Vni, Refusal> {
+pub(crate) fn choose_vni(networks: &[NetworkView]) -> Result<Vni, Refusal> {
     let taken: HashSet<u32> = networks.iter().map(|network| network.vni).collect();
     let free = (VNI_FIRST..=Vni::MAX).find(|id| !taken.contains(id)).and_then(Vni::new);
     free.ok_or_else(|| conflict(format!("all VNIs from {VNI_FIRST} on are taken")))

@@ -11,7 +11,7 @@ const SELF: &str = "self";
 
 /// A member as managers have written it down, and what it says itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub(crate) struct Member {
     /// Who.
     pub id: NodeId,
     /// Its name.
@@ -26,7 +26,7 @@ pub struct Member {
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub(crate) struct Said {
     /// Its version.
     pub version: String,
     /// Where it lets nodes in, if it is a manager.
@@ -38,7 +38,7 @@ pub struct Said {
 /// The members that are wanted, by name and then by id. `own` is the node that is asked, which is always there;
 /// `address` is where its gossip goes.
 #[must_use]
-pub fn list_nodes(
+pub(crate) fn list_nodes(
     members: &[Member],
     peers: &[PeerFacts],
     (own, address): (NodeId, SocketAddr),
@@ -70,7 +70,7 @@ pub fn list_nodes(
 ///
 /// # Errors
 /// If it names none, or several.
-pub fn find_node<'a>(members: &'a [Member], own: NodeId, wanted: &Name) -> Result<&'a Member, Refusal> {
+pub(crate) fn find_node<'a>(members: &'a [Member], own: NodeId, wanted: &Name) -> Result<&'a Member, Refusal> {
     let own = members.iter().find(|member| member.id == own && wanted.as_str() == SELF);
     own.map_or_else(|| find("node", wanted, members, |member| (member.id.to_string(), &member.name)), Ok)
 }
@@ -79,7 +79,7 @@ pub fn find_node<'a>(members: &'a [Member], own: NodeId, wanted: &Name) -> Resul
 ///
 /// # Errors
 /// If `own` is a worker: `managers` are where to ask.
-pub fn must_be_manager(own: Role, managers: &[SocketAddr]) -> Result<(), Refusal> {
+pub(crate) fn must_be_manager(own: Role, managers: &[SocketAddr]) -> Result<(), Refusal> {
     if own == Role::Manager {
         return Ok(());
     }
@@ -91,7 +91,7 @@ pub fn must_be_manager(own: Role, managers: &[SocketAddr]) -> Result<(), Refusal
 ///
 /// # Errors
 /// If it is the node that is asked, a manager, or there and not to be removed by force.
-pub fn may_remove(node: &NodeView, force: bool) -> Result<(), Refusal> {
+pub(crate) fn may_remove(node: &NodeView, force: bool) -> Result<(), Refusal> {
     let name = &node.name;
     match (node.own, node.role, node.status) {
         (true, ..) => Err(conflict("this is the node that is asked: it leaves by `vswitchd leave`")),
@@ -111,7 +111,7 @@ pub fn may_remove(node: &NodeView, force: bool) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// If no other manager would remain that is there.
-pub fn may_demote(node: &NodeView, nodes: &[NodeView]) -> Result<(), Refusal> {
+pub(crate) fn may_demote(node: &NodeView, nodes: &[NodeView]) -> Result<(), Refusal> {
     let remains = |other: &NodeView| {
         other.id != node.id && other.role == Role::Manager && other.status == NodeStatus::Ready
     };

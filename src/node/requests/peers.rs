@@ -10,7 +10,7 @@ use crate::switch::probe::PathState;
 
 /// Another node as gossip sees it, and what probes of data say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerFacts {
+pub(crate) struct PeerFacts {
     /// Who.
     pub id: NodeId,
     /// Whether it is heard.
@@ -31,7 +31,7 @@ pub struct PeerFacts {
 
 /// What probes of data say of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DataFacts {
+pub(crate) struct DataFacts {
     /// Whether it answers.
     pub state: PathState,
     /// How fast, and how often not.
@@ -43,7 +43,7 @@ pub struct DataFacts {
 /// Whether data gets to a peer. Members answer probes, so one that is heard and silent is behind something that drops
 /// them: then the data path is blocked, and not the node down.
 #[must_use]
-pub fn data_state(liveness: Liveness, probed: Option<PathState>) -> DataState {
+pub(crate) fn data_state(liveness: Liveness, probed: Option<PathState>) -> DataState {
     match (probed, liveness) {
         (None, _) => DataState::NotShared,
         (Some(PathState::Up), _) => DataState::Ok,
@@ -56,7 +56,7 @@ pub fn data_state(liveness: Liveness, probed: Option<PathState>) -> DataState {
 /// All peers, by name and then by id; those that are no members, if gossip still knows such, last. `data` is where this
 /// node's data goes out, if anywhere.
 #[must_use]
-pub fn list_peers(members: &[Member], peers: &[PeerFacts], data: Option<SocketAddr>) -> Vec<PeerView> {
+pub(crate) fn list_peers(members: &[Member], peers: &[PeerFacts], data: Option<SocketAddr>) -> Vec<PeerView> {
     let view = |peer: &PeerFacts| {
         let member = members.iter().find(|member| member.id == peer.id);
         PeerView {

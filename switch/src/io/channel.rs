@@ -321,6 +321,13 @@ impl FrameIo for ChannelPort {
 }
 
 impl ChannelPort {
+    /// Another handle of the switch's side, which reads as this one does: for another switch after this one. The end
+    /// finds the port closed when the last has gone.
+    #[must_use]
+    pub fn another(&self) -> Self {
+        Self::new(Arc::clone(&self.open), self.takes, true)
+    }
+
     fn new(open: Arc<Open>, takes: Capabilities, reads: bool) -> Self {
         Self { open, takes, reads, staged: Vec::new(), spare: Vec::new() }
     }

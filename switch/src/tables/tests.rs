@@ -74,10 +74,31 @@ fn a_port_takes_its_stations_along() {
 #[test]
 fn addresses_that_no_peer_has_are_refused() {
     let (mut master, ..) = master();
-    for text in
-        ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", "192.0.2.1:1", "[2001:db8::1]:1", "192.0.2.2:1"]
+    for text in ["0.0.0.0:1", "224.0.0.1:1", "255.255.255.255:1", &address(1).to_string(), "[2001:db8::1]:1"]
     {
         assert!(master.add_peer(vni(1), text.parse().unwrap()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn peers_at_one_address_are_told_apart_by_their_ports() {
+    let (mut master, .., first) = master();
+    let at = |port| SocketAddr::new(address(2).ip(), port);
+    let [low, high] = [1_000, 60_000].map(|port| master.add_peer(vni(1), at(port)).unwrap());
+    let own = master.add_peer(vni(1), SocketAddr::new(address(1).ip(), 1)).unwrap();
+    let find = |master: &Master, port| master.tables().topology.peers.find(at(port));
+    let at_ports = [1_000, address(2).port(), 60_000, 50_000].map(|port| find(&master, port));
+    assert_eq!(
+        at_ports,
+        [Some(low), Some(first), Some(high), Some(low)],
+        "any other port is the lowest one's"
+    );
+    assert_eq!(master.tables().topology.peers.exact(at(50_000)), None);
+    assert_eq!(master.tables().topology.peers.find(address(1)), Some(own), "it shares our host");
+    for (gone, left) in [(low, Some(first)), (high, Some(first)), (first, None)] {
+        master.remove_peer(vni(2), gone);
+        master.remove_peer(vni(1), gone);
+        assert_eq!(find(&master, 50_000), left);
     }
 }
 
@@ -107,22 +128,27 @@ fn a_network_is_sealed_before_it_has_members_and_until_it_is_forgotten() {
 fn sessions_are_bounded_differ_and_go_with_their_peer() {
     let (mut master, .., peer) = master();
     let other = master.add_peer(vni(1), address(3)).unwrap();
-    for id in 0..4 {
+    let max = u32::try_from(SESSIONS_PER_PEER_MAX).unwrap();
+    for id in 0..max {
         assert_eq!(master.add_opener(peer, opener(id)), Ok(()));
     }
-    assert_eq!(master.add_opener(peer, opener(4)), Err(TableError::TooManySessions));
+    assert_eq!(master.add_opener(peer, opener(max)), Err(TableError::TooManySessions));
     let in_use = TableError::SessionInUse(SessionId::new(3).unwrap());
     assert_eq!(master.add_opener(other, opener(3)), Err(in_use));
-    assert_eq!(master.add_opener(other, opener(4)), Ok(()));
+    assert_eq!(master.add_opener(other, opener(max)), Ok(()));
     let nobody = VtepId(99);
-    assert_eq!(master.add_opener(nobody, opener(5)), Err(TableError::NoSuchPeer));
+    assert_eq!(master.add_opener(nobody, opener(max + 1)), Err(TableError::NoSuchPeer));
     assert_eq!(master.set_sealer(nobody, None), Err(TableError::NoSuchPeer));
     master.remove_peer(vni(1), peer);
-    assert_eq!(master.tables().topology.peers.sessions_of(peer), 4, "it is in another network still");
+    assert_eq!(
+        master.tables().topology.peers.sessions_of(peer),
+        SESSIONS_PER_PEER_MAX,
+        "it is in another network still"
+    );
     master.remove_peer(vni(2), peer);
     let tables = master.tables();
-    let left = (0..5).filter(|&id| tables.topology.peers.session(SessionId::new(id).unwrap()).is_some());
-    assert_eq!(left.collect::<Vec<_>>(), [4]);
+    let left = (0..=max).filter(|&id| tables.topology.peers.session(SessionId::new(id).unwrap()).is_some());
+    assert_eq!(left.collect::<Vec<_>>(), [max]);
 }
 
 #[test]

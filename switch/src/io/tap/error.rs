@@ -54,8 +54,10 @@ pub enum TapError {
          or have root do `ip tuntap add dev {0} mode tap user $USER`, or try `vswitchd lab`"
     )]
     NotPermitted(String),
-    /// Somebody holds its only queue, or all of its queues.
-    #[error("{0}: another program is using this TAP: stop it, or choose another name")]
+    /// Somebody holds its only queue, or all of its queues: perhaps we, under another spelling of its namespace.
+    #[error(
+        "{0}: another program is using this TAP, or it is given twice: stop that, or choose another name"
+    )]
     Busy(String),
     /// The name belongs to another kind of interface.
     #[error("{0}: this interface exists but is no TAP: choose another name")]

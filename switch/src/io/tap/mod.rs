@@ -149,6 +149,8 @@ pub struct Tap {
     reads: bool,
     others: Vec<OwnedFd>,
     appetite: Appetite,
+    /// Whether a device that was taken over is left without offloads when this goes.
+    restores: bool,
 }
 
 /// How many frames to read before asking whether there are more. Reading on until the queue is found empty costs a
@@ -264,7 +266,8 @@ impl Tap {
             Ok(queue)
         };
         let others = (1..many).map(another).collect::<Result<_, TapError>>()?;
-        Ok((Self { device: Arc::new(device), queue, reads: true, others, appetite: Appetite::NONE }, name))
+        let (device, appetite) = (Arc::new(device), Appetite::NONE);
+        Ok((Self { device, queue, reads: true, others, appetite, restores: true }, name))
     }
 
     /// How many queues it has.
@@ -301,6 +304,23 @@ impl Tap {
     #[must_use]
     pub fn offloads(&self) -> Offloads {
         self.device.offloads
+    }
+
+    /// A share of the device, all its queues included: it stays, as it is, until both are dropped. One of the two is to
+    /// be read from; the other hands the device on to another switch later. This one must outlive the share.
+    ///
+    /// # Errors
+    /// If no descriptors are left.
+    pub fn share(&self) -> io::Result<Self> {
+        let others = self.others.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        Ok(Self {
+            device: Arc::clone(&self.device),
+            queue: self.queue.try_clone()?,
+            reads: self.reads,
+            others,
+            appetite: Appetite::NONE,
+            restores: false,
+        })
     }
 
     /// Reads one frame; `None` if its header makes no sense.
@@ -426,7 +446,7 @@ pub(super) fn assert_finished(offload: Offload) {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        if !self.device.created && self.device.offloads.header {
+        if self.restores && !self.device.created && self.device.offloads.header {
             // The next program may know no super-frames. If this fails, the device is gone and there is no next one.
             ioctl::set_offload(self.queue.as_fd(), 0).ok();
         }
@@ -492,8 +512,8 @@ impl FrameIo for Tap {
                 None => (self.queue.try_clone()?, false),
             };
             let device = Arc::clone(&self.device);
-            let appetite = Appetite::NONE;
-            handles.push(Box::new(Self { device, queue, reads, others: Vec::new(), appetite }));
+            let (appetite, restores) = (Appetite::NONE, self.restores);
+            handles.push(Box::new(Self { device, queue, reads, others: Vec::new(), appetite, restores }));
         }
         handles.insert(0, self);
         Ok(handles)

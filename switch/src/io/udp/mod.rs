@@ -43,7 +43,8 @@ pub struct UdpConfig {
     pub local: IpAddr,
     /// Where peers send to; 0 lets the system choose, see [`Udp::local_addr`].
     pub port: u16,
-    /// How many source ports to spread flows over, 1 to [`SOURCES_MAX`].
+    /// How many source ports to spread flows over, at most [`SOURCES_MAX`]. With 0, datagrams leave from `port`, which
+    /// tells peers on a shared address who sent them where no key does.
     pub source_ports: usize,
     /// Which ports of [`SOURCE_PORTS`] are tried; should differ from start to start.
     pub seed: u64,
@@ -86,7 +87,7 @@ impl Udp {
     /// # Errors
     /// See [`BindError`].
     pub fn bind_all(config: &UdpConfig, workers: usize) -> Result<Vec<Self>, BindError> {
-        if !(1..=SOURCES_MAX).contains(&config.source_ports) {
+        if config.source_ports > SOURCES_MAX {
             return Err(BindError::SourceCount(config.source_ports));
         }
         let address = SocketAddr::new(config.local, config.port);
@@ -94,12 +95,17 @@ impl Udp {
         let local = address_of(&receivers[0]).map_err(|source| BindError::Io { address, source })?;
         let mut random = fastrand::Rng::with_seed(config.seed);
         let transmitter = |_| socket::transmitter(config.local, &mut random).map(Arc::new);
-        let transmitters =
-            (0..config.source_ports).map(transmitter).collect::<Result<Vec<_>, BindError>>()?;
+        let transmitters = if config.source_ports == 0 {
+            vec![Arc::new(
+                socket::sending(&receivers[0]).map_err(|source| BindError::Io { address, source })?,
+            )]
+        } else {
+            (0..config.source_ports).map(transmitter).collect::<Result<_, BindError>>()?
+        };
         let of_worker = |socket| {
             let sender = |socket| Sender::new(Arc::clone(socket), config.segmentation);
             let senders = transmitters.iter().map(sender).collect();
-            let joined = if config.segmentation { config.source_ports } else { 0 };
+            let joined = if config.segmentation { transmitters.len() } else { 0 };
             Self { local, socket, receiver: Receiver::new(), senders, joined }
         };
         Ok(receivers.into_iter().map(of_worker).collect())

@@ -42,7 +42,7 @@ pub enum BindError {
     #[error("{0}: no free UDP port found between 49152 and 65535 to send from")]
     NoSourcePort(IpAddr),
     /// Out of range.
-    #[error("{0} source ports are out of range: want 1 to {max}", max = super::SOURCES_MAX)]
+    #[error("{0} source ports are out of range: want at most {max}", max = super::SOURCES_MAX)]
     SourceCount(usize),
     /// Anything else.
     #[error("UDP {address}: {source}")]
@@ -124,8 +124,7 @@ fn receiver(address: SocketAddr, shared: bool) -> Result<Socket, BindError> {
 pub(super) fn transmitter(ip: IpAddr, random: &mut fastrand::Rng) -> Result<Socket, BindError> {
     let at = |port| SocketAddr::new(ip, port);
     let socket = unbound(ip).map_err(|error| BindError::new(at(0), error))?;
-    let sized = sockopt::set_socket_send_buffer_size_force(&socket, SEND_BUFFER_BYTES)
-        .or_else(|_| sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES))
+    let sized = size_to_send(&socket)
         // Nothing is ever read here, so strangers' datagrams must not cost memory; the kernel raises 0 to its least.
         .and_then(|()| sockopt::set_socket_recv_buffer_size(&socket, 0));
     sized.map_err(|errno| BindError::new(at(0), errno.into()))?;
@@ -138,6 +137,17 @@ pub(super) fn transmitter(ip: IpAddr, random: &mut fastrand::Rng) -> Result<Sock
         }
     }
     Err(BindError::NoSourcePort(ip))
+}
+
+/// A share of a socket that receives, to send from its port.
+pub(super) fn sending(socket: &Socket) -> io::Result<Socket> {
+    size_to_send(socket)?;
+    socket.try_clone()
+}
+
+fn size_to_send(socket: &Socket) -> rustix::io::Result<()> {
+    sockopt::set_socket_send_buffer_size_force(socket, SEND_BUFFER_BYTES)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER_BYTES))
 }
 
 /// The MTU that the kernel knows of the path from `local` to `peer`: the route's, or what ICMP has lowered it to.

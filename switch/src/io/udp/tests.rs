@@ -203,6 +203,23 @@ fn a_flow_keeps_its_source_port_and_its_order() {
 }
 
 #[test]
+fn without_source_ports_datagrams_leave_from_the_address_that_peers_know() {
+    let (mut from, mut to) = (bound(V4, 0, true, 12), bound(V4, 1, true, 13));
+    assert_eq!(from.source_ports().unwrap(), [from.local_addr().port()]);
+    let (mut pool, mut out) = (Pool::new(64), Outbox::default());
+    for entropy in 0..4 {
+        add(&mut out, &mut pool, to.local_addr(), entropy, 100, 100);
+    }
+    assert!(send(&mut from, &out).is_empty());
+    let came = take(&mut to, &mut pool, 4);
+    assert!(came.iter().all(|(sender, _)| *sender == from.local_addr()));
+    out.recycle(&mut pool);
+    add(&mut out, &mut pool, from.local_addr(), 0, 100, 100);
+    assert!(send(&mut to, &out).is_empty());
+    assert_eq!(take(&mut from, &mut pool, 1).len(), 1, "it still receives");
+}
+
+#[test]
 fn too_big_or_undeliverable_ones_fail_alone() {
     let (mut from, mut to) = (bound(V4, 1, true, 10), bound(V4, 1, true, 11));
     let (mut pool, mut out) = (Pool::new(64), Outbox::default());
@@ -257,8 +274,8 @@ fn what_can_not_be_bound_is_named() {
     // TEST-NET-1 of RFC 5737 is nobody's.
     let foreign = UdpConfig { port: 0, ..UdpConfig::new(Ipv4Addr::new(192, 0, 2, 1).into(), 18) };
     assert!(matches!(Udp::bind(&foreign), Err(BindError::NotOurs(_))));
-    let none = UdpConfig { source_ports: 0, ..foreign };
-    assert!(matches!(Udp::bind(&none), Err(BindError::SourceCount(0))));
+    let most = UdpConfig { source_ports: SOURCES_MAX + 1, ..foreign };
+    assert!(matches!(Udp::bind(&most), Err(BindError::SourceCount(_))));
 }
 
 #[test]

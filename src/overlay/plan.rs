@@ -1,0 +1,221 @@
+//! From what gossip says to what the switch should have: a pure function.
+//!
+//! - A network is in the switch while this node has ports in it, and not before or after (lazy).
+//! - A peer of a network is a live node that says it has ports there, under the same id and VNI.
+//! - Of two nodes that say they are at one address, the one with the later life is: the other has been there before.
+//! - Two records may have one VNI, if both sides of a partition made one. Everybody then carries the older, or of two
+//!   that are equally old the one with the smaller id. The other one is carried by nobody: frames of two networks never
+//!   meet, and one that is to be sealed is never taken for one that is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::view::{NetworkId, NetworkView, NodeView, View};
+use crate::crypto::identity::NodeId;
+use crate::switch::tunnel::Protection;
+use crate::switch::wire::Vni;
+
+/// What the switch should have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The networks that are carried.
+    pub networks: BTreeMap<Vni, Carried>,
+    /// Where the peers are that [`Self::networks`] name.
+    pub nodes: BTreeMap<NodeId, SocketAddr>,
+    /// Peers with which keys are needed: those in a network that is sealed.
+    pub sessions: BTreeSet<NodeId>,
+    /// Networks that are not carried though this node has ports in them.
+    pub refused: BTreeMap<NetworkId, Refused>,
+}
+
+/// A network in the switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// Which one.
+    pub id: NetworkId,
+    /// How its frames cross the underlay.
+    pub protection: Protection,
+    /// The nodes that its frames go to.
+    pub peers: BTreeSet<NodeId>,
+    /// Names of this node's endpoints in it.
+    pub ports: BTreeSet<String>,
+}
+
+/// Why a network with ports of this node is not carried.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// It has no record: it was removed, or is not known here yet.
+    #[error("network {0} is not known: it has been removed, or not been heard of yet")]
+    Unknown(NetworkId),
+    /// An older one has its VNI.
+    #[error(
+        "network {loser} carries nothing: {winner} has VNI {vni} too and is older; remove one and make it again"
+    )]
+    VniTaken {
+        /// The VNI of both.
+        vni: Vni,
+        /// Name of the one that is carried.
+        winner: String,
+        /// Name of the one that is not.
+        loser: String,
+    },
+}
+
+/// What the switch should have, given this node's endpoints by name, each with its network.
+#[must_use]
+pub fn plan(view: &View, endpoints: &BTreeMap<String, NetworkId>) -> Plan {
+    let winners = winners(&view.networks);
+    let mut plan = Plan::default();
+    for (name, id) in endpoints {
+        let record = view.networks.iter().find(|network| network.id == *id);
+        match record.map(|record| (record, winners[&record.vni])) {
+            None => {
+                plan.refused.insert(id.clone(), Refused::Unknown(id.clone()));
+            }
+            Some((record, winner)) if winner.id != *id => {
+                let (winner, loser) = (winner.name.clone(), record.name.clone());
+                plan.refused.insert(id.clone(), Refused::VniTaken { vni: record.vni, winner, loser });
+            }
+            Some((record, _)) => {
+                let carried = plan.networks.entry(record.vni).or_insert_with(|| carried(record));
+                carried.ports.insert(name.clone());
+            }
+        }
+    }
+    for node in nodes(&view.nodes).into_values() {
+        let shared: Vec<Vni> = node
+            .present
+            .iter()
+            .filter(|(id, vni)| plan.networks.get(vni).is_some_and(|carried| carried.id == *id))
+            .map(|&(_, vni)| vni)
+            .collect();
+        for vni in shared {
+            let Some(carried) = plan.networks.get_mut(&vni) else { continue };
+            carried.peers.insert(node.node);
+            plan.nodes.insert(node.node, node.data);
+            if carried.protection == Protection::Sealed {
+                plan.sessions.insert(node.node);
+            }
+        }
+    }
+    plan
+}
+
+fn carried(record: &NetworkView) -> Carried {
+    let (peers, ports) = (BTreeSet::new(), BTreeSet::new());
+    Carried { id: record.id.clone(), protection: record.protection, peers, ports }
+}
+
+/// The node at each address.
+fn nodes(nodes: &[NodeView]) -> BTreeMap<SocketAddr, &NodeView> {
+    let mut there = BTreeMap::<SocketAddr, &NodeView>::new();
+    for node in nodes {
+        let latest = there.entry(node.data).or_insert(node);
+        if (node.life, node.node) > (latest.life, latest.node) {
+            *latest = node;
+        }
+    }
+    there
+}
+
+/// The record that each VNI is carried for: all nodes that know the same records choose the same.
+fn winners(networks: &[NetworkView]) -> BTreeMap<Vni, &NetworkView> {
+    let age = |network: &NetworkView| (network.created_ms, network.id.clone());
+    let mut winners = BTreeMap::<Vni, &NetworkView>::new();
+    for network in networks {
+        let winner = winners.entry(network.vni).or_insert(network);
+        if age(network) < age(winner) {
+            *winner = network;
+        }
+    }
+    winners
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(id: &str, vni: u32, created_ms: u64, protection: Protection) -> NetworkView {
+        let (id, name) = (NetworkId(id.into()), format!("net-{id}"));
+        NetworkView { id, name, vni: Vni::new(vni).unwrap(), protection, created_ms }
+    }
+
+    fn node(number: u8, life: u64, present: &[(&str, u32)]) -> NodeView {
+        NodeView {
+            node: NodeId::from_bytes([number; 16]),
+            name: format!("node-{number}"),
+            life,
+            data: SocketAddr::from(([192, 0, 2, number], 4_789)),
+            present: present
+                .iter()
+                .map(|&(id, vni)| (NetworkId(id.into()), Vni::new(vni).unwrap()))
+                .collect(),
+        }
+    }
+
+    fn endpoints(all: &[(&str, &str)]) -> BTreeMap<String, NetworkId> {
+        all.iter().map(|&(name, id)| (name.into(), NetworkId(id.into()))).collect()
+    }
+
+    fn ids(nodes: &[u8]) -> BTreeSet<NodeId> {
+        nodes.iter().map(|&number| NodeId::from_bytes([number; 16])).collect()
+    }
+
+    #[test]
+    fn a_network_is_here_from_the_first_port_to_the_last() {
+        let view = View {
+            nodes: vec![node(2, 1, &[("a", 1), ("b", 2)]), node(3, 1, &[("b", 2)]), node(4, 1, &[])],
+            networks: vec![network("a", 1, 5, Protection::Plain), network("b", 2, 6, Protection::Sealed)],
+        };
+        assert_eq!(plan(&view, &endpoints(&[])), Plan::default());
+        let plain = plan(&view, &endpoints(&[("x", "a")]));
+        assert_eq!(plain.networks.len(), 1);
+        assert_eq!((plain.nodes.len(), plain.sessions.len()), (1, 0));
+        let both = plan(&view, &endpoints(&[("x", "a"), ("y", "b"), ("z", "b")]));
+        let [a, b] = [1, 2].map(|vni| &both.networks[&Vni::new(vni).unwrap()]);
+        assert_eq!((&a.peers, a.protection), (&ids(&[2]), Protection::Plain));
+        assert_eq!((&b.peers, b.protection), (&ids(&[2, 3]), Protection::Sealed));
+        assert_eq!(b.ports, ["y".to_owned(), "z".to_owned()].into());
+        assert_eq!(both.sessions, ids(&[2, 3]));
+    }
+
+    #[test]
+    fn of_two_networks_with_one_vni_the_older_is_carried_and_the_other_reported() {
+        let records = [
+            network("b", 7, 5, Protection::Plain),
+            network("a", 7, 6, Protection::Sealed),
+            network("c", 7, 5, Protection::Sealed),
+        ];
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
+            let networks = order.map(|at| records[at].clone()).into();
+            // A peer that has not heard of the older one, and one that says another VNI.
+            let nodes =
+                vec![node(2, 1, &[("a", 7)]), node(3, 1, &[("b", 7), ("a", 7)]), node(4, 1, &[("b", 8)])];
+            let made = plan(&View { nodes, networks }, &endpoints(&[("x", "a"), ("y", "b"), ("z", "c")]));
+            let carried = &made.networks[&Vni::new(7).unwrap()];
+            assert_eq!((carried.id.0.as_str(), carried.protection), ("b", Protection::Plain));
+            assert_eq!((&carried.peers, &carried.ports), (&ids(&[3]), &["y".to_owned()].into()));
+            assert_eq!((made.networks.len(), made.sessions.len()), (1, 0));
+            let refused: Vec<_> = made.refused.values().map(ToString::to_string).collect();
+            assert_eq!(refused.len(), 2);
+            assert!(refused[0].contains("net-a") && refused[0].contains("net-b has VNI 7"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_without_a_record_is_reported() {
+        let made = plan(&View::default(), &endpoints(&[("x", "gone")]));
+        let id = NetworkId("gone".into());
+        assert_eq!(made.refused[&id], Refused::Unknown(id.clone()));
+        assert!(made.networks.is_empty());
+    }
+
+    #[test]
+    fn an_address_is_the_newcomers() {
+        let networks = vec![network("a", 1, 5, Protection::Plain)];
+        let newcomer = NodeView { data: node(2, 1, &[]).data, ..node(3, 9, &[("a", 1)]) };
+        let nodes = vec![newcomer.clone(), node(2, 8, &[("a", 1)])];
+        let made = plan(&View { nodes, networks }, &endpoints(&[("x", "a")]));
+        assert_eq!(made.nodes, [(newcomer.node, newcomer.data)].into());
+    }
+}

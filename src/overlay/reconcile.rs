@@ -1,0 +1,286 @@
+//! From what the switch has to what it should have, in steps that keep to what a network's type promises.
+//!
+//! 1. What is not to stay as it is goes first: ports and peers of networks that are another now, peers that have moved or
+//!    whose address is another node's now.
+//! 2. A network is sealed before it gets its first member.
+//! 3. Peers come before others go, so that one that only changes networks keeps its keys and counters.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use super::plan::{Carried, Plan};
+use crate::crypto::identity::NodeId;
+use crate::switch::tunnel::Protection;
+use crate::switch::wire::Vni;
+
+/// One call of the switch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Have a network's frames sealed from its first member on.
+    Seal(Vni),
+    /// Give an endpoint a port.
+    Plug(String, Vni),
+    /// Take an endpoint's port away.
+    Unplug(String),
+    /// Add a node to a network's peers.
+    AddPeer(Vni, NodeId, SocketAddr),
+    /// Take a node out of a network's peers.
+    RemovePeer(Vni, NodeId, SocketAddr),
+    /// Forget a network that is left empty.
+    Forget(Vni),
+}
+
+/// What the switch has: what has been done of plans before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Have {
+    /// Networks with their members.
+    pub networks: BTreeMap<Vni, Carried>,
+    /// Where the peers among those members are.
+    pub nodes: BTreeMap<NodeId, SocketAddr>,
+}
+
+/// The steps from the one to the other, few where little has changed.
+#[must_use]
+pub fn steps(have: &Have, want: &Plan) -> Vec<Step> {
+    let displaced = displaced(have, want);
+    let mut steps = Vec::new();
+    for (&vni, carried) in &have.networks {
+        let wanted = want.networks.get(&vni).filter(|wanted| is_same(carried, wanted));
+        teardown(vni, carried, wanted, have, &displaced, &mut steps);
+    }
+    for (&vni, wanted) in &want.networks {
+        let carried = have.networks.get(&vni).filter(|carried| is_same(carried, wanted));
+        build(vni, carried, wanted, want, &displaced, &mut steps);
+    }
+    for (&vni, carried) in &have.networks {
+        let Some(wanted) = want.networks.get(&vni).filter(|wanted| is_same(carried, wanted)) else {
+            continue;
+        };
+        let gone = carried.peers.difference(&wanted.peers).filter(|node| !displaced.contains(node));
+        steps.extend(gone.filter_map(|&node| Some(Step::RemovePeer(vni, node, *have.nodes.get(&node)?))));
+    }
+    steps
+}
+
+fn is_same(carried: &Carried, wanted: &Carried) -> bool {
+    (&carried.id, carried.protection) == (&wanted.id, wanted.protection)
+}
+
+/// Peers that have moved, or whose address another node has now.
+fn displaced(have: &Have, want: &Plan) -> BTreeSet<NodeId> {
+    let taken: BTreeMap<SocketAddr, NodeId> = want.nodes.iter().map(|(&node, &at)| (at, node)).collect();
+    let is_displaced = |&(node, at): &(&NodeId, &SocketAddr)| {
+        want.nodes.get(node).is_some_and(|to| to != at) || taken.get(at).is_some_and(|other| other != node)
+    };
+    have.nodes.iter().filter(is_displaced).map(|(&node, _)| node).collect()
+}
+
+/// What can't stay while the rest is built; all of a network that is not `wanted` as it is.
+fn teardown(
+    vni: Vni,
+    carried: &Carried,
+    wanted: Option<&Carried>,
+    have: &Have,
+    displaced: &BTreeSet<NodeId>,
+    steps: &mut Vec<Step>,
+) {
+    let stays = |port: &String| wanted.is_some_and(|wanted| wanted.ports.contains(port));
+    steps.extend(carried.ports.iter().filter(|port| !stays(port)).cloned().map(Step::Unplug));
+    let goes = |node: &NodeId| wanted.is_none() || displaced.contains(node);
+    let peers = carried.peers.iter().filter(|node| goes(node));
+    steps.extend(peers.filter_map(|&node| Some(Step::RemovePeer(vni, node, *have.nodes.get(&node)?))));
+    if wanted.is_none() {
+        steps.push(Step::Forget(vni));
+    }
+}
+
+fn build(
+    vni: Vni,
+    carried: Option<&Carried>,
+    wanted: &Carried,
+    want: &Plan,
+    displaced: &BTreeSet<NodeId>,
+    steps: &mut Vec<Step>,
+) {
+    if carried.is_none() && wanted.protection == Protection::Sealed {
+        steps.push(Step::Seal(vni));
+    }
+    let none = BTreeSet::new();
+    let there = carried.map_or(&none, |carried| &carried.peers);
+    let new = wanted.peers.iter().filter(|node| !there.contains(node) || displaced.contains(node));
+    steps.extend(new.filter_map(|&node| Some(Step::AddPeer(vni, node, *want.nodes.get(&node)?))));
+    let plugged = |port: &String| carried.is_some_and(|carried| carried.ports.contains(port));
+    let ports = wanted.ports.iter().filter(|port| !plugged(port));
+    steps.extend(ports.map(|port| Step::Plug(port.clone(), vni)));
+}
+
+impl Have {
+    /// Notes that a step has been done.
+    ///
+    /// A network that is begun with [`Step::Plug`] or [`Step::AddPeer`] gets its id and protection from `want`.
+    pub fn note(&mut self, step: &Step, want: &Plan) {
+        match step {
+            Step::Seal(vni) => self.begin(*vni, want),
+            Step::Plug(port, vni) => {
+                self.begin(*vni, want);
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.ports.insert(port.clone());
+                });
+            }
+            Step::Unplug(port) => self.networks.values_mut().for_each(|carried| {
+                carried.ports.remove(port);
+            }),
+            Step::AddPeer(vni, node, address) => {
+                self.begin(*vni, want);
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.peers.insert(*node);
+                });
+                self.nodes.insert(*node, *address);
+            }
+            Step::RemovePeer(vni, node, _) => {
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.peers.remove(node);
+                });
+                if !self.networks.values().any(|carried| carried.peers.contains(node)) {
+                    self.nodes.remove(node);
+                }
+            }
+            Step::Forget(vni) => {
+                self.networks.remove(vni);
+            }
+        }
+    }
+
+    fn begin(&mut self, vni: Vni, want: &Plan) {
+        let Some(wanted) = want.networks.get(&vni) else { return };
+        self.networks.entry(vni).or_insert_with(|| Carried {
+            id: wanted.id.clone(),
+            protection: wanted.protection,
+            peers: BTreeSet::new(),
+            ports: BTreeSet::new(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+
+    use super::*;
+    use crate::overlay::view::NetworkId;
+
+    fn vni(id: u32) -> Vni {
+        Vni::new(id).unwrap()
+    }
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 16])
+    }
+
+    /// Any plan over few networks, nodes, addresses and ports, so that all meet.
+    fn any(random: &mut Rng) -> Plan {
+        let mut plan = Plan::default();
+        let mut addresses: Vec<u16> = (1..=5).collect();
+        random.shuffle(&mut addresses);
+        let mut ports: Vec<_> = ["a", "b", "c", "d"].map(String::from).into();
+        for id in 1..=3 {
+            if random.u8(..4) == 0 || ports.is_empty() {
+                continue;
+            }
+            let taken = random.usize(1..=ports.len());
+            let protection = if random.bool() { Protection::Sealed } else { Protection::Plain };
+            let peers: BTreeSet<_> = (1..=4).filter(|_| random.bool()).map(node).collect();
+            let id_of = NetworkId(["x", "y"][random.usize(..2)].into());
+            let ports = ports.drain(..taken).collect();
+            plan.networks.insert(vni(id), Carried { id: id_of, protection, peers, ports });
+        }
+        let named: BTreeSet<_> = plan.networks.values().flat_map(|carried| carried.peers.clone()).collect();
+        for (node, port) in named.into_iter().zip(addresses) {
+            plan.nodes.insert(node, SocketAddr::from(([127, 0, 0, 1], port)));
+        }
+        plan
+    }
+
+    /// A switch that minds what a real one does: members by address, protection from the first member on.
+    #[derive(Default)]
+    struct Model {
+        sealed: BTreeSet<Vni>,
+        peers: BTreeMap<(Vni, SocketAddr), NodeId>,
+        ports: BTreeMap<String, Vni>,
+    }
+
+    impl Model {
+        fn has_members(&self, vni: Vni) -> bool {
+            self.ports.values().any(|&at| at == vni) || self.peers.keys().any(|&(at, _)| at == vni)
+        }
+
+        fn apply(&mut self, step: &Step, want: &Plan) {
+            match step {
+                Step::Seal(vni) => {
+                    assert!(!self.has_members(*vni), "sealed before it has members");
+                    self.sealed.insert(*vni);
+                }
+                Step::Plug(port, vni) => {
+                    self.check(*vni, want);
+                    assert_eq!(self.ports.insert(port.clone(), *vni), None);
+                }
+                Step::Unplug(port) => assert!(self.ports.remove(port).is_some()),
+                Step::AddPeer(vni, node, at) => {
+                    self.check(*vni, want);
+                    let taken = self.peers.iter().any(|(&(_, there), other)| there == *at && other != node);
+                    assert!(!taken, "two nodes at one address");
+                    let elsewhere =
+                        self.peers.iter().any(|(&(_, there), other)| there != *at && other == node);
+                    assert!(!elsewhere, "one node at two addresses");
+                    assert_eq!(self.peers.insert((*vni, *at), *node), None);
+                }
+                Step::RemovePeer(vni, node, at) => assert_eq!(self.peers.remove(&(*vni, *at)), Some(*node)),
+                Step::Forget(vni) => {
+                    assert!(!self.has_members(*vni));
+                    self.sealed.remove(vni);
+                }
+            }
+        }
+
+        fn check(&self, vni: Vni, want: &Plan) {
+            let sealed = want.networks[&vni].protection == Protection::Sealed;
+            assert_eq!(self.sealed.contains(&vni), sealed, "a member of a network of another kind");
+        }
+    }
+
+    #[test]
+    fn any_plan_is_reached_from_any_other() {
+        let mut random = Rng::with_seed(7);
+        for _ in 0..300 {
+            let (mut have, mut model) = (Have::default(), Model::default());
+            for _ in 0..10 {
+                let want = any(&mut random);
+                for step in steps(&have, &want) {
+                    model.apply(&step, &want);
+                    have.note(&step, &want);
+                }
+                assert_eq!((&have.networks, &have.nodes), (&want.networks, &want.nodes));
+                assert_eq!(steps(&have, &want), [], "there is nothing left to do");
+                let members = want.networks.values().map(|carried| carried.peers.len()).sum::<usize>();
+                assert_eq!(model.peers.len(), members);
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_changes_networks_never_leaves_the_switch() {
+        let carried = |peers: &[u8], port: &str| Carried {
+            id: NetworkId("x".into()),
+            protection: Protection::Sealed,
+            peers: peers.iter().copied().map(node).collect(),
+            ports: [port.to_owned()].into(),
+        };
+        let at = SocketAddr::from(([192, 0, 2, 1], 4_789));
+        let before = [(vni(1), carried(&[1], "a")), (vni(2), carried(&[], "b"))];
+        let after = [(vni(1), carried(&[], "a")), (vni(2), carried(&[1], "b"))];
+        let have = Have { networks: before.into(), nodes: [(node(1), at)].into() };
+        let want = Plan { networks: after.into(), nodes: [(node(1), at)].into(), ..Plan::default() };
+        let wanted = [Step::AddPeer(vni(2), node(1), at), Step::RemovePeer(vni(1), node(1), at)];
+        assert_eq!(steps(&have, &want), wanted);
+    }
+}

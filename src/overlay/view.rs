@@ -1,0 +1,61 @@
+//! What the control plane tells the data plane: who is there, which networks there are, who has ports in them.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::identity::NodeId;
+use crate::switch::tunnel::Protection;
+use crate::switch::wire::Vni;
+
+/// A network, by the id that its record has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NetworkId(pub String);
+
+impl fmt::Display for NetworkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A network's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkView {
+    /// Its id.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: String,
+    /// What its frames carry on the underlay.
+    pub vni: Vni,
+    /// How they cross it.
+    pub protection: Protection,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// Another node that is alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// Who it is.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Which of its lives this is: another number after each start of its daemon.
+    pub life: u64,
+    /// Where its data socket is.
+    pub data: SocketAddr,
+    /// The networks that it has ports in, each with the VNI that it takes that network to have.
+    pub present: BTreeSet<(NetworkId, Vni)>,
+}
+
+/// Everything that gossip says and the data plane follows from. What is missing in it is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// The other nodes that are alive.
+    pub nodes: Vec<NodeView>,
+    /// Every network of the cluster.
+    pub networks: Vec<NetworkView>,
+}
