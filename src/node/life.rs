@@ -413,6 +413,7 @@ fn status_of(member: &Member, cluster: Option<&Cluster>) -> ClusterStatus {
         address: member.settings.advertise,
         managers: member.doors(),
         certificate_until: until.ok().map(|peer| seconds(peer.not_after)),
+        removed: cluster.is_some_and(Cluster::is_removed),
         gossip: cluster.map(Cluster::gossip_status),
         keys: cluster.map(Cluster::keys_status),
         data: cluster.and_then(Cluster::data_status),
