@@ -180,7 +180,7 @@ impl Overlay {
     }
 
     /// Moves the data socket to another address or port: a new switch takes over endpoints, peers and keys. What is on
-    /// its way to the old one is lost.
+    /// its way to the old one is lost, and so may be what a peer gets just while it learns of the new one.
     ///
     /// # Errors
     /// If the new one can't be had; the old one stays.
