@@ -13,7 +13,10 @@ pub(crate) const VNI_FIRST: u32 = 4096;
 ///
 /// # Errors
 /// If it names none, or several.
-pub(crate) fn find_network<'a>(networks: &'a [NetworkView], wanted: &Name) -> Result<&'a NetworkView, Refusal> {
+pub(crate) fn find_network<'a>(
+    networks: &'a [NetworkView],
+    wanted: &Name,
+) -> Result<&'a NetworkView, Refusal> {
     find("network", wanted, networks, |network| (network.id.clone(), &network.name))
 }
 

@@ -70,7 +70,11 @@ pub(crate) fn list_nodes(
 ///
 /// # Errors
 /// If it names none, or several.
-pub(crate) fn find_node<'a>(members: &'a [Member], own: NodeId, wanted: &Name) -> Result<&'a Member, Refusal> {
+pub(crate) fn find_node<'a>(
+    members: &'a [Member],
+    own: NodeId,
+    wanted: &Name,
+) -> Result<&'a Member, Refusal> {
     let own = members.iter().find(|member| member.id == own && wanted.as_str() == SELF);
     own.map_or_else(|| find("node", wanted, members, |member| (member.id.to_string(), &member.name)), Ok)
 }
