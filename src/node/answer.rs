@@ -32,7 +32,10 @@ pub(super) async fn answer(cluster: Arc<Cluster>, mut conversation: Conversation
         Request::Ring => Answer::Refused("this node is a worker: ask a manager".into()),
         Request::Certificate(request) => certificate(&cluster, &peer, request).await,
         Request::Authority => authority(&cluster, &peer),
-        Request::Session(_) => Answer::Refused("no network is shared".into()),
+        Request::Session(number) => {
+            cluster.answer_session(&mut conversation, number).await?;
+            return conversation.close().await;
+        }
     };
     conversation.send(&answer).await?;
     conversation.close().await
@@ -45,6 +48,7 @@ fn take_ring(cluster: &Cluster, peer: &Peer, bytes: &SecretBytes) -> Answer {
     match cluster.keys.merge(ring, peer.role) {
         Ok(changed) => {
             if changed {
+                cluster.data_changed.notify_one();
                 debug!("{} handed on the shared keys: epoch {}", peer.node, cluster.keys.ring().epoch());
             }
             Answer::Done

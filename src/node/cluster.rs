@@ -29,16 +29,17 @@ use super::gossip_parts::{LargeTransfers, ManagersSignatures, Memory, OwnSignatu
 use super::keys::{Keys, KeysError};
 use super::links::Links;
 use super::records::{
-    CLUSTER, ClusterSettings, MemberRecord, NodeRecord, Removed, RevokedSerial, SELF, TokenState, gossip_id,
-    node_id,
+    CLUSTER, ClusterSettings, MemberRecord, NetworkRecord, NodeRecord, Presence, Removed, RevokedSerial,
+    SELF, TokenState, gossip_id, node_id,
 };
-use super::{address, answer, door, rights, rotation};
+use super::{address, answer, data, door, rights, rotation};
 use crate::crypto::ca::Serial;
 use crate::crypto::identity::{NodeId, Role};
 use crate::crypto::peer::Revoked;
 use crate::crypto::tls::Revocations;
 use crate::gossip::engine::{Authority, Event, Settings as GossipSettings};
 use crate::gossip::{Gossip, Parts, Peer, PeerStatus, Record, SetError, StartError as GossipError, TableId};
+use crate::overlay::Overlay;
 use crate::state::{StateDir, StateError};
 
 /// UDP and TCP port of gossip, if nothing else is said.
@@ -87,6 +88,11 @@ pub(super) struct Cluster {
     pub(super) rights_changed: Notify,
     /// What [`super::rotation`] looks at may have changed.
     pub(super) ring_changed: Notify,
+    /// What [`super::data`] looks at may have changed.
+    pub(super) data_changed: Notify,
+    /// The data plane, once it has been started; by whoever holds `starting`.
+    pub(super) overlay: Mutex<Option<Arc<Overlay>>>,
+    pub(super) starting: tokio::sync::Mutex<()>,
     /// The role that this node has at the moment.
     pub(super) role: watch::Sender<Role>,
     /// Others say that this node is no member any more.
@@ -139,6 +145,9 @@ impl Cluster {
             revoked,
             rights_changed: Notify::new(),
             ring_changed: Notify::new(),
+            data_changed: Notify::new(),
+            overlay: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
             role: watch::Sender::new(role),
             removed: AtomicBool::new(false),
             tasks: Mutex::default(),
@@ -186,15 +195,22 @@ impl Cluster {
             tokio::spawn(rotation::keep(this())),
             tokio::spawn(rights::keep(this())),
             tokio::spawn(door::keep(this(), door)),
+            tokio::spawn(data::keep(this())),
         ];
-        *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) =
-            tasks.iter().map(tokio::task::JoinHandle::abort_handle).collect();
+        tasks.iter().for_each(|task| self.watch_task(task.abort_handle()));
+    }
+
+    /// Ends a task with this.
+    pub(super) fn watch_task(&self, task: AbortHandle) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
     }
 
     /// Says farewell to the others, and ends.
     pub(super) async fn stop(&self) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(AbortHandle::abort);
+        // Its ports and TAPs are free again before anybody else wants them.
+        drop(self.overlay.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.gossip.leave().await;
     }
 
@@ -280,12 +296,11 @@ impl Cluster {
 
     /// Says who we are, if it is not what we have said.
     pub(super) fn say_who(&self) {
-        let port = self.settings().data_path_port;
+        let data = self.overlay().map_or_else(|| self.data_address(), |overlay| overlay.local());
         let record = {
             let member = self.member();
             let Some(member) = member.as_ref() else { return };
             let settings = &member.settings;
-            let data = settings.data_address.unwrap_or(settings.advertise);
             NodeRecord {
                 name: settings.name.clone(),
                 version: env!("CARGO_PKG_VERSION").into(),
@@ -294,7 +309,7 @@ impl Cluster {
                     .authority
                     .as_ref()
                     .map(|_| SocketAddr::new(settings.advertise, settings.listen.port())),
-                data: SocketAddr::new(data, settings.data_port.unwrap_or(port)),
+                data,
             }
         };
         let said = self.nodes().into_iter().find(|&(node, _)| node == self.id);
@@ -423,8 +438,10 @@ async fn watch_events(cluster: Arc<Cluster>, mut events: broadcast::Receiver<Eve
                 info!("{} is up at {}", node_id(peer.node), peer.addr);
                 cluster.ring_changed.notify_one();
                 cluster.rights_changed.notify_one();
+                cluster.data_changed.notify_one();
             }
             Ok(Event::Down { node, left }) => {
+                cluster.data_changed.notify_one();
                 info!("{} {}", node_id(node), if left { "has left" } else { "is down" });
             }
             Err(broadcast::error::RecvError::Lagged(_)) => {
@@ -437,7 +454,8 @@ async fn watch_events(cluster: Arc<Cluster>, mut events: broadcast::Receiver<Eve
 }
 
 /// Whose changes matter here.
-const TABLES: [TableId; 4] = [Removed::TABLE, MemberRecord::TABLE, NodeRecord::TABLE, ClusterSettings::TABLE];
+const TABLES: [TableId; 5] =
+    [Removed::TABLE, MemberRecord::TABLE, NodeRecord::TABLE, ClusterSettings::TABLE, TokenState::TABLE];
 
 impl Cluster {
     fn note_change(&self, table: TableId) {
@@ -446,8 +464,12 @@ impl Cluster {
         } else if table == NodeRecord::TABLE || table == MemberRecord::TABLE {
             self.note_managers();
             self.rights_changed.notify_one();
+            self.data_changed.notify_one();
         } else if table == ClusterSettings::TABLE {
             self.say_who();
+            self.data_changed.notify_one();
+        } else if table == NetworkRecord::TABLE || table == Presence::TABLE {
+            self.data_changed.notify_one();
         } else if table == TokenState::TABLE {
             self.rights_changed.notify_one();
         }
@@ -479,6 +501,7 @@ fn serial(text: &str) -> Option<Serial> {
 pub(super) fn forget(state: &StateDir) -> Result<(), StateError> {
     super::gossip_parts::forget(state)?;
     super::keys::forget(state)?;
+    data::forget(state)?;
     state.remove(LIFE)
 }
 

@@ -5,21 +5,27 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ring::rand::SystemRandom;
 use serde_json::{Value, json};
+use tracing::info;
 
 use super::Node;
 use super::cluster::{Cluster, now_ms};
-use super::life::internal;
-use super::records::{ClusterSettings, MemberRecord, NetworkRecord, NodeRecord};
+use super::life::{conflict, internal};
+use super::records::{ClusterSettings, MemberRecord, NetworkRecord, NodeRecord, Presence, node_id};
 use super::requests::{
     Member, PeerFacts, Said, find_network, find_node, list_nodes, list_peers, may_create, may_demote,
     may_remove, must_be_manager,
 };
 use crate::api::{
-    self, Call, ClusterUpdate, Digest, GossipStatus, Ipv4Prefix, KeysRotated, KeysStatus, Liveness, Name,
-    NetworkCreate, NetworkCreated, NetworkView, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
+    self, AttachRequest, Attached, Call, ClusterUpdate, Code, DataStatus, Digest, GossipStatus, Ipv4Prefix,
+    KeysRotated, KeysStatus, Liveness, Name, NetworkCreate, NetworkCreated, NetworkView, NodeFilter,
+    NodeView, PeerView, Quality, Refusal, RoleChange,
 };
 use crate::crypto::identity::{NodeId, Role};
 use crate::gossip::{Comparison, PeerStatus};
+use crate::overlay::{AttachError, EndpointSpec, NetworkId, PathView};
+
+/// Nodes that an error names at most.
+const NAMED_MAX: usize = 4;
 
 impl Node {
     /// Answers what only a member can.
@@ -48,9 +54,9 @@ impl Node {
                 find_network(&cluster.network_views(), &name).map(|network| json!(network))
             }
             Call::RemoveNetwork(name) => cluster.remove_network(&name).await.map(|()| Value::Null),
-            Call::Attach(_)
-            | Call::Detach(_)
-            | Call::Status
+            Call::Attach(request) => cluster.attach(request).await.map(|attached| json!(attached)),
+            Call::Detach(name) => cluster.detach(&name).map(|()| Value::Null),
+            Call::Status
             | Call::Init(_)
             | Call::Join(_)
             | Call::Leave(_)
@@ -84,7 +90,9 @@ impl Cluster {
 
     fn peer_facts(&self) -> Vec<PeerFacts> {
         let now = Instant::now();
-        self.peers().into_iter().map(|(id, peer)| peer_facts(id, &peer, now)).collect()
+        let paths = self.overlay().map(|overlay| overlay.paths()).unwrap_or_default();
+        let path = |id: NodeId| paths.iter().find(|path| path.node == id).cloned();
+        self.peers().into_iter().map(|(id, peer)| peer_facts(id, &peer, path(id), now)).collect()
     }
 
     fn list(&self, filter: &NodeFilter) -> Vec<NodeView> {
@@ -138,7 +146,7 @@ impl Cluster {
     async fn update_settings(&self, update: &ClusterUpdate) -> Result<api::ClusterSettings, Refusal> {
         self.manages()?;
         let settings = self.shown_settings().updated(update);
-        let settings = settings.map_err(|error| Refusal::new(api::Code::BadRequest, error.to_string()))?;
+        let settings = settings.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
         self.set_settings(&kept_settings(&settings)).await.map_err(internal)?;
         Ok(settings)
     }
@@ -175,8 +183,62 @@ impl Cluster {
 
     async fn remove_network(&self, wanted: &Name) -> Result<(), Refusal> {
         self.manages()?;
-        let id = find_network(&self.network_views(), wanted)?.id.clone();
-        self.delete_network(&id).await.map_err(internal)
+        let network = find_network(&self.network_views(), wanted)?.clone();
+        let nodes = self.nodes();
+        let users = self.gossip.list::<Presence>().into_iter().filter(|(_, key, _)| *key == network.id);
+        let name = |owner: NodeId| {
+            let named = nodes.iter().find(|(node, _)| *node == owner);
+            named.map_or_else(|| owner.to_string(), |(_, record)| record.name.clone())
+        };
+        let users: Vec<String> =
+            users.filter_map(|(owner, ..)| owner).map(node_id).map(name).take(NAMED_MAX).collect();
+        if !users.is_empty() {
+            let users = users.join(", ");
+            let message =
+                format!("network {} has endpoints on {users}: `vswitchd detach` them first", network.name);
+            return Err(Refusal::new(Code::Conflict, message));
+        }
+        self.delete_network(&network.id).await.map_err(internal)
+    }
+
+    async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attached, Refusal> {
+        let network = find_network(&self.network_views(), &request.network)?.clone();
+        let overlay = self.start_overlay().await.map_err(conflict)?;
+        let spec = EndpointSpec {
+            name: request.name.to_string(),
+            network: NetworkId(network.id),
+            tap: request.tap,
+            netns: request.netns,
+        };
+        let made = overlay.attach(spec).map_err(|error| match error {
+            AttachError::State(error) => internal(error),
+            other => conflict(other),
+        })?;
+        info!(
+            "endpoint {} of network {}: TAP {}, MTU {}",
+            made.spec.name, network.name, made.spec.tap, made.mtu
+        );
+        self.say_presence(&overlay);
+        Ok(Attached { network: network.name })
+    }
+
+    fn detach(&self, name: &Name) -> Result<(), Refusal> {
+        let missing = || Refusal::new(Code::NotFound, format!("this node has no endpoint {name}"));
+        let overlay = self.overlay().ok_or_else(missing)?;
+        if !overlay.detach(name.as_str()).map_err(internal)? {
+            return Err(missing());
+        }
+        info!("endpoint {name} is detached");
+        self.say_presence(&overlay);
+        Ok(())
+    }
+
+    /// How the data plane is, if it runs.
+    pub(super) fn data_status(&self) -> Option<DataStatus> {
+        let overlay = self.overlay()?;
+        let drops = overlay.report().map(|report| report.drops).unwrap_or_default();
+        let drops = drops.into_iter().map(|(reason, count)| (reason.label().to_owned(), count)).collect();
+        Some(DataStatus { address: overlay.local(), drops })
     }
 
     /// How gossip is.
@@ -206,7 +268,7 @@ impl Cluster {
     }
 }
 
-fn peer_facts(id: NodeId, peer: &PeerStatus, now: Instant) -> PeerFacts {
+fn peer_facts(id: NodeId, peer: &PeerStatus, data: Option<PathView>, now: Instant) -> PeerFacts {
     let ago = |then: Instant| now.saturating_duration_since(then);
     let micros = |rtt: Duration| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX);
     PeerFacts {
@@ -232,7 +294,7 @@ fn peer_facts(id: NodeId, peer: &PeerStatus, now: Instant) -> PeerFacts {
             lost: peer.loss.lost.into(),
             asked: peer.loss.asked.into(),
         },
-        data: None,
+        data,
     }
 }
 

@@ -415,7 +415,7 @@ fn status_of(member: &Member, cluster: Option<&Cluster>) -> ClusterStatus {
         certificate_until: until.ok().map(|peer| seconds(peer.not_after)),
         gossip: cluster.map(Cluster::gossip_status),
         keys: cluster.map(Cluster::keys_status),
-        data: None,
+        data: cluster.and_then(Cluster::data_status),
     }
 }
 
@@ -434,8 +434,8 @@ fn bad_request(message: impl AsRef<str>) -> Refusal {
     Refusal::new(Code::BadRequest, message)
 }
 
-fn conflict(message: impl AsRef<str>) -> Refusal {
-    Refusal::new(Code::Conflict, message)
+pub(super) fn conflict(message: impl fmt::Display) -> Refusal {
+    Refusal::new(Code::Conflict, message.to_string())
 }
 
 fn no_cluster() -> Refusal {

@@ -12,6 +12,7 @@ mod answer;
 mod cluster;
 mod commands;
 mod credentials;
+mod data;
 mod door;
 mod gossip_parts;
 mod join;

@@ -137,6 +137,7 @@ async fn ask(cluster: &Arc<Cluster>, node: NodeId, place: SocketAddr) -> Result<
     let ring = KeyRing::decode(&bytes.0).map_err(|_| AskError::Nonsense)?;
     if cluster.keys.merge(ring, peer.role)? {
         info!("took the shared keys of {node}: epoch {}", cluster.keys.ring().epoch());
+        cluster.data_changed.notify_one();
         if *cluster.role.borrow() == Role::Manager {
             // Those on this side of what was a partition.
             hand_on(cluster);
@@ -149,6 +150,7 @@ async fn ask(cluster: &Arc<Cluster>, node: NodeId, place: SocketAddr) -> Result<
 
 /// Sends the ring to every live node, without waiting for them.
 pub(super) fn hand_on(cluster: &Arc<Cluster>) {
+    cluster.data_changed.notify_one();
     let cluster = Arc::clone(cluster);
     tokio::spawn(async move {
         let ring = cluster.keys.ring().encode();

@@ -1,11 +1,37 @@
 //! The data plane of a daemon: one switch at the node's data address, whose networks, peers and keys follow from what
 //! gossip says, and whose ports are this node's endpoints.
+//!
+//! ```text
+//! View (nodes, networks)  ──► plan ──► Plan ──► steps ──► Plane (Switch, Workers)   one at a time, replaced as a whole
+//! endpoints (TAPs, kept)  ──►             └──► Sessions (keys of the peers in it)   outlive the plane
+//! ```
+//!
+//! [`plan`] and [`steps`] are pure. [`sessions`] knows no network, only peers that need keys. [`Overlay`] joins them,
+//! owns endpoints and their devices, and tells [`OverlayEvent`]s. Gossip, connections between members and records are
+//! somebody else's: a [`View`] comes in, [`Overlay::presence`] goes out, keys are agreed on by way of
+//! [`sessions::Agree`].
 
+mod config;
+mod device;
+mod endpoint;
+mod event;
+mod path;
 mod plan;
+mod plane;
 mod reconcile;
+mod run;
 pub mod sessions;
+#[cfg(test)]
+mod tests;
 mod view;
 
+pub use self::config::OverlayConfig;
+pub use self::device::{ChannelDevice, Device};
+pub use self::endpoint::{AttachError, ENDPOINTS_MAX, EndpointSpec, FILE, NAME_MAX};
+pub use self::event::OverlayEvent;
+pub use self::path::{BLOCKED_AFTER, DataPath, PathView};
 pub use self::plan::{Carried, Plan, Refused, plan};
+pub use self::plane::PlaneError;
 pub use self::reconcile::{Have, Step, steps};
+pub use self::run::{EndpointView, Overlay};
 pub use self::view::{NetworkId, NetworkView, NodeView, View};

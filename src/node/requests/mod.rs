@@ -7,7 +7,7 @@ mod peers;
 
 pub(super) use networks::{find_network, may_create};
 pub(super) use nodes::{Member, Said, find_node, list_nodes, may_demote, may_remove, must_be_manager};
-pub(super) use peers::{DataFacts, PeerFacts, data_state, list_peers};
+pub(super) use peers::{PeerFacts, list_peers};
 
 use crate::api::{Code, Name, Refusal};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Member;
 use crate::api::{DataPath, DataState, Digest, Liveness, PeerView, Quality};
 use crate::crypto::identity::NodeId;
-use crate::switch::probe::PathState;
+use crate::overlay::{DataPath as Probed, PathView};
 
 /// Another node as gossip sees it, and what probes of data say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,31 +26,24 @@ pub(crate) struct PeerFacts {
     /// Gossip's probes of it.
     pub control: Quality,
     /// Data's probes of it; none if no network is shared.
-    pub data: Option<DataFacts>,
+    pub data: Option<PathView>,
 }
 
-/// What probes of data say of a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DataFacts {
-    /// Whether it answers.
-    pub state: PathState,
-    /// How fast, and how often not.
-    pub quality: Quality,
-    /// The largest IP packet that gets there, in bytes, once it has been found.
-    pub mtu: Option<u16>,
-}
-
-/// Whether data gets to a peer. Members answer probes, so one that is heard and silent is behind something that drops
-/// them: then the data path is blocked, and not the node down.
-#[must_use]
-pub(crate) fn data_state(liveness: Liveness, probed: Option<PathState>) -> DataState {
-    match (probed, liveness) {
-        (None, _) => DataState::NotShared,
-        (Some(PathState::Up), _) => DataState::Ok,
-        (Some(PathState::Unknown), _) => DataState::Unknown,
-        (Some(PathState::Silent | PathState::Down), Liveness::Alive) => DataState::Blocked,
-        (Some(PathState::Silent | PathState::Down), Liveness::Dead | Liveness::Left) => DataState::Down,
+/// Whether data gets to a peer: `path` is none if no network is shared with it, or it is dead.
+fn data_state(liveness: Liveness, path: Option<&PathView>) -> DataState {
+    match (liveness, path.map(|path| path.data)) {
+        (Liveness::Dead | Liveness::Left, _) | (_, Some(Probed::Down)) => DataState::Down,
+        (_, None | Some(Probed::NotShared)) => DataState::NotShared,
+        (_, Some(Probed::Unknown)) => DataState::Unknown,
+        (_, Some(Probed::Ok)) => DataState::Ok,
+        (_, Some(Probed::Blocked)) => DataState::Blocked,
     }
+}
+
+fn quality(path: &PathView) -> Quality {
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let rtt_us = path.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX));
+    Quality { rtt_us, lost: count(path.lost), asked: count(path.asked) }
 }
 
 /// All peers, by name and then by id; those that are no members, if gossip still knows such, last. `data` is where this
@@ -69,11 +62,11 @@ pub(crate) fn list_peers(members: &[Member], peers: &[PeerFacts], data: Option<S
             digest: peer.digest.clone(),
             control: peer.control,
             data: DataPath {
-                state: data_state(peer.liveness, peer.data.map(|data| data.state)),
+                state: data_state(peer.liveness, peer.data.as_ref()),
                 from: data,
                 to: member.and_then(|member| member.said.as_ref()).map(|said| said.data),
-                quality: peer.data.map(|data| data.quality).unwrap_or_default(),
-                mtu: peer.data.and_then(|data| data.mtu),
+                quality: peer.data.as_ref().map(quality).unwrap_or_default(),
+                mtu: peer.data.as_ref().and_then(|data| data.mtu),
             },
         }
     };
@@ -102,18 +95,29 @@ pub(super) mod tests {
         }
     }
 
+    fn path(number: u8, data: Probed) -> PathView {
+        PathView {
+            node: NodeId::from_bytes([number; 16]),
+            name: "two".into(),
+            address: ([198, 51, 100, number], 4789).into(),
+            data,
+            since: Duration::from_secs(5),
+            rtt: None,
+            rtt_variation: None,
+            lost: 4,
+            asked: 4,
+            mtu: None,
+        }
+    }
+
     #[test]
-    fn silence_means_blocked_only_where_gossip_is_heard() {
-        use {Liveness::*, PathState as Probed};
-        let state = |liveness, probed| data_state(liveness, Some(probed));
-        assert_eq!([Alive, Dead, Left].map(|liveness| data_state(liveness, None)), [DataState::NotShared; 3]);
-        assert_eq!(state(Dead, Probed::Up), DataState::Ok);
-        assert_eq!(state(Alive, Probed::Unknown), DataState::Unknown);
+    fn the_dead_are_down_and_strangers_share_nothing() {
+        assert_eq!(data_state(Liveness::Alive, None), DataState::NotShared);
         assert_eq!(
-            [Probed::Silent, Probed::Down].map(|probed| state(Alive, probed)),
-            [DataState::Blocked; 2]
+            [Liveness::Dead, Liveness::Left].map(|liveness| data_state(liveness, None)),
+            [DataState::Down; 2]
         );
-        assert_eq!([Dead, Left].map(|liveness| state(liveness, Probed::Down)), [DataState::Down; 2]);
+        assert_eq!(data_state(Liveness::Alive, Some(&path(2, Probed::Ok))), DataState::Ok);
     }
 
     #[test]
@@ -123,8 +127,7 @@ pub(super) mod tests {
         let id = NodeId::from_bytes([2; 16]);
         let member = Member { id, name: "two".into(), role: Role::Worker, joined_ms: 0, said: Some(said) };
         let quality = Quality { rtt_us: None, lost: 4, asked: 4 };
-        let silent = DataFacts { state: PathState::Silent, quality, mtu: None };
-        let two = PeerFacts { data: Some(silent), ..peer(2, Liveness::Alive) };
+        let two = PeerFacts { data: Some(path(2, Probed::Blocked)), ..peer(2, Liveness::Alive) };
         let views = list_peers(&[member], &[peer(1, Liveness::Dead), two], Some(data(1)));
         assert_eq!(views.iter().map(|view| view.name.as_deref()).collect::<Vec<_>>(), [Some("two"), None]);
         let path = DataPath {

@@ -25,7 +25,7 @@ use socket2::Socket;
 
 use self::receive::Receiver;
 use self::send::Sender;
-pub use self::socket::{BindError, RECEIVE_BUFFER_BYTES, SOURCE_PORTS};
+pub use self::socket::{BindError, RECEIVE_BUFFER_BYTES, SOURCE_PORTS, path_mtu};
 use super::{DatagramIo, Received, SendError};
 use crate::outbox::Outbox;
 use crate::packet::Pool;
@@ -151,7 +151,7 @@ impl Udp {
     /// # Errors
     /// If there is no route, or `peer` is of the other IP version.
     pub fn path_mtu(&self, peer: IpAddr) -> io::Result<u32> {
-        socket::path_mtu(self.local.ip(), peer)
+        path_mtu(self.local.ip(), peer)
     }
 }
 

@@ -150,8 +150,12 @@ fn size_to_send(socket: &Socket) -> rustix::io::Result<()> {
         .or_else(|_| sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER_BYTES))
 }
 
-/// The MTU that the kernel knows of the path from `local` to `peer`: the route's, or what ICMP has lowered it to.
-pub(super) fn path_mtu(local: IpAddr, peer: IpAddr) -> io::Result<u32> {
+/// Bytes of the largest IP packet from `local` to `peer`, as far as the kernel knows: the route's MTU, or what ICMP has
+/// lowered it to. Sends nothing.
+///
+/// # Errors
+/// If there is no route, `local` is not ours, or `peer` is of the other IP version.
+pub fn path_mtu(local: IpAddr, peer: IpAddr) -> io::Result<u32> {
     let socket = unbound(local)?;
     socket.bind(&SocketAddr::new(local, 0).into())?;
     // Connecting sends nothing; it makes the kernel choose a route. Any port does.

@@ -1,0 +1,98 @@
+//! Devices of endpoints, which outlive the switch that they are ports of.
+
+use std::io;
+
+use crate::switch::io::channel::ChannelPort;
+use crate::switch::io::tap::{Offloads, Tap, TapConfig, TapError};
+use crate::switch::io::{Capabilities, FrameIo};
+use crate::switch::tunnel::Protection;
+
+use super::endpoint::EndpointSpec;
+
+/// An endpoint's device: held as long as the endpoint, whatever switch has a handle of it.
+///
+/// So a TAP keeps its addresses and what the kernel has queued, when the data plane moves to another UDP port, or a
+/// network's frames may not be carried for a while.
+pub trait Device: Send + std::fmt::Debug {
+    /// A handle for a switch's workers. Only one is to be in use at a time.
+    ///
+    /// # Errors
+    /// If no descriptors are left.
+    fn handle(&self) -> io::Result<Box<dyn FrameIo>>;
+
+    /// What it takes unfinished.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Bytes of the largest IP packet that it takes.
+    fn mtu(&self) -> u32;
+
+    /// Whether it was made for the endpoint, so that it goes with it; otherwise it was there and stays.
+    fn made(&self) -> bool;
+}
+
+impl Device for Tap {
+    fn handle(&self) -> io::Result<Box<dyn FrameIo>> {
+        Ok(Box::new(self.share()?))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        FrameIo::capabilities(self)
+    }
+
+    fn mtu(&self) -> u32 {
+        Self::mtu(self)
+    }
+
+    fn made(&self) -> bool {
+        self.created()
+    }
+}
+
+/// A program in this process.
+#[derive(Debug)]
+pub struct ChannelDevice {
+    /// The switch's side of the channel.
+    pub port: ChannelPort,
+    /// Bytes of the largest IP packet that the program takes.
+    pub mtu: u32,
+}
+
+impl Device for ChannelDevice {
+    fn handle(&self) -> io::Result<Box<dyn FrameIo>> {
+        Ok(Box::new(self.port.another()))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        FrameIo::capabilities(&self.port)
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn made(&self) -> bool {
+        true
+    }
+}
+
+/// Opens an endpoint's TAP, making it if it is not there.
+pub(super) fn open_tap(
+    spec: &EndpointSpec,
+    protection: Protection,
+    mtu: u32,
+    queues: usize,
+    offloads: Offloads,
+) -> Result<Tap, TapError> {
+    let netns = spec.netns.as_deref().map(str::parse).transpose().map_err(|_| {
+        // `EndpointSpec::check` has refused it before.
+        TapError::Name(spec.tap.clone())
+    })?;
+    Tap::open(&TapConfig {
+        netns,
+        mtu: Some(mtu),
+        offloads,
+        super_frame_max: protection.super_frame_max(mtu),
+        queues,
+        ..TapConfig::new(&spec.tap)
+    })
+}

@@ -1,0 +1,254 @@
+//! One switch with its workers, at one address and port; what is replaced as a whole when that changes.
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::config::OverlayConfig;
+use super::device::Device;
+use super::plan::Plan;
+use super::reconcile::{Have, Step};
+use crate::crypto::identity::NodeId;
+use crate::switch::io::FrameIo;
+use crate::switch::io::udp::{BindError, SOURCES_DEFAULT, Udp, UdpConfig};
+use crate::switch::probe::ProbeConfig;
+use crate::switch::storm::StormLimit;
+use crate::switch::switch::Switch;
+use crate::switch::tables::{Master, PortId, PortSpec, TableError};
+use crate::switch::vtep::VtepId;
+use crate::switch::wire::Vni;
+use crate::switch::worker::{Event, WorkerConfig, Workers};
+
+/// Why there is no data plane at an address. Nothing is left of it.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaneError {
+    /// Its socket.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Threads or descriptors.
+    #[error("can't start the workers: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// What the workers have to tell.
+#[derive(Debug)]
+pub(super) enum News {
+    /// As the switch says it.
+    Event(Event),
+    /// They have ended.
+    Ended,
+}
+
+/// Tells that the workers have ended: dropped with the last of their threads.
+struct Ending {
+    generation: u64,
+    tell: UnboundedSender<(u64, News)>,
+}
+
+impl Ending {
+    fn tell(&self, news: News) {
+        // Nobody listens only when the overlay is going itself.
+        let _ = self.tell.send((self.generation, news));
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.tell(News::Ended);
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Plane {
+    /// Tells its events from those of the planes before.
+    pub(super) generation: u64,
+    pub(super) local: SocketAddr,
+    pub(super) switch: Switch,
+    workers: Workers,
+    have: Have,
+    vteps: BTreeMap<NodeId, VtepId>,
+    ports: BTreeMap<String, PortId>,
+    storm: StormLimit,
+}
+
+/// A step that the switch has refused.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) what: String,
+    pub(super) reason: String,
+}
+
+/// A seed from the system's randomness, by way of the standard library's hash keys.
+pub(super) fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+impl Plane {
+    pub(super) fn open(
+        config: &OverlayConfig,
+        local: SocketAddr,
+        generation: u64,
+        tell: UnboundedSender<(u64, News)>,
+    ) -> Result<Self, PlaneError> {
+        let exact = config.shares_address || local.ip().is_loopback();
+        let source_ports = if exact { 0 } else { SOURCES_DEFAULT };
+        let udp = UdpConfig { port: local.port(), source_ports, ..UdpConfig::new(local.ip(), random()) };
+        let underlays = Udp::bind_all(&udp, config.workers.get())?;
+        let local = underlays[0].local_addr();
+        let switch = Switch::for_workers(local, config.limits, config.workers.get());
+        switch.set_probing(Some(ProbeConfig { interval: config.probe_interval, seed: random() }));
+        let ending = Ending { generation, tell };
+        let events = move |event| ending.tell(News::Event(event));
+        let underlays = underlays.into_iter().map(|underlay| Box::new(underlay) as _).collect();
+        let workers = Workers::spawn(switch.clone(), underlays, Vec::new(), WorkerConfig::default(), events)?;
+        let (have, vteps, ports) = (Have::default(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { generation, local, switch, workers, have, vteps, ports, storm: config.storm })
+    }
+
+    /// The place of a node in the switch.
+    pub(super) fn vtep(&self, node: NodeId) -> Option<VtepId> {
+        self.vteps.get(&node).copied()
+    }
+
+    /// What it has.
+    pub(super) fn have(&self) -> &Have {
+        &self.have
+    }
+
+    /// Whether an endpoint has a port.
+    pub(super) fn is_plugged(&self, endpoint: &str) -> bool {
+        self.ports.contains_key(endpoint)
+    }
+
+    /// The endpoint of a port that the workers have closed; it has none now.
+    pub(super) fn closed(&mut self, port: PortId) -> Option<String> {
+        let name = self.ports.iter().find(|&(_, &id)| id == port)?.0.clone();
+        self.ports.remove(&name);
+        self.have.note(&Step::Unplug(name.clone()), &Plan::default());
+        Some(name)
+    }
+
+    /// Does steps, published together. A network that can't be made what it should be gets no members.
+    pub(super) fn apply(
+        &mut self,
+        steps: &[Step],
+        want: &Plan,
+        device: impl Fn(&str) -> Option<(PortSpec, io::Result<Box<dyn FrameIo>>)>,
+    ) -> Vec<Failure> {
+        let (mut failures, mut barred, mut plugged) = (Vec::new(), Vec::new(), Vec::new());
+        let mut unplugged = Vec::new();
+        let switch = self.switch.clone();
+        switch.apply(|master| {
+            for step in steps {
+                if vni(step).is_some_and(|vni| barred.contains(&vni)) {
+                    continue;
+                }
+                let done = match step {
+                    Step::Plug(name, vni) => {
+                        self.plug(master, name, *vni, device(name)).map(|new| plugged.push(new))
+                    }
+                    Step::Unplug(name) => {
+                        unplugged
+                            .extend(self.ports.remove(name).inspect(|&port| drop(master.remove_port(port))));
+                        Ok(())
+                    }
+                    step => self.step(master, step).map_err(|error| error.to_string()),
+                };
+                match done {
+                    Ok(()) => {
+                        self.have.note(step, want);
+                        // The switch forgets a peer without networks, too.
+                        self.vteps.retain(|node, _| self.have.nodes.contains_key(node));
+                    }
+                    Err(reason) => {
+                        if let Step::Seal(vni) | Step::Forget(vni) = step {
+                            barred.push(*vni);
+                        }
+                        failures.push(Failure { what: describe(step), reason });
+                    }
+                }
+            }
+        });
+        unplugged.into_iter().for_each(|port| self.workers.detach(port));
+        for (port, handle) in plugged {
+            if let Err(error) = self.workers.attach(port, handle) {
+                self.switch.remove_port(port);
+                let what = self.closed(port).map_or_else(String::new, |name| format!("plug {name}"));
+                failures.push(Failure { what, reason: error.to_string() });
+            }
+        }
+        failures
+    }
+
+    fn plug(
+        &mut self,
+        master: &mut Master,
+        name: &str,
+        vni: Vni,
+        device: Option<(PortSpec, io::Result<Box<dyn FrameIo>>)>,
+    ) -> Result<(PortId, Box<dyn FrameIo>), String> {
+        let (spec, handle) = device.ok_or("it has no device")?;
+        let handle = handle.map_err(|error| error.to_string())?;
+        let spec = PortSpec { vni, storm: self.storm, ..spec };
+        let port = master.add_port(spec).map_err(|error| error.to_string())?;
+        self.ports.insert(name.to_owned(), port);
+        Ok((port, handle))
+    }
+
+    fn step(&mut self, master: &mut Master, step: &Step) -> Result<(), TableError> {
+        match step {
+            Step::Seal(vni) => master.seal_network(*vni),
+            Step::Forget(vni) => master.forget_network(*vni),
+            Step::AddPeer(vni, node, address) => {
+                self.vteps.insert(*node, master.add_peer(*vni, *address)?);
+                Ok(())
+            }
+            Step::RemovePeer(vni, node, _) => {
+                if let Some(&id) = self.vteps.get(node) {
+                    master.remove_peer(*vni, id);
+                }
+                Ok(())
+            }
+            Step::Plug(..) | Step::Unplug(_) => Ok(()),
+        }
+    }
+
+    /// Ends the workers and closes their handles, having sent what was read. Gives why, if they had ended before.
+    pub(super) fn stop(self) -> Option<String> {
+        self.workers.stop().err().map(|error| error.to_string())
+    }
+}
+
+fn vni(step: &Step) -> Option<Vni> {
+    match step {
+        Step::Seal(vni) | Step::Forget(vni) | Step::Plug(_, vni) => Some(*vni),
+        Step::AddPeer(vni, ..) | Step::RemovePeer(vni, ..) => Some(*vni),
+        Step::Unplug(_) => None,
+    }
+}
+
+fn describe(step: &Step) -> String {
+    match step {
+        Step::Seal(vni) => format!("seal network {vni}"),
+        Step::Forget(vni) => format!("forget network {vni}"),
+        Step::Plug(name, vni) => format!("plug endpoint {name} into network {vni}"),
+        Step::Unplug(name) => format!("unplug endpoint {name}"),
+        Step::AddPeer(vni, node, address) => format!("add node {node} at {address} to network {vni}"),
+        Step::RemovePeer(vni, node, _) => format!("take node {node} out of network {vni}"),
+    }
+}
+
+/// What a device's port is made with, network and limits aside, and a handle of it.
+pub(super) fn port(name: &str, vni: Vni, device: &dyn Device) -> (PortSpec, io::Result<Box<dyn FrameIo>>) {
+    let spec = PortSpec {
+        name: name.to_owned(),
+        vni,
+        mtu: usize::try_from(device.mtu()).unwrap_or(usize::MAX),
+        capabilities: device.capabilities(),
+        storm: StormLimit::default(),
+    };
+    (spec, device.handle())
+}
