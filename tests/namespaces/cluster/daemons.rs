@@ -59,7 +59,7 @@ pub(super) struct Daemons {
 impl Daemons {
     /// Hosts without daemons. `name` tells tests apart that run at the same time.
     fn new(name: &str, count: u16) -> Result<Self> {
-        let lab = Lab::build(Plan::new(shape(count, 1, 1, false))?)?;
+        let lab = Lab::build(Plan::new(shape(count, 2, 2, false))?)?;
         let scratch = Scratch::new(name)?;
         let host = |(node, name): (&vswitchd::lab::Node, &'static str)| Host {
             name,

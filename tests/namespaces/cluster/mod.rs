@@ -4,9 +4,11 @@
 
 mod capture;
 mod daemons;
+mod data;
 mod host;
 mod liveness;
 mod member;
+mod overlay;
 mod partition;
 mod process;
 mod rights;
@@ -27,5 +29,9 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::who_has_a_wrong_clock_hears_why", strangers::clocks),
         ("cluster::gossip_on_the_wire_is_sealed", wire::sealed),
         ("cluster::replayed_and_changed_gossip_changes_nothing", wire::attacked),
+        ("cluster::data_is_sealed_and_forgeries_are_refused", data::sealed),
+        ("cluster::keys_rotate_under_load_without_loss", data::rotated),
+        ("cluster::data_flows_again_after_a_kill", data::resumed),
+        ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
     ]
 }
