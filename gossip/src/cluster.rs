@@ -23,8 +23,9 @@ use crate::swim_codec::MEMBER_LIMIT;
 
 /// Cluster records kept, tombstones included.
 pub const RECORD_LIMIT: usize = 65_536;
-/// Bytes of cluster records kept, as [`Record::size`] counts them: no less than they take in a snapshot. With all
-/// contacts that leaves room to [`codec::SIZE_LIMIT`], so a snapshot that was written can be read back.
+/// Bytes of cluster records kept, tombstones included: keys, values, signatures, and 40 for each, which is no less than
+/// they take in a snapshot. With all contacts that stays below [`codec::SIZE_LIMIT`], so a snapshot that was written can be
+/// read back.
 pub const BYTES_LIMIT: usize = 12 << 20;
 /// Age at which a tombstone is dropped.
 pub const TOMBSTONE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -34,7 +35,7 @@ pub const CLOCK_AHEAD: Duration = Duration::from_secs(600);
 /// Longest signature, in bytes.
 pub const SIGNATURE_LIMIT: usize = 1024;
 
-/// Largest record, as [`Record::size`] counts.
+/// The largest record.
 const RECORD_MAX: usize = KEY_LIMIT + VALUE_LIMIT + SIGNATURE_LIMIT + RECORD_OVERHEAD;
 /// What surrounds a record's key, value and signature in a snapshot, and more: 38 bytes at most.
 const RECORD_OVERHEAD: usize = 40;

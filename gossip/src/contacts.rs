@@ -34,6 +34,8 @@ struct Contact {
 pub(crate) struct Contacts {
     nodes: BTreeMap<NodeId, Contact>,
     seeds: BTreeMap<SocketAddr, Contact>,
+    /// Nobody is due before that: most of the time there is nothing to look for.
+    quiet_until: Instant,
 }
 
 impl Contacts {
@@ -41,7 +43,7 @@ impl Contacts {
         let contact = |addr| Contact { addr, alive: false, wait: RETRY_MIN, next: now };
         let nodes = known.into_iter().take(CONTACT_LIMIT).map(|(node, addr)| (node, contact(addr)));
         let seeds = seeds.iter().take(CONTACT_LIMIT).map(|addr| (*addr, contact(*addr)));
-        Self { nodes: nodes.collect(), seeds: seeds.collect() }
+        Self { nodes: nodes.collect(), seeds: seeds.collect(), quiet_until: now }
     }
 
     /// `peer` is alive, at that address. Whether it is new here, or elsewhere than before.
@@ -62,6 +64,7 @@ impl Contacts {
             self.nodes.remove(&node);
         } else if let Some(contact) = self.nodes.get_mut(&node) {
             (contact.alive, contact.wait, contact.next) = (false, RETRY_MIN, now + RETRY_MIN);
+            self.quiet_until = self.quiet_until.min(now + RETRY_MIN);
         }
     }
 
@@ -74,6 +77,7 @@ impl Contacts {
     pub(crate) fn add_seed(&mut self, addr: SocketAddr, now: Instant) {
         if self.seeds.len() < CONTACT_LIMIT {
             self.seeds.insert(addr, Contact { addr, alive: false, wait: RETRY_MIN, next: now });
+            self.quiet_until = now;
         }
     }
 
@@ -82,13 +86,16 @@ impl Contacts {
         self.nodes.iter().map(|(node, contact)| (*node, contact.addr)).collect()
     }
 
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let all = self.nodes.values().chain(self.seeds.values());
-        all.filter(|contact| !contact.alive).map(|contact| contact.next).min()
+    /// When to ask [`Self::due`] again.
+    pub(crate) fn next_deadline(&self) -> Instant {
+        self.quiet_until
     }
 
     /// Whom to greet at `now`.
     pub(crate) fn due(&mut self, now: Instant, rng: &mut SmallRng) -> Vec<SocketAddr> {
+        if now < self.quiet_until {
+            return Vec::new();
+        }
         let live: BTreeSet<SocketAddr> =
             self.nodes.values().filter(|contact| contact.alive).map(|contact| contact.addr).collect();
         let mut greeted = Vec::new();
@@ -107,6 +114,9 @@ impl Contacts {
                 greeted.push(contact.addr);
             }
         }
+        let all = self.nodes.values().chain(self.seeds.values());
+        let next = all.filter(|contact| !contact.alive).map(|contact| contact.next).min();
+        self.quiet_until = next.unwrap_or(now + RETRY_MAX);
         greeted
     }
 
@@ -114,6 +124,7 @@ impl Contacts {
         for contact in self.nodes.values_mut().filter(|contact| !contact.alive) {
             (contact.wait, contact.next) = (RETRY_MIN, contact.next.min(now + RETRY_MIN));
         }
+        self.quiet_until = self.quiet_until.min(now + RETRY_MIN);
     }
 
     fn make_room(&mut self, newcomer: NodeId) {

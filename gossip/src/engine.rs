@@ -1,7 +1,8 @@
 //! A whole node without its socket: datagrams, times and changes in; datagrams, deadlines and events out.
 //!
 //! The driver ([`crate::Gossip`]) and the simulation both do the same: hand over what arrived or is due, then
-//! [`Engine::drain`] what is to be done about it. `exchange.rs` holds how records are carried and compared.
+//! [`Engine::drain`] what is to be done about it. Other files hold how records are carried and compared (`exchange.rs`),
+//! how messages leave (`sending.rs`), what can be asked (`reading.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -17,12 +18,14 @@ use crate::codec::{self, DecodeError};
 use crate::contacts::Contacts;
 use crate::digest::{Index, hash};
 use crate::id::{NodeId, Now, Peer, TableId};
-use crate::message::{BulkTransmit, CONTENT_LIMIT, KIND_MESSAGE, KIND_SWIM, Message, Transmit};
-use crate::neighbour::{Neighbour, PeerStatus};
+use crate::message::{KIND_MESSAGE, KIND_SWIM, Message, Transmit};
+use crate::neighbour::Neighbour;
 use crate::owned::{self, Log, SetError};
 use crate::path::ANSWER_WITHIN;
-use crate::swim::{News, REPEAT_AFTER, Refused, Say, Swim};
+use crate::swim::{News, Refused, Say, Swim};
 use crate::swim_codec::MEMBER_LIMIT;
+
+pub use crate::report::{Changed, Event, Output, Rejected};
 
 /// How often a node compares its tables with another's, on average.
 pub const COMPARE_EVERY: Duration = Duration::from_secs(1);
@@ -45,72 +48,6 @@ pub struct Settings {
     pub random: u64,
 }
 
-/// Something that the rest of the program may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A node is alive; again for the same one when it has restarted or moved.
-    Up(Peer),
-    /// A node is dead or, if `left`, has gone by its own wish.
-    Down {
-        /// Which.
-        node: NodeId,
-        /// Whether it said so itself.
-        left: bool,
-    },
-    /// A visible record has another value, or is gone.
-    Changed(Changed),
-}
-
-/// A change of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    /// Of which table.
-    pub table: TableId,
-    /// Whose; `None` for a cluster record.
-    pub owner: Option<NodeId>,
-    /// Its key.
-    pub key: String,
-    /// Its value; `None` when deleted, or when its owner is gone.
-    pub value: Option<Arc<[u8]>>,
-}
-
-/// Why a datagram had no effect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejected {
-    /// Sealed by ourselves.
-    #[error("our own datagram")]
-    Own,
-    /// The second copy of one that has been handled.
-    #[error("second copy")]
-    Duplicate,
-    /// A type byte that isn't ours.
-    #[error("unknown kind {0}")]
-    Kind(u8),
-    /// No message.
-    #[error(transparent)]
-    Malformed(#[from] DecodeError),
-    /// foca can't read it.
-    #[error("malformed SWIM message")]
-    Swim,
-    /// It speaks for another node than the one that sealed it.
-    #[error("speaks for another node")]
-    Impostor,
-    /// Of a node that has left, or that isn't known yet.
-    #[error("not a member")]
-    Stranger,
-}
-
-/// What is to be done after an input.
-#[derive(Debug, Default)]
-pub struct Output {
-    /// To be sealed and sent.
-    pub transmits: Vec<Transmit>,
-    /// To be sent over the reliable way.
-    pub bulks: Vec<BulkTransmit>,
-    /// To be told.
-    pub events: Vec<Event>,
-}
-
 /// What a node keeps on disk.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
@@ -130,7 +67,11 @@ pub struct Engine {
     pub(crate) neighbours: BTreeMap<NodeId, Neighbour>,
     pub(crate) out: Output,
     pub(crate) authority: Authority,
-    delayed: VecDeque<(Instant, Transmit)>,
+    /// Somebody may lack some of our own records that were never sent to it.
+    pub(crate) unsent: bool,
+    /// No earlier is a record of ours to be sent again.
+    pub(crate) next_retry: Option<Instant>,
+    pub(crate) delayed: VecDeque<(Instant, Transmit)>,
     recent: VecDeque<(Instant, u64)>,
     rng: SmallRng,
     /// Number of the last [`Message::Ping`].
@@ -139,7 +80,7 @@ pub struct Engine {
     next_compare: Instant,
     next_expiry: Instant,
     pub(crate) dirty: bool,
-    /// See [`Self::refused`].
+    /// Cluster records of others.
     pub(crate) refused: u64,
     /// No records that we lack are wanted until then, unless there is room again.
     pub(crate) full_until: Option<Instant>,
@@ -196,6 +137,8 @@ impl Engine {
             neighbours: BTreeMap::new(),
             out: Output::default(),
             authority,
+            unsent: false,
+            next_retry: None,
             delayed: VecDeque::new(),
             recent: VecDeque::new(),
             question: rng.random(),
@@ -376,9 +319,9 @@ impl Engine {
         if self.gone {
             return delayed;
         }
-        let links = self.neighbours.values().filter_map(|neighbour| neighbour.link.retry_at).min();
-        let deadlines = [delayed, links, self.swim.next_deadline(), self.contacts.next_deadline()];
-        deadlines.into_iter().flatten().chain([self.next_compare, self.next_question, self.next_expiry]).min()
+        let deadlines = [delayed, self.next_retry, self.swim.next_deadline()].into_iter().flatten();
+        let regular = [self.next_compare, self.next_question, self.next_expiry];
+        deadlines.chain(regular).chain([self.contacts.next_deadline()]).min()
     }
 
     /// What is to be done; to be asked for after every call that takes `&mut self`.
@@ -398,6 +341,7 @@ impl Engine {
         let name = (table, key.to_owned());
         let shared: Option<Arc<[u8]>> = value.clone().map(Into::into);
         if self.log.set(table, key, value)? {
+            self.unsent = true;
             let me = self.me().node;
             let version = self.log.version();
             let item = owned::item(me, self.log.life, &name, version);
@@ -458,57 +402,6 @@ impl Engine {
         self.dirty = true;
     }
 
-    /// Every node known, but ourselves.
-    pub fn peers(&self) -> Vec<PeerStatus> {
-        self.neighbours.values().map(|neighbour| neighbour.status(&self.swim)).collect()
-    }
-
-    /// Cluster records of others that were refused: forged, by no manager, untimely, or no room for them.
-    pub fn refused(&self) -> u64 {
-        self.refused
-    }
-
-    /// Live records of a table: owner (none for the cluster's), key, value.
-    pub fn records(&self, table: TableId) -> Vec<(Option<NodeId>, String, Arc<[u8]>)> {
-        if table.is_cluster() {
-            let records = self.registers.records().filter(|record| record.table == table);
-            return records
-                .filter_map(|record| Some((None, record.key.clone(), record.value.as_deref()?.into())))
-                .collect();
-        }
-        let me = self.me().node;
-        let mine = self.log.records().filter(|(name, ..)| name.0 == table);
-        let mut records: Vec<_> =
-            mine.map(|(name, _, value)| (Some(me), name.1.clone(), value.into())).collect();
-        for (node, neighbour) in self.neighbours.iter().filter(|(_, neighbour)| neighbour.alive) {
-            let theirs = neighbour.mirror.records().filter(|(name, ..)| name.0 == table);
-            records.extend(theirs.map(|(name, _, value)| (Some(*node), name.1.clone(), Arc::clone(value))));
-        }
-        records
-    }
-
-    /// A cluster record's value.
-    pub fn cluster_value(&self, table: TableId, key: &str) -> Option<&[u8]> {
-        self.registers.record(table, key)?.value.as_deref()
-    }
-
-    /// The value of a live node's record, our own included.
-    pub fn owned_value(&self, owner: NodeId, table: TableId, key: &str) -> Option<&[u8]> {
-        if owner == self.me().node {
-            return self.log.value(table, key);
-        }
-        let neighbour = self.neighbours.get(&owner).filter(|neighbour| neighbour.alive)?;
-        neighbour.mirror.value(table, key).map(AsRef::as_ref)
-    }
-
-    /// One number for all that is visible here: equal on nodes that know the same.
-    pub fn digest(&self) -> u64 {
-        let ranges = self.index.whole();
-        let bytes = ranges.iter().map(|range| [&[range.table.byte()], &range.sum.to_be_bytes()[..]].concat());
-        let bytes: Vec<Vec<u8>> = bytes.collect();
-        hash(&bytes.iter().map(Vec::as_slice).collect::<Vec<_>>())
-    }
-
     /// Carries out what the machine of liveness has found.
     fn absorb(&mut self, now: Instant) {
         let says: Vec<Say> = self.swim.says().collect();
@@ -539,6 +432,7 @@ impl Engine {
         self.make_room();
         let neighbour = self.neighbours.entry(peer.node).or_insert_with(|| Neighbour::new(peer, now));
         let returned = neighbour.up(peer, now);
+        self.unsent = true;
         self.out.events.push(Event::Up(peer));
         if peer.life > self.neighbours[&peer.node].mirror.life {
             self.end_life_of(peer.node, peer.life, !returned);
@@ -579,33 +473,4 @@ impl Engine {
         }
         false
     }
-
-    fn transmit_twice(&mut self, now: Instant, transmit: Transmit) {
-        self.delayed.push_back((now + REPEAT_AFTER, transmit.clone()));
-        self.out.transmits.push(transmit);
-    }
-
-    pub(crate) fn say_once(&mut self, to: SocketAddr, message: &Message) {
-        self.out.transmits.push(Transmit { to, kind: KIND_MESSAGE, bytes: codec::encode(message) });
-    }
-
-    pub(crate) fn say_twice(&mut self, now: Instant, to: SocketAddr, message: &Message) {
-        self.transmit_twice(now, Transmit { to, kind: KIND_MESSAGE, bytes: codec::encode(message) });
-    }
-
-    /// Sends to a known node: by datagrams if each fits one and they are few, else in bulk.
-    pub(crate) fn say(&mut self, node: NodeId, messages: &[Message]) {
-        let Some(to) = self.neighbours.get(&node).map(|neighbour| neighbour.peer.addr) else { return };
-        let encoded: Vec<Vec<u8>> = messages.iter().map(codec::encode).collect();
-        if messages.len() > DATAGRAMS_AT_ONCE || encoded.iter().any(|bytes| bytes.len() > CONTENT_LIMIT) {
-            let bytes = codec::encode(&messages);
-            self.out.bulks.push(BulkTransmit { node, to, bytes });
-        } else {
-            let transmits = encoded.into_iter().map(|bytes| Transmit { to, kind: KIND_MESSAGE, bytes });
-            self.out.transmits.extend(transmits);
-        }
-    }
 }
-
-/// More than these to one node go in bulk, where they can't overrun its socket's buffer.
-const DATAGRAMS_AT_ONCE: usize = 16;

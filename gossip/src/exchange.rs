@@ -65,6 +65,9 @@ impl Engine {
 
     /// Sends every live node what it lacks of our own records.
     pub(crate) fn push_own(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.unsent) && self.next_retry.is_none_or(|at| now < at) {
+            return;
+        }
         let latest = self.log.version();
         let due = self.neighbours.iter_mut().filter(|(_, neighbour)| neighbour.alive);
         let due: Vec<(NodeId, u64)> =
@@ -76,6 +79,7 @@ impl Engine {
                 neighbour.link.sent(latest, now);
             }
         }
+        self.next_retry = self.neighbours.values().filter_map(|neighbour| neighbour.link.retry_at).min();
     }
 
     /// Tells every live node of a cluster record.
@@ -116,6 +120,7 @@ impl Engine {
         } else if let Some(neighbour) = self.neighbours.get_mut(&sender) {
             let version = if mark.life == self.log.life { mark.version } else { 0 };
             neighbour.link.acknowledged(version, latest);
+            self.unsent = true;
         }
     }
 
@@ -123,6 +128,7 @@ impl Engine {
     pub(crate) fn begin_life(&mut self) {
         let (life, me) = (self.me().life, self.me().node);
         self.log.renew(life);
+        self.unsent = true;
         self.neighbours.values_mut().for_each(|neighbour| neighbour.link = Link::new());
         let items: Vec<(TableId, Item)> = self
             .log

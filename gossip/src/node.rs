@@ -232,14 +232,14 @@ impl Gossip {
         self.shared.wake.notify_one();
     }
 
-    /// Forgets a node that was removed from the cluster, and believes nobody that it is alive. [`Sealing::open`] should
-    /// refuse it from then on: one that is still let in comes back with its next life.
+    /// Forgets a node that was removed from the cluster, and believes nobody that it is alive. [`crate::Sealing::open`]
+    /// should refuse it from then on: one that is still let in comes back with its next life.
     pub fn forget(&self, node: NodeId) {
         self.engine().forget(now(), node);
         self.shared.wake.notify_one();
     }
 
-    /// What `sender` sent by its [`Bulk`].
+    /// What `sender` sent by its [`crate::Bulk`].
     ///
     /// # Errors
     /// [`Rejected`], if it isn't a member or the bytes are no messages.

@@ -39,10 +39,10 @@ enum Command {
 Examples:
   vswitchd node ls
   vswitchd node ls --filter role=manager --filter status=ready
-  vswitchd node rm $(vswitchd node ls -q --filter status=down)
+  vswitchd node inspect $(vswitchd node ls -q --filter status=down)
 
-Conditions with the same key are alternatives, and every key must be met. status= is ready or down, role= is
-worker or manager, name= is a part of the name, id= the beginning of the id.
+Conditions with the same key are alternatives, and every key must be met. status= is ready or down, role= is worker \
+or manager, name= is a part of the name, id= the beginning of the id.
 
 Exit status: 0 listed, 1 not to be had, 2 wrong usage or configuration.")]
 struct Ls {

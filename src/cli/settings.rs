@@ -59,15 +59,15 @@ struct Update {
 /// Settings as flags.
 #[derive(Debug, clap::Args)]
 pub(super) struct Change {
-    /// UDP port of data, 1024 to 49151, the same on every node [default: 4789]
+    /// UDP port of data, 1024 to 49151, the same on every node [a new cluster has 4789]
     #[arg(long, value_name = "PORT", value_parser = default_or_port)]
     data_path_port: Option<u16>,
 
-    /// Where networks without a subnet get theirs from; may be given several times [default: 10.0.0.0/8]
+    /// Where networks without a subnet get theirs from; may be given several times [a new cluster has 10.0.0.0/8]
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     default_addr_pool: Vec<Ipv4Prefix>,
 
-    /// Bits of the prefix of these subnets [default: 24]
+    /// Bits of the prefix of these subnets [a new cluster has 24]
     #[arg(long, value_name = "BITS")]
     default_addr_pool_mask_length: Option<u8>,
 }

@@ -19,9 +19,9 @@ Examples:
   vswitchd status --peers
   vswitchd status -H ~/two/api.sock --format json
 
---peers shows for every other node whether it is heard and for how long, whether it knows the same as this one,
-and how gossip and data get there. `control OK, data path blocked` means that something between the two hosts, such
-as a firewall, drops what is named.
+--peers shows for every other node whether it is heard and for how long, whether it knows the same as this one, and \
+how gossip and data get there. `control OK, data path blocked` means that something between the two hosts, such as a \
+firewall, drops what is named.
 
 Exit status: 0 the daemon answered, 1 it did not, 2 wrong usage or configuration.")]
 pub(super) struct Args {

@@ -15,6 +15,8 @@ mod credentials;
 mod data;
 mod door;
 mod gossip_parts;
+#[doc(hidden)]
+pub mod hostile;
 mod join;
 mod keys;
 mod life;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -113,9 +113,9 @@ impl Overlay {
         };
         let shared = Arc::new(Shared { config, sessions, state, tell, inner: Mutex::new(inner) });
         let mut tasks = JoinSet::new();
-        let (driven, watched) = (shared.sessions.clone(), Arc::clone(&shared));
+        let (driven, watched) = (shared.sessions.clone(), Arc::downgrade(&shared));
         tasks.spawn(async move { driven.run().await });
-        tasks.spawn(async move { watched.watch(heard).await });
+        tasks.spawn(watch(watched, heard));
         Ok((Self { shared, _tasks: tasks }, events))
     }
 
@@ -263,6 +263,23 @@ impl Drop for Overlay {
     }
 }
 
+/// Follows what the workers tell, and looks at the paths. Holds nothing: what is dropped is gone at once.
+async fn watch(shared: Weak<Shared>, mut heard: UnboundedReceiver<(u64, News)>) {
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let news = tokio::select! {
+            Some(news) = heard.recv() => Some(news),
+            _ = look.tick() => None,
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        match news {
+            Some((generation, news)) => shared.handle(generation, news),
+            None => shared.look(),
+        }
+    }
+}
+
 impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Whatever was left half done where it could panic is done by the next refresh.
@@ -362,18 +379,6 @@ impl Shared {
         self.refresh(inner);
         self.tell(OverlayEvent::Moved(inner.local));
         Ok(inner.local)
-    }
-
-    /// Follows what the workers tell, and looks at the paths.
-    async fn watch(&self, mut heard: UnboundedReceiver<(u64, News)>) {
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                Some((generation, news)) = heard.recv() => self.handle(generation, news),
-                _ = look.tick() => self.look(),
-            }
-        }
     }
 
     fn handle(&self, generation: u64, news: News) {

@@ -11,6 +11,7 @@ mod fixture;
 mod hosts;
 mod kernel_vxlan;
 mod links;
+mod overlay;
 mod ports;
 mod probes;
 mod relay;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         links::tests(),
         datagrams::tests(),
         probes::tests(),
+        overlay::tests(),
     ];
     let trial = |(name, test): Test, ignored: bool| {
         let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));

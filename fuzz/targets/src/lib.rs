@@ -10,13 +10,15 @@
 mod cluster;
 mod gossip;
 mod headers;
+mod node;
 mod oracle;
 mod packets;
 mod switch;
 
-pub use cluster::{group, keyring, token};
+pub use cluster::{certificate, group, keyring, token};
 pub use gossip::gossip;
 pub use headers::{ethernet, virtio, vxlan};
+pub use node::{api, join, link, record};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
 
@@ -25,15 +27,20 @@ pub type Target = fn(&[u8]);
 
 /// Every target, with the name of its binary and of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("api", api),
+    ("certificate", certificate),
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),
     ("gossip", gossip),
     ("group", group),
     ("ingress", ingress),
+    ("join", join),
     ("keyring", keyring),
+    ("link", link),
     ("neighbour", neighbour),
     ("offload", offload),
+    ("record", record),
     ("sealed", sealed),
     ("segment", segment),
     ("token", token),

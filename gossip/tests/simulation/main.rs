@@ -81,9 +81,9 @@ impl Trial {
         assert!(self.world.largest <= CONTENT_LIMIT, "a datagram of {} bytes", self.world.largest);
     }
 
-    /// When everybody has something to tell everybody, within a second or two.
+    /// When everybody has something to tell everybody, within a second or two; some of it is repeated at any size.
     fn burst(&self) -> usize {
-        5_000 * self.plan.nodes
+        15_000 + 5_000 * self.plan.nodes
     }
 
     /// Nothing that a live node acknowledged is missing anywhere, and every live node's own records are known.

@@ -86,8 +86,8 @@ fn peers_at_one_address_are_told_apart_by_their_ports() {
     let at = |port| SocketAddr::new(address(2).ip(), port);
     let [low, high] = [1_000, 60_000].map(|port| master.add_peer(vni(1), at(port)).unwrap());
     let own = master.add_peer(vni(1), SocketAddr::new(address(1).ip(), 1)).unwrap();
-    let find = |master: &Master, port| master.tables().topology.peers.find(at(port));
-    let at_ports = [1_000, address(2).port(), 60_000, 50_000].map(|port| find(&master, port));
+    let find = |master: &mut Master, port| master.tables().topology.peers.find(at(port));
+    let at_ports = [1_000, address(2).port(), 60_000, 50_000].map(|port| find(&mut master, port));
     assert_eq!(
         at_ports,
         [Some(low), Some(first), Some(high), Some(low)],
@@ -98,7 +98,7 @@ fn peers_at_one_address_are_told_apart_by_their_ports() {
     for (gone, left) in [(low, Some(first)), (high, Some(first)), (first, None)] {
         master.remove_peer(vni(2), gone);
         master.remove_peer(vni(1), gone);
-        assert_eq!(find(&master, 50_000), left);
+        assert_eq!(find(&mut master, 50_000), left);
     }
 }
 

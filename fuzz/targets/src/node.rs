@@ -1,0 +1,24 @@
+//! What comes to a daemon: by its API, from nodes that want to join, from members.
+
+use vswitchd::api::{Call, Code};
+
+pub use vswitchd::node::hostile::{join, link, record};
+
+/// A request to the API, as a line `METHOD PATH` and a body: refused for one of three reasons, or what is written for it
+/// is read as the same.
+pub fn api(data: &[u8]) {
+    let end = data.iter().position(|&byte| byte == b'\n').unwrap_or(data.len());
+    let (line, body) = (&data[..end], data.get(end + 1..).unwrap_or_default());
+    let Ok(line) = std::str::from_utf8(line) else { return };
+    let (method, path) = line.split_once(' ').unwrap_or((line, ""));
+    match Call::parse(method, path, body) {
+        Ok(call) => {
+            assert_eq!((call.method(), call.path()), (method, path.to_owned()));
+            assert_eq!(Call::parse(method, path, &call.body()), Ok(call));
+        }
+        Err(refusal) => {
+            let reasons = [Code::NotFound, Code::MethodNotAllowed, Code::BadRequest];
+            assert!(reasons.contains(&refusal.code), "{refusal:?}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Commands against a daemon that answers as a test wants: what they ask, print, and end with.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use vswitchd::api::server::{Admission, Answer, serve};
+use vswitchd::api::{Call, Code, Refusal, Socket};
+
+/// What becomes of a call, and what was called.
+struct Script {
+    answer: fn(&Call) -> Result<Value, Refusal>,
+    calls: Mutex<Vec<String>>,
+}
+
+impl Answer for Script {
+    async fn answer(&self, call: Call) -> Result<Value, Refusal> {
+        let line = format!("{} {}", call.method(), call.path());
+        self.calls.lock().expect("nothing panics under this lock").push(line);
+        (self.answer)(&call)
+    }
+}
+
+/// A daemon with a script, in a directory that goes with it.
+struct Daemon {
+    scratch: PathBuf,
+    script: Arc<Script>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Daemon {
+    fn start(name: &str, answer: fn(&Call) -> Result<Value, Refusal>) -> Result<Self> {
+        let scratch = std::env::temp_dir().join(format!("vswitchd-commands-{name}-{}", std::process::id()));
+        let socket = Socket::bind(&scratch.join("api.sock"), None)?;
+        let script = Arc::new(Script { answer, calls: Mutex::default() });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answers = Arc::clone(&script);
+        let listener = socket.listener()?;
+        let thread = std::thread::spawn(move || {
+            runtime.block_on(async {
+                let listener = UnixListener::from_std(listener).expect("it does not block");
+                // Also if the other end is dropped.
+                let stopped = async { drop(stopped.await) };
+                serve(listener, Admission::File, answers, stopped).await;
+            });
+            drop(socket);
+        });
+        Ok(Self { scratch, script, stop: Some(stop), thread: Some(thread) })
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
+        command.args(arguments).env_clear().env("HOME", &self.scratch);
+        command.env("VSWITCHD_SOCKET", self.scratch.join("api.sock"));
+        command.output().context("vswitchd")
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.script.calls.lock().expect("nothing panics under this lock"))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            assert!(thread.join().is_ok(), "the daemon panicked");
+        }
+        std::fs::remove_dir_all(&self.scratch).expect("the test made it");
+    }
+}
+
+fn node(name: &str) -> Value {
+    json!({
+        "id": "0123456789abcdefghijklmno", "name": name, "own": false, "role": "worker", "status": "down",
+        "joined_ms": 0, "address": null, "door": null, "data": null, "version": "\u{1b}]0;owned\u{7}",
+    })
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("what is printed is UTF-8")
+}
+
+#[test]
+fn each_of_several_is_done_and_the_failed_are_named() -> Result<()> {
+    let daemon = Daemon::start("several", |call| match call {
+        Call::RemoveNode { node, .. } if node.as_str() == "b" => {
+            Err(Refusal::new(Code::NotFound, "there is no node b"))
+        }
+        Call::Detach(_) | Call::RemoveNode { .. } => Ok(Value::Null),
+        Call::Promote(node) => Ok(json!({ "changed": node.as_str() == "a" })),
+        other => Err(Refusal::new(Code::Internal, format!("unexpected: {other:?}"))),
+    })?;
+    let removed = daemon.run(&["node", "rm", "--force", "a", "b", "c"])?;
+    ensure!(removed.status.code() == Some(1), "{removed:?}");
+    ensure!(text(&removed.stdout) == "a\nc\n", "{removed:?}");
+    ensure!(text(&removed.stderr) == "vswitchd: there is no node b\n", "{removed:?}");
+    let asked = ["a", "b", "c"].map(|node| format!("DELETE /v1/nodes/{node}?force"));
+    ensure!(daemon.calls() == asked, "all three were asked for");
+    let promoted = daemon.run(&["node", "promote", "a", "b"])?;
+    ensure!(
+        text(&promoted.stdout) == "Node a is now a manager.\nNode b is already a manager.\n",
+        "{promoted:?}"
+    );
+    ensure!(promoted.status.success() && daemon.run(&["detach", "x"])?.stdout == b"x\n");
+    Ok(())
+}
+
+#[test]
+fn inspect_shows_what_it_found() -> Result<()> {
+    let daemon = Daemon::start("inspect", |call| match call {
+        Call::Node(name) if name.as_str() == "self" => Ok(node("one")),
+        _ => Err(Refusal::new(Code::NotFound, "there is no such node")),
+    })?;
+    let shown = daemon.run(&["node", "inspect", "x", "self"])?;
+    ensure!(shown.status.code() == Some(1), "{shown:?}");
+    let document: Value = serde_json::from_slice(&shown.stdout)?;
+    ensure!(document.as_array().is_some_and(|nodes| nodes.len() == 1), "{document}");
+    ensure!(document[0]["Description"]["Hostname"] == "one", "{document}");
+    let pretty = daemon.run(&["node", "inspect", "--pretty", "self"])?;
+    ensure!(text(&pretty.stdout).contains("name: one\n") && pretty.status.success(), "{pretty:?}");
+    Ok(())
+}
+
+#[test]
+fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
+    const HOSTILE: &str = "a\u{1b}[2J\u{9b}31m\u{7f}\r\u{202e}b";
+    let daemon = Daemon::start("hostile", |call| match call {
+        Call::Nodes(_) => Ok(json!([node(HOSTILE)])),
+        Call::Node(_) => Ok(node(HOSTILE)),
+        Call::Networks => Ok(
+            json!([{ "id": HOSTILE, "name": HOSTILE, "vni": 1, "encrypted": false, "created_ms": u64::MAX }]),
+        ),
+        _ => Err(Refusal::new(Code::Conflict, format!("{HOSTILE} uses it"))),
+    })?;
+    for arguments in [
+        &["node", "ls"][..],
+        &["node", "ls", "--no-trunc"],
+        &["node", "ls", "--format", "json"],
+        &["node", "inspect", "x"],
+        &["node", "inspect", "--pretty", "x"],
+        &["network", "ls"],
+        &["network", "ls", "-q"],
+        &["network", "ls", "--format", "json"],
+        &["network", "rm", "x"],
+    ] {
+        let output = daemon.run(arguments)?;
+        let (said, failed) = (text(&output.stdout), text(&output.stderr));
+        let harmless = |c: char| (!c.is_control() || c == '\n') && c != '\u{202e}';
+        ensure!(said.chars().all(harmless) && failed.chars().all(harmless), "{arguments:?}: {output:?}");
+        ensure!(said.contains("[2J") || failed.contains("[2J"), "{arguments:?} showed it: {output:?}");
+    }
+    let listed = daemon.run(&["node", "ls", "--format", "json"])?;
+    ensure!(serde_json::from_slice::<Value>(&listed.stdout)?["name"] == HOSTILE, "JSON says the same");
+    Ok(())
+}
+
+#[test]
+fn wrong_usage_is_told_without_asking() -> Result<()> {
+    let daemon = Daemon::start("usage", |_| Ok(Value::Null))?;
+    for (arguments, reason) in [
+        (&["node", "ls", "--filter", "label=x"][..], "want role=, status=, name= or id="),
+        (&["node", "rm", "a b"], "letters, digits"),
+        (&["cluster", "update"], "nothing to change"),
+        (&["cluster", "update", "--data-path-port", "80"], "1024 to 49151"),
+        (&["init", "--default-addr-pool", "10.0.0.0/8,10.1.0.0/16"], "10.0.0.0/8 and 10.1.0.0/16 overlap"),
+        (&["init", "--default-addr-pool", "10.1.2.3/8"], "do you mean 10.0.0.0/8?"),
+        (&["init", "--default-addr-pool-mask-length", "30"], "want /8 to /29"),
+        (&["network", "create", "--opt", "mtu=3", "x"], "want encrypted"),
+        (&["network", "create", "--vni", "16777216", "x"], "16777215"),
+    ] {
+        let output = daemon.run(arguments)?;
+        ensure!(output.status.code() == Some(2), "{arguments:?}: {output:?}");
+        ensure!(text(&output.stderr).contains(reason), "{arguments:?}: {output:?}");
+    }
+    ensure!(daemon.calls().is_empty());
+    Ok(())
+}
