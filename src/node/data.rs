@@ -2,7 +2,7 @@
 //! links.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ impl Cluster {
         let settings = member.as_ref().map(|member| &member.settings);
         let address = settings.map(|settings| settings.data_address.unwrap_or(settings.advertise));
         let port = settings.and_then(|settings| settings.data_port).unwrap_or(port);
-        SocketAddr::new(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port)
+        SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port)
     }
 
     /// Answers a member that wants data keys.
