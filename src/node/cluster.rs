@@ -406,6 +406,7 @@ impl Cluster {
         };
         self.gossip.readdress(place);
         self.say_who();
+        self.data_changed.notify_one();
     }
 }
 

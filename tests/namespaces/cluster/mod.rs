@@ -29,9 +29,11 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::who_has_a_wrong_clock_hears_why", strangers::clocks),
         ("cluster::gossip_on_the_wire_is_sealed", wire::sealed),
         ("cluster::replayed_and_changed_gossip_changes_nothing", wire::attacked),
+        ("cluster::replays_to_a_node_that_has_just_started_change_nothing", wire::replayed_after_start),
         ("cluster::data_is_sealed_and_forgeries_are_refused", data::sealed),
         ("cluster::keys_rotate_under_load_without_loss", data::rotated),
         ("cluster::data_flows_again_after_a_kill", data::resumed),
+        ("cluster::data_of_a_removed_node_is_refused", data::removed),
         ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
     ]
 }
