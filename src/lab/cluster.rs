@@ -21,7 +21,7 @@ use super::plan::{NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
     AttachRequest, Attached, Call, InitRequest, Initialized, JoinRequest, Joined, Name, NetworkCreate,
-    NetworkCreated, NetworkView,
+    NetworkCreated, NetworkView, NodeFilter, NodeStatus, NodeTerm, NodeView,
 };
 
 /// The socket of a node's daemon, in the node's directory.
@@ -42,7 +42,7 @@ const VARIABLES: [&str; 5] = [
 pub const NO_CONFIG: &str = "/dev/null";
 /// Nodes that are talked to at a time: they share this machine's cores.
 const AT_ONCE: usize = 8;
-/// How long a network may take until every node knows of it: loss delays it, and no loss at all a lab survives.
+/// How long nodes may take to hear each other, and a network until every node knows of it: loss delays it, and no loss at all a lab survives.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at what a node knows.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -68,14 +68,16 @@ pub enum ClusterError {
         /// Why not.
         source: Box<AskError>,
     },
-    /// A node does not hear of all networks.
-    #[error("{node} knows {known} of {all} networks after {} s", SPREAD_PATIENCE.as_secs())]
+    /// A node does not hear of all that there is.
+    #[error("{node} knows {known} of {all} {what} after {} s", SPREAD_PATIENCE.as_secs())]
     Unheard {
         /// The node.
         node: String,
-        /// Networks that it knows.
+        /// Nodes or networks.
+        what: &'static str,
+        /// How many it knows.
         known: usize,
-        /// Networks that there are.
+        /// How many there are.
         all: usize,
     },
 }
@@ -177,23 +179,41 @@ impl Desk<'_> {
         ask(self.socket, call).map_err(failed)
     }
 
-    fn join(&self, request: JoinRequest) -> Result<(), ClusterError> {
-        self.ask::<Joined>("join", &Call::Join(request)).map(drop)
+    /// Waits until the node hears all `nodes` of the cluster, itself among them.
+    fn wait_nodes(&self, nodes: usize) -> Result<(), ClusterError> {
+        let ready = NodeFilter(vec![NodeTerm::Status(NodeStatus::Ready)]);
+        self.wait("nodes", nodes, || {
+            Ok(self.ask::<Vec<NodeView>>("node ls", &Call::Nodes(ready.clone()))?.len())
+        })
     }
 
-    /// Waits until the node knows all networks.
-    fn wait_networks(&self, all: usize) -> Result<(), ClusterError> {
+    /// Waits until the node knows all `networks`.
+    fn wait_networks(&self, networks: usize) -> Result<(), ClusterError> {
+        let known = || Ok(self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?.len());
+        self.wait("networks", networks, known)
+    }
+
+    fn wait(
+        &self,
+        what: &'static str,
+        all: usize,
+        known: impl Fn() -> Result<usize, ClusterError>,
+    ) -> Result<(), ClusterError> {
         let deadline = now() + SPREAD_PATIENCE;
         loop {
-            let known = self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?.len();
+            let known = known()?;
             if known >= all {
                 return Ok(());
             }
             if now() >= deadline {
-                return Err(ClusterError::Unheard { node: self.plan.name.clone(), known, all });
+                return Err(ClusterError::Unheard { node: self.plan.name.clone(), what, known, all });
             }
             thread::sleep(LOOK_EVERY);
         }
+    }
+
+    fn join(&self, request: JoinRequest) -> Result<(), ClusterError> {
+        self.ask::<Joined>("join", &Call::Join(request)).map(drop)
     }
 
     fn attach_all(&self, plan: &Plan) -> Result<(), ClusterError> {
@@ -243,6 +263,8 @@ fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
 /// Makes the networks, and gives every endpoint its place in one.
 fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
     let Some(first) = desks.first() else { return Ok(()) };
+    // Whoever is heard is told of a network at once, others when records are next compared.
+    first.wait_nodes(desks.len())?;
     for network in &plan.networks {
         let request = NetworkCreate {
             name: named(&network.name),
