@@ -25,15 +25,17 @@ const SEALED_FLOW_DURATION: Duration = Duration::from_millis(300);
 const ROUND: Duration = Duration::from_millis(150);
 /// Rounds of questions, at least: those who must not answer get this many chances.
 const ROUNDS_MIN: u32 = 4;
-/// Rounds of questions while an answer is missing, on a link without faults.
-const ROUNDS_MAX: u32 = 20;
+/// Rounds of questions while an answer is missing, on a link without faults: 15 s. Nodes that have only just heard of
+/// each other repeat a comparison of records, or an agreement on keys, after seconds.
+const ROUNDS_MAX: u32 = 100;
 /// Entries of the machine's tables of neighbours that a check may fill: all namespaces share one for IPv4 and
 /// one for IPv6, of 1024 by default (`gc_thresh3`, arp(7)), and only the host's root can enlarge them.
 const NEIGHBOURS_MAX: usize = 800;
 /// Rounds of questions, at least, where not everybody can ask at once and it would take long.
 const ROUNDS_MIN_IN_WAVES: u32 = 2;
-/// The same on a link with faults: it takes an ARP and its answer, a question and its answer to get through.
-const ROUNDS_MAX_FAULTY: u32 = 60;
+/// The same on a link with faults, which lose what is repeated after seconds too, and besides an ARP and its answer, a
+/// question and its answer.
+const ROUNDS_MAX_FAULTY: u32 = 200;
 
 /// What came of one ordered pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

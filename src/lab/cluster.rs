@@ -20,8 +20,8 @@ use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
 use super::plan::{NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
-    AttachRequest, Attached, Call, InitRequest, Initialized, JoinRequest, Joined, Name, NetworkCreate,
-    NetworkCreated, NetworkView, NodeFilter, NodeStatus, NodeTerm, NodeView,
+    AttachRequest, Attached, Call, InitRequest, Initialized, JoinRequest, Joined, Liveness, Name,
+    NetworkCreate, NetworkCreated, NetworkView, PeerView,
 };
 
 /// The socket of a node's daemon, in the node's directory.
@@ -73,7 +73,7 @@ pub enum ClusterError {
     Unheard {
         /// The node.
         node: String,
-        /// Nodes or networks.
+        /// Other nodes or networks.
         what: &'static str,
         /// How many it knows.
         known: usize,
@@ -103,12 +103,11 @@ impl Lab {
     /// started goes on.
     pub fn start(&mut self, program: impl Into<OsString>, directory: &Path) -> Result<(), LabError> {
         let program = program.into();
-        let mut notices = Vec::with_capacity(self.nodes.len());
         for index in 0..self.nodes.len() {
-            notices.push(self.start_daemon(index, &program, directory)?);
+            self.start_daemon(index, &program, directory)?;
         }
-        for (node, notices) in self.nodes.iter_mut().zip(&notices) {
-            if let Some(program) = &mut node.program {
+        for node in &mut self.nodes {
+            if let (Some(program), Some(notices)) = (&mut node.program, &node.notices) {
                 program.wait_notice(notices, READY_PATIENCE)?;
             }
         }
@@ -118,13 +117,7 @@ impl Lab {
         self.endpoints().try_for_each(Endpoint::configure)
     }
 
-    /// Starts a node's daemon; gives the socket that it tells when it is ready.
-    fn start_daemon(
-        &mut self,
-        index: usize,
-        program: &OsString,
-        directory: &Path,
-    ) -> Result<UnixDatagram, LabError> {
+    fn start_daemon(&mut self, index: usize, program: &OsString, directory: &Path) -> Result<(), LabError> {
         let node = &self.nodes[index];
         let own = directory.join(&node.plan.name);
         let failed = |path: &Path, source| ClusterError::Directory { path: path.into(), source };
@@ -141,8 +134,9 @@ impl Lab {
         command.args(["--config", NO_CONFIG]).env("NOTIFY_SOCKET", &notice_path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.run_program(index, command)?;
-        self.nodes[index].daemon = Some(DaemonPlace { socket, state_dir });
-        Ok(notices)
+        let node = &mut self.nodes[index];
+        (node.daemon, node.notices) = (Some(DaemonPlace { socket, state_dir }), Some(notices));
+        Ok(())
     }
 
     /// Whom to ask on each node, if the lab is a cluster.
@@ -179,11 +173,11 @@ impl Desk<'_> {
         ask(self.socket, call).map_err(failed)
     }
 
-    /// Waits until the node hears all `nodes` of the cluster, itself among them.
-    fn wait_nodes(&self, nodes: usize) -> Result<(), ClusterError> {
-        let ready = NodeFilter(vec![NodeTerm::Status(NodeStatus::Ready)]);
-        self.wait("nodes", nodes, || {
-            Ok(self.ask::<Vec<NodeView>>("node ls", &Call::Nodes(ready.clone()))?.len())
+    /// Waits until the node hears all the `others`.
+    fn wait_others(&self, others: usize) -> Result<(), ClusterError> {
+        self.wait("other nodes", others, || {
+            let peers: Vec<PeerView> = self.ask("status --peers", &Call::Peers)?;
+            Ok(peers.iter().filter(|peer| peer.liveness == Liveness::Alive).count())
         })
     }
 
@@ -263,8 +257,8 @@ fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
 /// Makes the networks, and gives every endpoint its place in one.
 fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
     let Some(first) = desks.first() else { return Ok(()) };
-    // Whoever is heard is told of a network at once, others when records are next compared.
-    first.wait_nodes(desks.len())?;
+    // Whoever is heard is told of networks and endpoints at once, others when records are next compared.
+    each(desks, |desk| desk.wait_others(desks.len() - 1))?;
     for network in &plan.networks {
         let request = NetworkCreate {
             name: named(&network.name),
