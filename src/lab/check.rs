@@ -1,4 +1,4 @@
-//! Who reaches whom in a lab, and how much goes through.
+//! Who reaches whom in a lab, how much goes through, and whether its nodes are one cluster.
 //!
 //! Every ordered pair of endpoints is pinged over IPv4 and IPv6. Within a network everybody must answer; from
 //! another network nobody may, though the question really goes out into the asker's own network (see
@@ -6,9 +6,11 @@
 
 use std::net::IpAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::build::{ENDPOINT_LINK, Lab};
+use super::cluster::ClusterError;
+use super::membership::Membership;
 use super::ping::{Patience, PingError, Target, ask};
 use super::plan::{EndpointPlan, Plan, UnderlayKind};
 use super::throughput::{Flow, FlowError, measure};
@@ -72,6 +74,8 @@ pub struct Findings {
     pub pairs: Vec<Pair>,
     /// The stream, if there are two endpoints in one network.
     pub stream: Option<Stream>,
+    /// What the nodes say of each other, if the lab is a cluster.
+    pub membership: Option<Membership>,
 }
 
 impl Findings {
@@ -80,15 +84,17 @@ impl Findings {
     pub fn is_right(&self) -> bool {
         self.pairs.iter().all(Pair::is_right)
             && self.stream.as_ref().is_none_or(|stream| stream.outcome.is_ok())
+            && self.membership.as_ref().is_none_or(|membership| membership.faults.is_empty())
     }
 }
 
-/// Asks everybody, then sends the stream. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`]
+/// Asks everybody, then sends the stream, then looks at the cluster. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`]
 /// endpoints.
 ///
 /// # Errors
 /// If the questions can't be asked; what the answers are is never an error.
 pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
+    let start = Instant::now();
     let members: Vec<Member> = lab
         .nodes()
         .iter()
@@ -106,7 +112,9 @@ pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
         let outcome = measure(&sender.netns, &receiver.netns, receiver.plan.v4.into(), FLOW_DURATION);
         Stream { from, to, outcome }
     });
-    Ok(Findings { pairs, stream })
+    // Last, since nodes compare their records once a second: by now they have.
+    let membership = Membership::of(lab, start)?;
+    Ok(Findings { pairs, stream, membership })
 }
 
 /// Why a lab could not be checked.
@@ -118,6 +126,9 @@ pub enum CheckError {
     /// Neighbours can't be forgotten between two waves of questions.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A daemon doesn't answer.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
 }
 
 struct Member {

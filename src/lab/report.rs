@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::check::{Findings, Pair, Stream};
+use super::membership::Membership;
 use super::plan::{NETWORK_PREFIX, NodePlan, Plan, UNDERLAY_PREFIX, UnderlayKind};
 
 /// Characters of a line of the picture.
@@ -35,8 +36,13 @@ pub fn picture(plan: &Plan) -> String {
         let number = index + 1;
         let _infallible = writeln!(
             text,
-            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:{number:x}::/{}",
-            network.name, network.vni, NETWORK_PREFIX.0, NETWORK_PREFIX.1
+            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:{number:x}::/{}, MTU {}{}",
+            network.name,
+            network.vni,
+            NETWORK_PREFIX.0,
+            NETWORK_PREFIX.1,
+            plan.mtu(index),
+            if network.encrypted { ", encrypted" } else { "" }
         );
     }
     text
@@ -95,6 +101,9 @@ pub fn findings(plan: &Plan, findings: &Findings) -> String {
         if plan.endpoints().count() > TABLE_MAX { summary(plan, findings) } else { table(plan, findings) };
     if let Some(stream) = &findings.stream {
         let _infallible = writeln!(text, "\n{}", stream_line(plan, stream));
+    }
+    if let Some(membership) = &findings.membership {
+        let _infallible = writeln!(text, "{}", membership.line());
     }
     text.push('\n');
     for fault in faults(plan, findings).iter().take(FAULTS_SHOWN) {
@@ -200,7 +209,8 @@ pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
         let error = stream.outcome.as_ref().err()?;
         Some(format!("{} to {}: {error}", endpoint(plan, stream.from), endpoint(plan, stream.to)))
     });
-    pairs.chain(stream).collect()
+    let cluster = findings.membership.iter().flat_map(|membership| membership.faults.iter().cloned());
+    pairs.chain(stream).chain(cluster).collect()
 }
 
 fn verdict(findings: &Findings) -> String {
@@ -217,7 +227,9 @@ fn verdict(findings: &Findings) -> String {
     }
     let stream = findings.stream.as_ref().is_some_and(|stream| stream.outcome.is_err());
     let stream = if stream { ", and the TCP stream failed" } else { "" };
-    format!("FAILED: {wrong} of {} pairs are not as they must be{stream}", findings.pairs.len())
+    let cluster = findings.membership.as_ref().is_some_and(|membership| !membership.faults.is_empty());
+    let cluster = if cluster { ", and the nodes are not one cluster" } else { "" };
+    format!("FAILED: {wrong} of {} pairs are not as they must be{stream}{cluster}", findings.pairs.len())
 }
 
 /// One document with the plan, every pair, the stream and the verdict. Times are in microseconds.
@@ -245,6 +257,7 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
         "plan": plan,
         "pairs": findings.pairs.iter().map(pair).collect::<Vec<_>>(),
         "tcp": stream,
+        "cluster": findings.membership.as_ref().map(Membership::document),
         "faults": faults(plan, findings),
         "ok": findings.is_right(),
     })
@@ -269,7 +282,9 @@ mod tests {
             Pair { from, to, expected, v4: rtt, v6: rtt }
         });
         let flow = Flow { bytes: 125_000_000, took: Duration::from_secs(1) };
-        Findings { pairs: pairs.collect(), stream: Some(Stream { from: 0, to: 2, outcome: Ok(flow) }) }
+        let stream = Some(Stream { from: 0, to: 2, outcome: Ok(flow) });
+        let membership = Some(Membership { sights: Vec::new(), faults: Vec::new() });
+        Findings { pairs: pairs.collect(), stream, membership }
     }
 
     #[test]
@@ -308,7 +323,7 @@ mod tests {
     fn silence_leaks_and_corruption_each_fail_it_and_are_named() {
         let plan = plan(2, false);
         type Edit = fn(&mut Findings);
-        let edits: [(Edit, &str, &str); 4] = [
+        let edits: [(Edit, &str, &str); 5] = [
             (|f| f.pairs[1].v4 = None, "LOST", "n1a gets no answer from n2a over IPv4"),
             (|f| f.pairs[1].v6 = None, "LOST6", "n1a gets no answer from n2a over IPv6"),
             (
@@ -323,6 +338,11 @@ mod tests {
                 },
                 "TCP stream failed",
                 "byte 7 arrived as 0x02, not 0x01",
+            ),
+            (
+                |f| f.membership.as_mut().unwrap().faults.push("node1 sees node2 as down".into()),
+                "the nodes are not one cluster",
+                "node1 sees node2 as down",
             ),
         ];
         for (edit, table, fault) in edits {
