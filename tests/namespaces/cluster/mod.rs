@@ -24,6 +24,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::a_node_with_a_new_address_is_followed", liveness::moved),
         ("cluster::a_partition_that_wrote_on_both_sides_merges", partition::merges),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
+        ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),
         ("cluster::a_token_rotated_at_one_manager_is_refused_at_the_other", rights::tokens),
         ("cluster::certificates_of_strangers_are_refused", strangers::certificates),
