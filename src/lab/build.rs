@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct Node {
     pub(super) program: Option<Program>,
     /// Where its daemon is found, if it is one of a cluster.
     pub(super) daemon: Option<DaemonPlace>,
+    /// What its daemon tells when it is ready, and when it stops.
+    pub(super) notices: Option<UnixDatagram>,
 }
 
 /// An endpoint: a namespace; its [`ENDPOINT_LINK`] is made by the node's program.
@@ -176,7 +179,14 @@ impl Node {
     fn build(plan: &NodePlan) -> Result<Self, LabError> {
         let endpoint = |plan: &EndpointPlan| Ok(Endpoint { plan: plan.clone(), netns: NetNs::create()? });
         let endpoints = plan.endpoints.iter().map(endpoint).collect::<Result<_, NetnsError>>()?;
-        Ok(Self { plan: plan.clone(), netns: NetNs::create()?, endpoints, program: None, daemon: None })
+        Ok(Self {
+            plan: plan.clone(),
+            netns: NetNs::create()?,
+            endpoints,
+            program: None,
+            daemon: None,
+            notices: None,
+        })
     }
 
     /// Its part of the plan.

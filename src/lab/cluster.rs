@@ -20,8 +20,8 @@ use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
 use super::plan::{NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
-    AttachRequest, Attached, Call, InitRequest, Initialized, JoinRequest, Joined, Name, NetworkCreate,
-    NetworkCreated, NetworkView,
+    AttachRequest, Attached, Call, InitRequest, Initialized, JoinRequest, Joined, Liveness, Name,
+    NetworkCreate, NetworkCreated, NetworkView, PeerView,
 };
 
 /// The socket of a node's daemon, in the node's directory.
@@ -42,7 +42,7 @@ const VARIABLES: [&str; 5] = [
 pub const NO_CONFIG: &str = "/dev/null";
 /// Nodes that are talked to at a time: they share this machine's cores.
 const AT_ONCE: usize = 8;
-/// How long a network may take until every node knows of it: loss delays it, and no loss at all a lab survives.
+/// How long nodes may take to hear each other, and a network until every node knows of it: loss delays it, and no loss at all a lab survives.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at what a node knows.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -68,14 +68,16 @@ pub enum ClusterError {
         /// Why not.
         source: Box<AskError>,
     },
-    /// A node does not hear of all networks.
-    #[error("{node} knows {known} of {all} networks after {} s", SPREAD_PATIENCE.as_secs())]
+    /// A node does not hear of all that there is.
+    #[error("{node} knows {known} of {all} {what} after {} s", SPREAD_PATIENCE.as_secs())]
     Unheard {
         /// The node.
         node: String,
-        /// Networks that it knows.
+        /// Other nodes or networks.
+        what: &'static str,
+        /// How many it knows.
         known: usize,
-        /// Networks that there are.
+        /// How many there are.
         all: usize,
     },
 }
@@ -101,12 +103,11 @@ impl Lab {
     /// started goes on.
     pub fn start(&mut self, program: impl Into<OsString>, directory: &Path) -> Result<(), LabError> {
         let program = program.into();
-        let mut notices = Vec::with_capacity(self.nodes.len());
         for index in 0..self.nodes.len() {
-            notices.push(self.start_daemon(index, &program, directory)?);
+            self.start_daemon(index, &program, directory)?;
         }
-        for (node, notices) in self.nodes.iter_mut().zip(&notices) {
-            if let Some(program) = &mut node.program {
+        for node in &mut self.nodes {
+            if let (Some(program), Some(notices)) = (&mut node.program, &node.notices) {
                 program.wait_notice(notices, READY_PATIENCE)?;
             }
         }
@@ -116,13 +117,7 @@ impl Lab {
         self.endpoints().try_for_each(Endpoint::configure)
     }
 
-    /// Starts a node's daemon; gives the socket that it tells when it is ready.
-    fn start_daemon(
-        &mut self,
-        index: usize,
-        program: &OsString,
-        directory: &Path,
-    ) -> Result<UnixDatagram, LabError> {
+    fn start_daemon(&mut self, index: usize, program: &OsString, directory: &Path) -> Result<(), LabError> {
         let node = &self.nodes[index];
         let own = directory.join(&node.plan.name);
         let failed = |path: &Path, source| ClusterError::Directory { path: path.into(), source };
@@ -139,8 +134,9 @@ impl Lab {
         command.args(["--config", NO_CONFIG]).env("NOTIFY_SOCKET", &notice_path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.run_program(index, command)?;
-        self.nodes[index].daemon = Some(DaemonPlace { socket, state_dir });
-        Ok(notices)
+        let node = &mut self.nodes[index];
+        (node.daemon, node.notices) = (Some(DaemonPlace { socket, state_dir }), Some(notices));
+        Ok(())
     }
 
     /// Whom to ask on each node, if the lab is a cluster.
@@ -177,23 +173,41 @@ impl Desk<'_> {
         ask(self.socket, call).map_err(failed)
     }
 
-    fn join(&self, request: JoinRequest) -> Result<(), ClusterError> {
-        self.ask::<Joined>("join", &Call::Join(request)).map(drop)
+    /// Waits until the node hears all the `others`.
+    fn wait_others(&self, others: usize) -> Result<(), ClusterError> {
+        self.wait("other nodes", others, || {
+            let peers: Vec<PeerView> = self.ask("status --peers", &Call::Peers)?;
+            Ok(peers.iter().filter(|peer| peer.liveness == Liveness::Alive).count())
+        })
     }
 
-    /// Waits until the node knows all networks.
-    fn wait_networks(&self, all: usize) -> Result<(), ClusterError> {
+    /// Waits until the node knows all `networks`.
+    fn wait_networks(&self, networks: usize) -> Result<(), ClusterError> {
+        let known = || Ok(self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?.len());
+        self.wait("networks", networks, known)
+    }
+
+    fn wait(
+        &self,
+        what: &'static str,
+        all: usize,
+        known: impl Fn() -> Result<usize, ClusterError>,
+    ) -> Result<(), ClusterError> {
         let deadline = now() + SPREAD_PATIENCE;
         loop {
-            let known = self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?.len();
+            let known = known()?;
             if known >= all {
                 return Ok(());
             }
             if now() >= deadline {
-                return Err(ClusterError::Unheard { node: self.plan.name.clone(), known, all });
+                return Err(ClusterError::Unheard { node: self.plan.name.clone(), what, known, all });
             }
             thread::sleep(LOOK_EVERY);
         }
+    }
+
+    fn join(&self, request: JoinRequest) -> Result<(), ClusterError> {
+        self.ask::<Joined>("join", &Call::Join(request)).map(drop)
     }
 
     fn attach_all(&self, plan: &Plan) -> Result<(), ClusterError> {
@@ -243,6 +257,8 @@ fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
 /// Makes the networks, and gives every endpoint its place in one.
 fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
     let Some(first) = desks.first() else { return Ok(()) };
+    // Whoever is heard is told of networks and endpoints at once, others when records are next compared.
+    each(desks, |desk| desk.wait_others(desks.len() - 1))?;
     for network in &plan.networks {
         let request = NetworkCreate {
             name: named(&network.name),

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::build::Lab;
 use super::cluster::{ClusterError, Desk, LOOK_EVERY, each, now};
 use crate::api::{Call, Digest, NodeFilter, NodeStatus, NodeView, PeerView};
+use crate::crypto::identity::Role;
 
 /// How long the nodes may take to agree. They compare their records about once a second.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,13 +67,14 @@ impl Membership {
             return format!("Cluster: its {all} nodes are not at one");
         }
         let members = self.sights.first().map_or(&[][..], |sight| &sight.members[..]);
-        let named: Vec<String> =
-            members.iter().filter(|node| node.door.is_some()).map(|node| node.name.clone()).collect();
-        let managers = named.join(", ");
-        let workers = all - named.len();
+        let managers = members.iter().filter(|node| node.role == Role::Manager);
+        let managers: Vec<&str> = managers.map(|node| node.name.as_str()).collect();
+        let managers = managers.join(", ");
+        if all == 1 {
+            return format!("Cluster: {managers} alone");
+        }
         format!(
-            "Cluster: {managers} manages, {workers} {}; every node lists the same {all} as ready, and has equal records",
-            if workers == 1 { "is a worker" } else { "are workers" }
+            "Cluster: managed by {managers}; every node lists the same {all} as ready, their records are equal"
         )
     }
 
@@ -152,7 +154,6 @@ fn unequal(sights: &[Sight], recent: Duration) -> BTreeSet<&str> {
 mod tests {
     use super::*;
     use crate::api::{DataPath, DataState, Liveness, Quality};
-    use crate::crypto::identity::Role;
 
     const RECENT: Duration = Duration::from_secs(2);
 
@@ -207,7 +208,7 @@ mod tests {
         assert_eq!(faults(&row(), RECENT), [""; 0]);
         let line = Membership { sights: row(), faults: Vec::new() }.line();
         assert!(
-            line.starts_with("Cluster: node1 manages, 3 are workers; every node lists the same 4"),
+            line.starts_with("Cluster: managed by node1; every node lists the same 4 as ready"),
             "{line}"
         );
         assert_eq!(faults(&[], RECENT), [""; 0]);
