@@ -21,8 +21,10 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         ("cluster::nodes_that_are_killed_or_stopped_come_back", liveness::killed_and_stopped),
         ("cluster::a_cable_pulled_for_30_s_heals_by_itself", liveness::cable_pulled),
+        ("cluster::a_node_with_a_new_address_is_followed", liveness::moved),
         ("cluster::a_partition_that_wrote_on_both_sides_merges", partition::merges),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
+        ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),
         ("cluster::a_token_rotated_at_one_manager_is_refused_at_the_other", rights::tokens),
         ("cluster::certificates_of_strangers_are_refused", strangers::certificates),
