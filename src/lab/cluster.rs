@@ -202,6 +202,7 @@ impl Desk<'_> {
             if now() >= deadline {
                 return Err(ClusterError::Unheard { node: self.plan.name.clone(), what, known, all });
             }
+            #[expect(clippy::disallowed_methods, reason = "a look at a condition that nothing tells of")]
             thread::sleep(LOOK_EVERY);
         }
     }

@@ -55,6 +55,7 @@ impl Membership {
             if faults.is_empty() || now() >= deadline {
                 return Ok(Some(Self { sights, faults }));
             }
+            #[expect(clippy::disallowed_methods, reason = "a look at a condition that nothing tells of")]
             thread::sleep(LOOK_EVERY);
         }
     }
