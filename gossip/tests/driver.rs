@@ -228,7 +228,7 @@ async fn a_farewell_saves_first() {
     let (store, mut teller) = Teller::new();
     let gossip = start(store).await;
     gossip.set_cluster(CLUSTER, "a", Some(vec![1])).unwrap();
-    let leaving = tokio::spawn(Arc::into_inner(gossip).unwrap().leave());
+    let leaving = tokio::spawn(async move { gossip.leave().await });
     teller.begun().await;
     assert!(!leaving.is_finished());
     teller.orders.send(Order::Save).unwrap();

@@ -156,6 +156,9 @@ pub struct ClusterStatus {
     pub managers: Vec<SocketAddr>,
     /// Seconds since 1970 when its certificate ends; none if it is not valid now.
     pub certificate_until: Option<u64>,
+    /// Whether managers have removed this node, as far as it has been told.
+    #[serde(default)]
+    pub removed: bool,
     /// How gossip is, if it runs.
     #[serde(default)]
     pub gossip: Option<GossipStatus>,

@@ -106,6 +106,9 @@ fn cluster_text(cluster: &ClusterStatus, now: u64) -> String {
         cluster.address,
         managers.join(", "),
     );
+    if cluster.removed {
+        text += "REMOVED from the cluster by a manager: `vswitchd leave`, and join again to come back\n";
+    }
     if let Some(gossip) = &cluster.gossip {
         text += &gossip_text(gossip);
     }
@@ -177,10 +180,17 @@ mod tests {
             address: "192.0.2.1".parse().unwrap(),
             managers: vec!["192.0.2.1:2377".parse().unwrap()],
             certificate_until: Some(1_000 + 86_400),
+            removed: false,
             gossip: None,
             keys: None,
             data: None,
         }
+    }
+
+    #[test]
+    fn removal_is_said() {
+        let removed = ClusterStatus { removed: true, ..cluster() };
+        assert!(cluster_text(&removed, 0).contains("REMOVED"));
     }
 
     #[test]

@@ -38,7 +38,9 @@ use crate::crypto::identity::{NodeId, Role};
 use crate::crypto::peer::Revoked;
 use crate::crypto::tls::Revocations;
 use crate::gossip::engine::{Authority, Event, Settings as GossipSettings};
-use crate::gossip::{Gossip, Parts, Peer, PeerStatus, Record, SetError, StartError as GossipError, TableId};
+use crate::gossip::{
+    Comparison, Gossip, Parts, Peer, PeerStatus, Record, SetError, StartError as GossipError, TableId,
+};
 use crate::overlay::Overlay;
 use crate::state::{StateDir, StateError};
 
@@ -48,6 +50,8 @@ pub(super) const GOSSIP_PORT: u16 = 7946;
 pub(super) const DATA_PORT: u16 = 4789;
 
 const LIFE: &str = "life";
+/// How often it is looked whether a node that joins knows what the others know, of which nothing tells.
+const SETTLE_CHECK: Duration = Duration::from_millis(10);
 /// How often it is looked whether this host's address has changed.
 const ADDRESS_CHECK: Duration = Duration::from_secs(3);
 
@@ -212,6 +216,15 @@ impl Cluster {
         // Its ports and TAPs are free again before anybody else wants them.
         drop(self.overlay.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.gossip.leave().await;
+    }
+
+    /// Returns once this node knows what another knows.
+    pub(super) async fn settled(&self) {
+        let equal = |peer: &PeerStatus| peer.alive && matches!(peer.comparison, Comparison::Equal { .. });
+        let mut look = tokio::time::interval(SETTLE_CHECK);
+        while !self.gossip.peers().iter().any(equal) {
+            look.tick().await;
+        }
     }
 
     /// The member, which is there as long as this runs but for the moment of its end.
@@ -384,10 +397,9 @@ impl Cluster {
     fn follow_address(&self) {
         let follow = self.member().as_ref().and_then(|member| member.settings.follow.clone());
         let Some(follow) = follow else { return };
-        let interface = Some(follow.as_str()).filter(|interface| !interface.is_empty());
         // Without an address there is nothing to tell anybody, nor anybody to tell.
         let Ok(interfaces) = address::interfaces() else { return };
-        let Ok(address) = address::choose("--advertise-addr", interface, &interfaces) else { return };
+        let Ok(address) = address::choose("--advertise-addr", Some(&follow), &interfaces) else { return };
         self.move_to(address);
     }
 
@@ -406,6 +418,7 @@ impl Cluster {
         };
         self.gossip.readdress(place);
         self.say_who();
+        self.data_changed.notify_one();
     }
 }
 

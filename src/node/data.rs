@@ -2,7 +2,7 @@
 //! links.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ impl Cluster {
         let settings = member.as_ref().map(|member| &member.settings);
         let address = settings.map(|settings| settings.data_address.unwrap_or(settings.advertise));
         let port = settings.and_then(|settings| settings.data_port).unwrap_or(port);
-        SocketAddr::new(address.unwrap_or([0; 4].into()), port)
+        SocketAddr::new(address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), port)
     }
 
     /// Answers a member that wants data keys.
@@ -163,9 +163,13 @@ pub(super) async fn keep(cluster: Arc<Cluster>) {
     loop {
         let mut pause = None;
         if let Some(overlay) = cluster.overlay() {
-            if let Err(error) = overlay.move_to(cluster.data_address()) {
-                warn!("can't move the data plane to {}: {error}", cluster.data_address());
-                pause = Some(RETRY);
+            match overlay.move_to(cluster.data_address()) {
+                // The others send to where it was until they hear of it.
+                Ok(_) => cluster.say_who(),
+                Err(error) => {
+                    warn!("can't move the data plane to {}: {error}", cluster.data_address());
+                    pause = Some(RETRY);
+                }
             }
             overlay.update(cluster.view());
             cluster.say_presence(&overlay);

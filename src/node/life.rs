@@ -29,6 +29,8 @@ use crate::state::{StateDir, StateError};
 
 /// How often a member that can't run, since a port is taken or the like, is tried again.
 const START_PAUSE: Duration = Duration::from_secs(1);
+/// How long a `join` waits for what the others know.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
 /// Characters of a node's name: a DNS label's (RFC 1035 §2.3.4).
 const NAME_MAX: usize = 63;
 /// Managers that a `join` tries.
@@ -185,6 +187,10 @@ impl Node {
         let answer = Joined { node: member.settings.node.clone(), role: member.role().name().into() };
         let id = member.root.cluster();
         let cluster = self.begin(member, &joined.ring, None).await?;
+        // So that the next command knows the others.
+        if tokio::time::timeout(SETTLE_PATIENCE, cluster.settled()).await.is_err() {
+            warn!("no other node is heard yet: UDP 7946 has to pass in both directions");
+        }
         info!("joined cluster {id} as {} {}", answer.role, answer.node);
         *self.running() = Some(cluster);
         Ok(answer)
@@ -361,10 +367,9 @@ fn settings(place: Place) -> Result<Settings, Refusal> {
     let advertise = address::choose("--advertise-addr", given.as_deref(), &interfaces)
         .map_err(|error| bad_request(error.to_string()))?;
     // An address is meant as such; an interface's may change.
-    let follow = match given {
-        Some(given) if given.parse::<IpAddr>().is_ok() => None,
-        given => Some(given.unwrap_or_default()),
-    };
+    let meant = given.is_some_and(|given| given.parse::<IpAddr>().is_ok());
+    let interface = interfaces.iter().find(|interface| interface.address == advertise && !meant);
+    let follow = interface.map(|interface| interface.name.clone());
     let data_address =
         data_address.map(|given| address::choose("--data-path-addr", Some(&given), &interfaces));
     let data_address = data_address.transpose().map_err(|error| bad_request(error.to_string()))?;
@@ -413,6 +418,7 @@ fn status_of(member: &Member, cluster: Option<&Cluster>) -> ClusterStatus {
         address: member.settings.advertise,
         managers: member.doors(),
         certificate_until: until.ok().map(|peer| seconds(peer.not_after)),
+        removed: cluster.is_some_and(Cluster::is_removed),
         gossip: cluster.map(Cluster::gossip_status),
         keys: cluster.map(Cluster::keys_status),
         data: cluster.and_then(Cluster::data_status),

@@ -165,7 +165,7 @@ impl Links {
             TlsConnector::from(Arc::new(config)).connect(tls::server_name(node), stream).await
         };
         let stream = timeout(PATIENCE, connecting).await.map_err(|_| LinkError::Silent)??;
-        Ok(Conversation::new(own, stream.into())?)
+        Conversation::new(own, stream.into())
     }
 
     /// Calls a node, asks, and gives its answer.

@@ -24,6 +24,7 @@ pub mod sessions;
 #[cfg(test)]
 mod tests;
 mod view;
+mod work;
 
 pub use self::config::OverlayConfig;
 pub use self::device::{ChannelDevice, Device};

@@ -189,6 +189,19 @@ fn heard(host: &Host, end: &str) -> bool {
     std::iter::from_fn(|| host.ends[end].try_receive().ok()).count() > 0
 }
 
+/// Sends a frame from the first host to the third, which gets it; gives whether the second does, too.
+fn flooded(hosts: &[Host]) -> bool {
+    let until = |host: &Host, last: &[u8]| -> Vec<Vec<u8>> {
+        let next = || host.ends["p"].receive_timeout(PATIENCE).expect("it is sent to this host");
+        std::iter::repeat_with(next).take_while(|frame| frame != last).collect()
+    };
+    let (unicast, behind) = (frame(mac(3), 1, 7), frame([0xff; 6], 1, 8));
+    hosts[0].ends["p"].send(&unicast).unwrap();
+    hosts[0].ends["p"].send(&behind).unwrap();
+    until(&hosts[2], &unicast);
+    until(&hosts[1], &behind).contains(&unicast)
+}
+
 #[tokio::test]
 async fn plain_and_sealed_networks_of_nodes_at_one_address() {
     let (folder, links) = (Folder::new("both"), Arc::default());
@@ -210,17 +223,13 @@ async fn plain_and_sealed_networks_of_nodes_at_one_address() {
     assert_eq!(hosts[1].overlay.sessions().report().len(), 0, "it shares no sealed network");
 
     // Each has learnt the other two apart: what is for one no longer comes to both.
-    for host in &hosts {
-        heard(host, "p");
-    }
     reaches((&hosts[2], "p"), (&hosts[0], "p")).await;
     reaches((&hosts[1], "p"), (&hosts[0], "p")).await;
-    for host in &hosts {
-        heard(host, "p");
+    let deadline = Instant::now() + PATIENCE;
+    // What was heard is learnt a moment later; until then it is flooded.
+    while flooded(&hosts) {
+        assert!(Instant::now() < deadline, "what is for the third host still comes to the second");
     }
-    hosts[0].ends["p"].send(&frame(mac(3), 1, 7)).unwrap();
-    assert_eq!(hosts[2].ends["p"].receive_timeout(PATIENCE).unwrap(), frame(mac(3), 1, 7));
-    assert!(!heard(&hosts[1], "p"));
 
     // With its last port a node leaves a network.
     hosts[2].ends.remove("s");
@@ -278,12 +287,8 @@ async fn another_data_port_keeps_endpoints_and_keys() {
     for _ in 0..3 {
         let after = hosts[0].overlay.move_to(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         assert!(after != before && hosts[0].overlay.local() == after);
-        // What comes from the endpoint meanwhile is not lost.
-        let waiting = frame([0xff; 6], 1, 1_000);
-        hosts[0].ends["a"].send(&waiting).unwrap();
         gossip(&hosts, &networks);
-        let came = |host: &Host| host.ends["a"].receive_timeout(PATIENCE).unwrap();
-        while came(&hosts[1]) != waiting {}
+        reaches((&hosts[0], "a"), (&hosts[1], "a")).await;
         reaches((&hosts[1], "a"), (&hosts[0], "a")).await;
     }
     assert_eq!(hosts[0].overlay.endpoints().len(), 1);

@@ -4,6 +4,7 @@
 //! on threads of this sandbox; nothing is left behind however they end. They need what `vswitchd lab` needs: where that
 //! is missing they say so, and fail if `CI=true`.
 
+mod cluster;
 mod cutting;
 mod datagrams;
 mod fixture;
@@ -20,14 +21,15 @@ mod superframe;
 
 use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 use vswitchd::namespace::obstacle::check_tun;
 use vswitchd::namespace::sandbox;
 
+/// Tests that wait for time to pass more than for a core.
+const WAITING_TOGETHER: usize = 8;
+
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    // Each test is a few hosts that share two or more cores with its traffic: side by side they would only wait.
-    arguments.test_threads.get_or_insert(1);
+    let arguments = Arguments::from_args();
     let ready = if arguments.list { Ok(()) } else { enter() };
     if let Err(reason) = &ready {
         eprintln!("\nNAMESPACE TESTS CAN'T RUN HERE: {reason}\n");
@@ -45,13 +47,24 @@ fn main() -> ExitCode {
         probes::tests(),
         overlay::tests(),
     ];
-    let all = subjects.concat().into_iter().map(|test| (test, false));
-    let trials =
-        all.chain(soak::tests().into_iter().map(|test| (test, true))).map(|((name, test), ignored)| {
-            let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
-            Trial::test(name, run).with_ignored_flag(ignored || ready.is_err())
-        });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    let trial = |(name, test): Test, ignored: bool| {
+        let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));
+        Trial::test(name, run).with_ignored_flag(ignored || ready.is_err())
+    };
+    let soaks = soak::tests().into_iter().map(|test| trial(test, true));
+    let busy = subjects.concat().into_iter().map(|test| trial(test, false)).chain(soaks);
+    let waiting = cluster::tests().into_iter().map(|test| trial(test, false));
+    // The busy ones are a few hosts that share two or more cores with their traffic: side by side they would only wait.
+    let busy = run(&arguments, busy.collect(), 1);
+    let waiting = run(&arguments, waiting.collect(), WAITING_TOGETHER);
+    if busy.has_failed() || waiting.has_failed() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs them, so many at a time if nothing else is asked for.
+fn run(arguments: &Arguments, trials: Vec<Trial>, together: usize) -> Conclusion {
+    let mut arguments = arguments.clone();
+    arguments.test_threads.get_or_insert(together);
+    libtest_mimic::run(&arguments, trials)
 }
 
 fn enter() -> anyhow::Result<()> {

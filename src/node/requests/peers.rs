@@ -139,6 +139,6 @@ pub(super) mod tests {
         };
         assert_eq!(views[0].data, path);
         assert_eq!((views[0].since_s, views[0].heard_ms), (90, Some(1_500)));
-        assert_eq!(views[1].data.state, DataState::NotShared);
+        assert_eq!(views[1].data.state, DataState::Down);
     }
 }
