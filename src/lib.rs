@@ -10,6 +10,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod gateway;
 pub mod lab;
 pub mod names;
 pub mod namespace;

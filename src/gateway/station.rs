@@ -1,0 +1,341 @@
+//! What a gateway answers, as a state machine without I/O: a frame in, and what becomes of it.
+//!
+//! ARP (RFC 826) and neighbour solicitations (RFC 4861) for its addresses, echo requests (RFC 792, RFC 4443), DNS over
+//! UDP ([`crate::names`]). TCP is reset, and other datagrams are told that the port is unreachable. What is for the world
+//! outside is told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
+//! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use etherparse::icmpv6::NeighborSolicitationPayloadSlice;
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacketSlice, IpNumber, TcpHeader, TcpSlice, UdpSlice, icmpv4, icmpv6,
+};
+
+use super::frame::{Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
+use crate::names::{self, Outcome, Through, Zone};
+use crate::switch::storm::{StormBucket, StormLimit};
+use crate::switch::wire::checksum::Sum;
+use crate::switch::wire::ethernet::{self, EtherType, MacAddr};
+use crate::switch::wire::flow::{IpVersion, TCP, Transport, UDP};
+
+/// DNS (RFC 1035 §4.2).
+const DNS: u16 = 53;
+/// Unreachables and resets a second, as Linux limits its own (icmp(7), `icmp_msgs_per_sec`), for a whole network.
+const ERRORS: StormLimit = StormLimit { frames_per_second: 1_000, burst: 50 };
+/// Bytes of an ICMP header; type, code and checksum are the first four.
+const ICMP_LEN: usize = 8;
+/// Where an IPv6 header has its hop limit (RFC 8200 §3).
+const HOP_LIMIT: usize = 7;
+
+/// Where a gateway is: at least one of the addresses should be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// On every node the same.
+    pub mac: MacAddr,
+    /// Its IPv4 address.
+    pub v4: Option<Ipv4Addr>,
+    /// Its IPv6 address.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// Those IP addresses, the first of each family, and the MAC address that follows from them: [`mac_of`].
+    #[must_use]
+    pub fn new(addresses: &[IpAddr]) -> Option<Self> {
+        let v4 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        });
+        let v6 = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => Some(*address),
+        });
+        Some(Self { mac: mac_of(v4.map(IpAddr::V4).or(v6.map(IpAddr::V6))?), v4, v6 })
+    }
+}
+
+/// The MAC address of whoever has `address`: `02:42` and the IPv4 address, as Docker does, or the last four bytes of the
+/// IPv6 address. Locally administered, unicast.
+#[must_use]
+pub fn mac_of(address: IpAddr) -> MacAddr {
+    let [a, b, c, d] = match address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(address) => {
+            let [.., a, b, c, d] = address.octets();
+            [a, b, c, d]
+        }
+    };
+    MacAddr([0x02, 0x42, a, b, c, d])
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Nothing,
+    /// This frame goes back.
+    Send(Vec<u8>),
+    /// Others are to be asked, and the frame that [`Question::reply`] makes goes back.
+    Ask(Question),
+}
+
+/// A DNS query that the network's names do not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The query, as it has come.
+    pub query: Vec<u8>,
+    back: Back,
+    port: u16,
+}
+
+impl Question {
+    /// The frame that takes a reply back, cut to what the client takes. `None` if it is none, or the query was not.
+    #[must_use]
+    pub fn reply(&self, message: Vec<u8>) -> Option<Vec<u8>> {
+        let message = names::fit(&self.query, message, Through::Udp)?;
+        self.back.datagram(DNS, self.port, &message)
+    }
+
+    /// The frame that says that nobody could be asked.
+    #[must_use]
+    pub fn fail(&self) -> Option<Vec<u8>> {
+        self.back.datagram(DNS, self.port, &names::fail(&self.query)?)
+    }
+}
+
+/// The gateway of a network on one node.
+#[derive(Debug)]
+pub struct Station {
+    at: Addresses,
+    errors: StormBucket,
+    rng: fastrand::Rng,
+}
+
+/// A packet for us, or for the world: the parts of a frame.
+struct Packet<'a> {
+    /// From the IP header on, without padding.
+    ip: &'a [u8],
+    /// From the transport header on.
+    transport: &'a [u8],
+    protocol: u8,
+    back: Back,
+}
+
+impl Station {
+    /// A gateway at these addresses. `seed` is that of the order of its answers.
+    #[must_use]
+    pub fn new(at: Addresses, seed: u64) -> Self {
+        Self { at, errors: StormBucket::new(ERRORS), rng: fastrand::Rng::with_seed(seed) }
+    }
+
+    /// Takes a frame from the network, with checksums finished.
+    pub fn handle(&mut self, frame: &[u8], zone: &Arc<Zone>, now: Instant) -> Action {
+        let Ok(header) = ethernet::Header::parse(frame) else { return Action::Nothing };
+        let untagged = header.payload == ethernet::HEADER_LEN;
+        let from_a_station = !header.source.is_multicast() && header.source != self.at.mac;
+        let for_us = header.destination == self.at.mac;
+        if !untagged || !from_a_station || !(for_us || header.destination.is_multicast()) {
+            return Action::Nothing;
+        }
+        let answer = match header.ether_type {
+            EtherType::ARP => self.arp(frame, &header),
+            EtherType::IPV6 if header.destination.is_multicast() => self.solicitation(frame, &header),
+            EtherType::IPV4 | EtherType::IPV6 if for_us => return self.packet(frame, &header, zone, now),
+            _ => None,
+        };
+        answer.map_or(Action::Nothing, Action::Send)
+    }
+
+    fn arp(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
+        let own = self.at.v4?;
+        let arp = ArpPacketSlice::from_slice(frame.get(header.payload..)?).ok()?;
+        if arp.hw_addr_type() != ArpHardwareId::ETHERNET
+            || arp.proto_addr_type().0 != EtherType::IPV4.0
+            || arp.operation() != ArpOperation::REQUEST
+            || arp.sender_hw_addr() != header.source.0
+            || arp.target_protocol_addr() != own.octets()
+        {
+            return None;
+        }
+        let asker = Ipv4Addr::from(<[u8; 4]>::try_from(arp.sender_protocol_addr()).ok()?);
+        // Gratuitous ARP tells, and does not ask.
+        (asker != own).then(|| arp_reply(self.at.mac, own, header.source, asker))
+    }
+
+    fn solicitation(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
+        let own = self.at.v6?;
+        let found = Transport::find(frame, header)?;
+        if found.ip != IpVersion::V6 || found.protocol != IpNumber::IPV6_ICMP.0 {
+            return None;
+        }
+        let ip = frame.get(found.ip_start..found.end)?;
+        let message = frame.get(found.start..found.end)?;
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (found.source(frame), found.destination(frame))
+        else {
+            return None;
+        };
+        // RFC 4861 §7.1.1
+        let (head, payload) = message.split_first_chunk::<ICMP_LEN>()?;
+        let solicited = head[..2] == [icmpv6::TYPE_NEIGHBOR_SOLICITATION, 0];
+        if !solicited || *ip.get(HOP_LIMIT)? != HOPS_ND || !verifies_v6(message, source, destination, found) {
+            return None;
+        }
+        let target = NeighborSolicitationPayloadSlice::from_slice(payload).ok()?.target_address();
+        let asker = (!source.is_unspecified()).then_some(source);
+        let asked = target == own && source != own && !source.is_multicast();
+        asked.then(|| advertisement(self.at.mac, own, header.source, asker)).flatten()
+    }
+
+    fn packet(&mut self, frame: &[u8], header: &ethernet::Header, zone: &Arc<Zone>, now: Instant) -> Action {
+        let Some(found) = Transport::find(frame, header) else { return Action::Nothing };
+        let (source, destination) = (found.source(frame), found.destination(frame));
+        if !is_host(source) || !is_host(destination) || !verifies(frame, found, source, destination) {
+            return Action::Nothing;
+        }
+        let ours = [self.at.v4.map(IpAddr::V4), self.at.v6.map(IpAddr::V6)].contains(&Some(destination));
+        let Some(ends) = self.ends(source) else { return Action::Nothing };
+        let packet = Packet {
+            ip: &frame[found.ip_start..found.end],
+            transport: &frame[found.start..found.end],
+            protocol: found.protocol,
+            back: Back { own_mac: self.at.mac, mac: header.source, ends },
+        };
+        if !ours {
+            return self.refuse(&packet, Unreachable::Route, now);
+        }
+        match packet.protocol {
+            UDP => self.datagram(&packet, zone, now),
+            TCP => self.reset(&packet, now),
+            _ => self.icmp(frame, header, &packet).map_or(Action::Nothing, Action::Send),
+        }
+    }
+
+    /// Our address of that family, and the other's.
+    fn ends(&self, source: IpAddr) -> Option<Ends> {
+        match source {
+            IpAddr::V4(source) => self.at.v4.map(|own| Ends::V4(own, source)),
+            IpAddr::V6(source) => self.at.v6.map(|own| Ends::V6(own, source)),
+        }
+    }
+
+    fn icmp(&self, frame: &[u8], header: &ethernet::Header, packet: &Packet<'_>) -> Option<Vec<u8>> {
+        let (kind, request) = packet.transport.split_first_chunk::<4>()?;
+        let echo = match (packet.back.ends, IpNumber(packet.protocol)) {
+            (Ends::V4(..), IpNumber::ICMP) => icmpv4::TYPE_ECHO_REQUEST,
+            (Ends::V6(..), IpNumber::IPV6_ICMP) => icmpv6::TYPE_ECHO_REQUEST,
+            _ => return None,
+        };
+        if kind[..2] == [echo, 0] {
+            return packet.back.echo(request);
+        }
+        // A neighbour that tests whether we are still here asks us alone.
+        self.solicitation(frame, header)
+    }
+
+    fn datagram(&mut self, packet: &Packet<'_>, zone: &Arc<Zone>, now: Instant) -> Action {
+        let Ok(datagram) = UdpSlice::from_slice(packet.transport) else { return Action::Nothing };
+        if datagram.destination_port() != DNS {
+            return self.refuse(packet, Unreachable::Port, now);
+        }
+        let port = datagram.source_port();
+        match names::answer(zone, datagram.payload(), Through::Udp, &mut self.rng) {
+            Outcome::Ignore => Action::Nothing,
+            Outcome::Forward => {
+                Action::Ask(Question { query: datagram.payload().to_vec(), back: packet.back, port })
+            }
+            Outcome::Reply(reply) => {
+                packet.back.datagram(DNS, port, &reply).map_or(Action::Nothing, Action::Send)
+            }
+        }
+    }
+
+    /// Nothing listens: RFC 9293 §3.10.7.1.
+    fn reset(&mut self, packet: &Packet<'_>, now: Instant) -> Action {
+        let Ok(segment) = TcpSlice::from_slice(packet.transport) else { return Action::Nothing };
+        if segment.rst() || !self.errors.allow(1, now) {
+            return Action::Nothing;
+        }
+        let mut reset = TcpHeader::new(segment.destination_port(), segment.source_port(), 0, 0);
+        reset.rst = true;
+        if segment.ack() {
+            reset.sequence_number = segment.acknowledgment_number();
+        } else {
+            // Both count as a byte each; what was received is below 2^16.
+            let flags = u32::from(segment.syn()) + u32::from(segment.fin());
+            let len = u32::try_from(segment.payload().len()).unwrap_or(u32::MAX);
+            reset.ack = true;
+            reset.acknowledgment_number = segment.sequence_number().wrapping_add(len).wrapping_add(flags);
+        }
+        packet.back.segment(reset).map_or(Action::Nothing, Action::Send)
+    }
+
+    fn refuse(&mut self, packet: &Packet<'_>, why: Unreachable, now: Instant) -> Action {
+        if is_error(packet) || !self.errors.allow(1, now) {
+            return Action::Nothing;
+        }
+        let quoted = &packet.ip[..packet.ip.len().min(packet.back.quote_max())];
+        packet.back.unreachable(why, quoted).map_or(Action::Nothing, Action::Send)
+    }
+}
+
+/// Whether a packet is, or may be, an ICMP error itself: then nobody is told that it got no further.
+fn is_error(packet: &Packet<'_>) -> bool {
+    let Some(&kind) = packet.transport.first() else { return true };
+    match (packet.back.ends, IpNumber(packet.protocol)) {
+        (Ends::V4(..), IpNumber::ICMP) => kind != icmpv4::TYPE_ECHO_REQUEST,
+        (Ends::V6(..), IpNumber::IPV6_ICMP) => kind < icmpv6::TYPE_ECHO_REQUEST,
+        _ => false,
+    }
+}
+
+/// Whether one host may have this address.
+fn is_host(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            !address.is_multicast()
+                && !address.is_broadcast()
+                && !address.is_unspecified()
+                && !address.is_loopback()
+        }
+        IpAddr::V6(address) => !address.is_multicast() && !address.is_unspecified() && !address.is_loopback(),
+    }
+}
+
+/// Whether the checksums of IPv4's header and of ICMP, TCP or UDP are right. A UDP checksum of zero is none in IPv4
+/// (RFC 768), and not allowed in IPv6 (RFC 8200 §8.1).
+fn verifies(frame: &[u8], found: Transport, source: IpAddr, destination: IpAddr) -> bool {
+    let transport = &frame[found.start..found.end];
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let Ok(len) = u16::try_from(transport.len()) else { return false };
+            let pseudo = match found.protocol {
+                TCP | UDP => {
+                    Sum::default().pseudo_v4(source.octets(), destination.octets(), found.protocol, len)
+                }
+                _ => Sum::default(),
+            };
+            let without = found.protocol == UDP && transport.get(6..8) == Some(&[0; 2]);
+            let checked = [TCP, UDP, IpNumber::ICMP.0].contains(&found.protocol) && !without;
+            Sum::default().bytes(&frame[found.ip_start..found.start]).verifies()
+                && (!checked || pseudo.bytes(transport).verifies())
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            verifies_v6(transport, source, destination, found)
+                && (found.protocol != UDP || transport.get(6..8) != Some(&[0; 2]))
+        }
+        _ => false,
+    }
+}
+
+fn verifies_v6(transport: &[u8], source: Ipv6Addr, destination: Ipv6Addr, found: Transport) -> bool {
+    let Ok(len) = u32::try_from(transport.len()) else { return false };
+    let checked = [TCP, UDP, IpNumber::IPV6_ICMP.0].contains(&found.protocol);
+    let pseudo = Sum::default().pseudo_v6(source.octets(), destination.octets(), found.protocol, len);
+    !checked || pseudo.bytes(transport).verifies()
+}
+
+#[cfg(test)]
+mod tests;
