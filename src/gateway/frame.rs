@@ -1,6 +1,6 @@
 //! Frames that answer frames: who asked, and what is sent back.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::icmpv6::{DestUnreachableCode, NeighborAdvertisementHeader};
@@ -45,7 +45,26 @@ pub(super) enum Unreachable {
     Route,
 }
 
+impl Ends {
+    /// The other's address.
+    pub(super) fn other(self) -> IpAddr {
+        match self {
+            Self::V4(_, other) => other.into(),
+            Self::V6(_, other) => other.into(),
+        }
+    }
+}
+
 impl Back {
+    /// A whole IP packet of that family.
+    pub(super) fn frame(&self, packet: &[u8]) -> Vec<u8> {
+        let ether_type = match self.ends {
+            Ends::V4(..) => EtherType::IPV4,
+            Ends::V6(..) => EtherType::IPV6,
+        };
+        [&self.mac.0[..], &self.own_mac.0, &ether_type.0.to_be_bytes(), packet].concat()
+    }
+
     /// A datagram. `None` if it is too long for one.
     pub(super) fn datagram(&self, from: u16, to: u16, payload: &[u8]) -> Option<Vec<u8>> {
         let builder = self.ip(HOPS).udp(from, to);

@@ -1,7 +1,7 @@
 //! A network's gateway: on every node that has ports in the network, under one address, answered there and nowhere else.
 //!
 //! ```text
-//! port of the switch ──► run ──► station (pure: ARP, ND, echo, DNS, unreachables) ──► frames back
+//! port of the switch ──► run ──► station (pure: ARP, ND, echo, DNS with its streams, unreachables) ──► frames back
 //!                         └──► upstream (names that the network does not have) ──► frames back, later
 //! ```
 //!
@@ -12,8 +12,10 @@
 //! thread. Nothing is routed here: packets for addresses outside of the network get ICMP's "no route", at once.
 
 mod frame;
+mod packets;
 pub mod run;
 pub mod station;
+mod streams;
 mod upstream;
 
 pub use self::run::{Gateway, Resolvers};

@@ -4,9 +4,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
@@ -16,7 +16,7 @@ use tracing::debug;
 use super::station::{Action, Addresses, Question, Station};
 use super::upstream::ask;
 use crate::names::{Zone, upstreams};
-use crate::switch::io::channel::ChannelEnd;
+use crate::switch::io::channel::{ChannelEnd, ChannelReceiveError};
 
 /// Questions that resolvers elsewhere are asked at a time for one network: each holds a socket. One more is refused at
 /// once.
@@ -87,8 +87,9 @@ impl Gateway {
     pub fn start(at: Addresses, zone: Zone, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
         let zone = Arc::new(ArcSwap::from_pointee(zone));
         let names = Arc::clone(&zone);
+        let station = Station::new(at, random(), Instant::now());
         let work = Work {
-            station: Station::new(at, random()),
+            station: Arc::new(Mutex::new(station)),
             end: Arc::new(end),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             rng: fastrand::Rng::with_seed(random()),
@@ -117,7 +118,8 @@ impl Gateway {
 }
 
 struct Work {
-    station: Station,
+    /// Shared with questions that are under way.
+    station: Arc<Mutex<Station>>,
     end: Arc<ChannelEnd>,
     questions: Arc<Semaphore>,
     rng: fastrand::Rng,
@@ -126,43 +128,88 @@ struct Work {
 
 impl Work {
     fn run(mut self, zone: &ArcSwap<Zone>) {
-        while let Ok(frame) = self.end.receive() {
-            match self.station.handle(&frame, &zone.load(), Instant::now()) {
-                Action::Nothing => {}
-                Action::Send(frame) => send(&self.end, &frame),
-                Action::Ask(question) => self.ask(question),
+        let mut ticked = Instant::now();
+        loop {
+            let pause = lock(&self.station).next_tick();
+            let frame = match self.next_frame(pause.map(|pause| pause.saturating_sub(ticked.elapsed()))) {
+                Ok(frame) => frame,
+                Err(Closed) => return,
+            };
+            let now = Instant::now();
+            if let Some(frame) = frame {
+                let action = lock(&self.station).handle(&frame, &zone.load(), now);
+                self.act(action);
+                self.end.recycle(frame);
             }
-            self.end.recycle(frame);
+            if pause.is_some_and(|pause| now.saturating_duration_since(ticked) >= pause) {
+                ticked = now;
+                let action = lock(&self.station).tick(&zone.load(), now);
+                self.act(action);
+            }
+        }
+    }
+
+    /// The next frame, or none when it has not come in time.
+    fn next_frame(&self, patience: Option<Duration>) -> Result<Option<Vec<u8>>, Closed> {
+        let received = match patience {
+            Some(patience) => self.end.receive_timeout(patience),
+            None => self.end.receive(),
+        };
+        match received {
+            Ok(frame) => Ok(Some(frame)),
+            Err(ChannelReceiveError::Empty) => Ok(None),
+            Err(ChannelReceiveError::Closed) => Err(Closed),
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Nothing => {}
+            Action::Send(frame) => send(&self.end, &frame),
+            Action::Ask(question) => self.ask(question),
+            Action::Several { frames, questions } => {
+                frames.iter().for_each(|frame| send(&self.end, frame));
+                questions.into_iter().for_each(|question| self.ask(question));
+            }
         }
     }
 
     fn ask(&mut self, question: Question) {
         let Ok(permit) = Arc::clone(&self.questions).try_acquire_owned() else {
-            question.fail().iter().for_each(|frame| send(&self.end, frame));
+            let frames = lock(&self.station).answer(&question, None, Instant::now());
+            frames.iter().for_each(|frame| send(&self.end, frame));
             return;
         };
         let (servers, id) = (self.resolvers.servers.clone(), self.rng.u16(..));
         // A question that is under way does not keep the port open.
-        let end = Arc::downgrade(&self.end);
+        let (end, station) = (Arc::downgrade(&self.end), Arc::clone(&self.station));
         self.resolvers.runtime.spawn(async move {
-            forward(&servers, &question, id, &end).await;
+            let reply = look_up(&servers, &question, id).await;
+            let frames = lock(&station).answer(&question, reply, Instant::now());
+            if let Some(end) = end.upgrade() {
+                frames.iter().for_each(|frame| send(&end, frame));
+            }
             drop(permit);
         });
     }
 }
 
-async fn forward(servers: &Servers, question: &Question, id: u16, end: &Weak<ChannelEnd>) {
-    let reply = match servers.list().await {
-        Ok(servers) => ask(&servers, &question.query, id).await,
+/// The port has been closed.
+struct Closed;
+
+async fn look_up(servers: &Servers, question: &Question, id: u16) -> Option<Vec<u8>> {
+    match servers.list().await {
+        Ok(servers) => ask(&servers, &question.query, question.through(), id).await,
         Err(error) => {
             debug!("no resolver is known: {error}");
             None
         }
-    };
-    let frame = reply.and_then(|reply| question.reply(reply)).or_else(|| question.fail());
-    if let (Some(frame), Some(end)) = (frame, end.upgrade()) {
-        send(&end, &frame);
     }
+}
+
+fn lock(station: &Mutex<Station>) -> MutexGuard<'_, Station> {
+    // A connection that was left half done where it could panic times out.
+    station.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What does not fit is lost, as on any link: who asked will ask again.

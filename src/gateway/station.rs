@@ -1,13 +1,13 @@
 //! What a gateway answers, as a state machine without I/O: a frame in, and what becomes of it.
 //!
 //! ARP (RFC 826) and neighbour solicitations (RFC 4861) for its addresses, echo requests (RFC 792, RFC 4443), DNS over
-//! UDP ([`crate::names`]). TCP is reset, and other datagrams are told that the port is unreachable. What is for the world
+//! UDP and TCP ([`crate::names`]). Other TCP is reset, and other datagrams are told that the port is unreachable. What is for the world
 //! outside is told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
 //! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use etherparse::icmpv6::NeighborSolicitationPayloadSlice;
 use etherparse::{
@@ -15,6 +15,7 @@ use etherparse::{
 };
 
 use super::frame::{Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
+use super::streams::{Progress, Segment, StreamId, Streams, TICK};
 use crate::names::{self, Outcome, Through, Zone};
 use crate::switch::storm::{StormBucket, StormLimit};
 use crate::switch::wire::checksum::Sum;
@@ -30,21 +31,22 @@ const ICMP_LEN: usize = 8;
 /// Where an IPv6 header has its hop limit (RFC 8200 §3).
 const HOP_LIMIT: usize = 7;
 
-/// Where a gateway is: at least one of the addresses should be there.
+/// Where a gateway is: at one address of either family, or of both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
-    /// On every node the same.
-    pub mac: MacAddr,
-    /// Its IPv4 address.
-    pub v4: Option<Ipv4Addr>,
-    /// Its IPv6 address.
-    pub v6: Option<Ipv6Addr>,
+    mac: MacAddr,
+    v4: Option<Ipv4Addr>,
+    v6: Option<Ipv6Addr>,
 }
 
 impl Addresses {
-    /// Those IP addresses, the first of each family, and the MAC address that follows from them: [`mac_of`].
+    /// Those IP addresses, the first of each family, and the MAC address that follows from them: [`mac_of`]. `None` if
+    /// there is none, or one that no host can have.
     #[must_use]
     pub fn new(addresses: &[IpAddr]) -> Option<Self> {
+        if !addresses.iter().all(|&address| is_host(address)) {
+            return None;
+        }
         let v4 = addresses.iter().find_map(|address| match address {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
@@ -54,6 +56,24 @@ impl Addresses {
             IpAddr::V6(address) => Some(*address),
         });
         Some(Self { mac: mac_of(v4.map(IpAddr::V4).or(v6.map(IpAddr::V6))?), v4, v6 })
+    }
+
+    /// Its MAC address, on every node the same.
+    #[must_use]
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// Its IPv4 address.
+    #[must_use]
+    pub fn v4(&self) -> Option<Ipv4Addr> {
+        self.v4
+    }
+
+    /// Its IPv6 address.
+    #[must_use]
+    pub fn v6(&self) -> Option<Ipv6Addr> {
+        self.v6
     }
 }
 
@@ -78,8 +98,15 @@ pub enum Action {
     Nothing,
     /// This frame goes back.
     Send(Vec<u8>),
-    /// Others are to be asked, and the frame that [`Question::reply`] makes goes back.
+    /// Others are to be asked, and what they say goes to [`Station::answer`].
     Ask(Question),
+    /// Any number of both.
+    Several {
+        /// Frames that go back, in this order.
+        frames: Vec<Vec<u8>>,
+        /// What others are to be asked.
+        questions: Vec<Question>,
+    },
 }
 
 /// A DNS query that the network's names do not answer.
@@ -87,22 +114,23 @@ pub enum Action {
 pub struct Question {
     /// The query, as it has come.
     pub query: Vec<u8>,
-    back: Back,
-    port: u16,
+    to: ReplyTo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplyTo {
+    Datagram(Back, u16),
+    Stream(StreamId),
 }
 
 impl Question {
-    /// The frame that takes a reply back, cut to what the client takes. `None` if it is none, or the query was not.
+    /// How it has come: with a stream, others should be asked over one, too, since a datagram might not hold the reply.
     #[must_use]
-    pub fn reply(&self, message: Vec<u8>) -> Option<Vec<u8>> {
-        let message = names::fit(&self.query, message, Through::Udp)?;
-        self.back.datagram(DNS, self.port, &message)
-    }
-
-    /// The frame that says that nobody could be asked.
-    #[must_use]
-    pub fn fail(&self) -> Option<Vec<u8>> {
-        self.back.datagram(DNS, self.port, &names::fail(&self.query)?)
+    pub fn through(&self) -> Through {
+        match self.to {
+            ReplyTo::Datagram(..) => Through::Udp,
+            ReplyTo::Stream(_) => Through::Tcp,
+        }
     }
 }
 
@@ -112,6 +140,7 @@ pub struct Station {
     at: Addresses,
     errors: StormBucket,
     rng: fastrand::Rng,
+    streams: Streams,
 }
 
 /// A packet for us, or for the world: the parts of a frame.
@@ -125,10 +154,34 @@ struct Packet<'a> {
 }
 
 impl Station {
-    /// A gateway at these addresses. `seed` is that of the order of its answers.
+    /// A gateway at these addresses. `seed` is that of the order of its answers, and of TCP's sequence numbers.
     #[must_use]
-    pub fn new(at: Addresses, seed: u64) -> Self {
-        Self { at, errors: StormBucket::new(ERRORS), rng: fastrand::Rng::with_seed(seed) }
+    pub fn new(at: Addresses, seed: u64, now: Instant) -> Self {
+        let (errors, rng) = (StormBucket::new(ERRORS), fastrand::Rng::with_seed(seed));
+        Self { at, errors, rng, streams: Streams::new(now) }
+    }
+
+    /// Takes what others have said to a question, or that they have said nothing. Gives the frames that go back, with
+    /// SERVFAIL if there is nothing else to say.
+    pub fn answer(&mut self, question: &Question, reply: Option<Vec<u8>>, now: Instant) -> Vec<Vec<u8>> {
+        let query = &question.query;
+        let reply = reply.and_then(|reply| names::fit(query, reply, question.through()));
+        let Some(reply) = reply.or_else(|| names::fail(query)) else { return Vec::new() };
+        match question.to {
+            ReplyTo::Datagram(back, port) => back.datagram(DNS, port, &reply).into_iter().collect(),
+            ReplyTo::Stream(id) => self.streams.answer(id, &reply, now),
+        }
+    }
+
+    /// How soon [`Self::tick`] is to be called, if at all.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<Duration> {
+        (!self.streams.is_empty()).then_some(TICK)
+    }
+
+    /// Does what time asks for.
+    pub fn tick(&mut self, zone: &Arc<Zone>, now: Instant) -> Action {
+        Action::of(self.streams.tick(zone, &mut self.rng, now))
     }
 
     /// Takes a frame from the network, with checksums finished.
@@ -208,7 +261,7 @@ impl Station {
         }
         match packet.protocol {
             UDP => self.datagram(&packet, zone, now),
-            TCP => self.reset(&packet, now),
+            TCP => self.segment(&packet, zone, now),
             _ => self.icmp(frame, header, &packet).map_or(Action::Nothing, Action::Send),
         }
     }
@@ -244,7 +297,8 @@ impl Station {
         match names::answer(zone, datagram.payload(), Through::Udp, &mut self.rng) {
             Outcome::Ignore => Action::Nothing,
             Outcome::Forward => {
-                Action::Ask(Question { query: datagram.payload().to_vec(), back: packet.back, port })
+                let to = ReplyTo::Datagram(packet.back, port);
+                Action::Ask(Question { query: datagram.payload().to_vec(), to })
             }
             Outcome::Reply(reply) => {
                 packet.back.datagram(DNS, port, &reply).map_or(Action::Nothing, Action::Send)
@@ -252,9 +306,21 @@ impl Station {
         }
     }
 
-    /// Nothing listens: RFC 9293 §3.10.7.1.
-    fn reset(&mut self, packet: &Packet<'_>, now: Instant) -> Action {
+    fn segment(&mut self, packet: &Packet<'_>, zone: &Arc<Zone>, now: Instant) -> Action {
         let Ok(segment) = TcpSlice::from_slice(packet.transport) else { return Action::Nothing };
+        if segment.destination_port() != DNS {
+            return self.reset(packet, &segment, now);
+        }
+        let is_syn = segment.syn() && !segment.ack() && !segment.rst();
+        let ours = Segment { packet: packet.ip, back: packet.back, port: segment.source_port(), is_syn };
+        match self.streams.handle(ours, zone, &mut self.rng, now) {
+            Some(progress) => Action::of(progress),
+            None => self.reset(packet, &segment, now),
+        }
+    }
+
+    /// Nothing listens: RFC 9293 §3.10.7.1.
+    fn reset(&mut self, packet: &Packet<'_>, segment: &TcpSlice<'_>, now: Instant) -> Action {
         if segment.rst() || !self.errors.allow(1, now) {
             return Action::Nothing;
         }
@@ -278,6 +344,14 @@ impl Station {
         }
         let quoted = &packet.ip[..packet.ip.len().min(packet.back.quote_max())];
         packet.back.unreachable(why, quoted).map_or(Action::Nothing, Action::Send)
+    }
+}
+
+impl Action {
+    fn of(progress: Progress) -> Self {
+        let Progress { frames, questions } = progress;
+        let question = |(id, query)| Question { query, to: ReplyTo::Stream(id) };
+        Self::Several { frames, questions: questions.into_iter().map(question).collect() }
     }
 }
 

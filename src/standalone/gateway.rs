@@ -67,8 +67,8 @@ impl FromStr for GatewaySpec {
         let vni = vni(id)?;
         let addresses = parse_addresses(listed).ok_or_else(wrong)?;
         let at = Addresses::new(&addresses).ok_or_else(wrong)?;
-        let taken = usize::from(at.v4.is_some()) + usize::from(at.v6.is_some());
-        if taken != addresses.len() || !addresses.iter().all(is_gateway) {
+        let taken = usize::from(at.v4().is_some()) + usize::from(at.v6().is_some());
+        if taken != addresses.len() {
             return Err(wrong().into());
         }
         Ok(Self { vni, addresses, at, zone: Zone::new(&vni.to_string(), false) })
@@ -99,11 +99,6 @@ fn is_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(fits);
     name.len() < 240 && name.split('.').all(is_label)
-}
-
-fn is_gateway(address: &IpAddr) -> bool {
-    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    !address.is_unspecified() && !address.is_multicast() && !address.is_loopback() && !broadcast
 }
 
 /// Brings gateways and the names that they resolve together.
@@ -151,8 +146,8 @@ impl GatewaySpec {
             capabilities: device.capabilities(),
             storm: StormLimit::default(),
         })?;
-        let answered: Vec<IpAddr> = self.at.v4.map(IpAddr::V4).into_iter().collect();
-        switch.announce(self.vni, self.at.mac, &answered, Place::Port(port))?;
+        let answered: Vec<IpAddr> = self.at.v4().map(IpAddr::V4).into_iter().collect();
+        switch.announce(self.vni, self.at.mac(), &answered, Place::Port(port))?;
         Gateway::start(self.at, self.zone.clone(), end, Resolvers::host(Handle::current()))?;
         Ok((port, Box::new(device)))
     }
@@ -175,8 +170,8 @@ mod tests {
             &["1:web=10.0.9.2,fd00::2", "2:db.old=fd00::3", "1:web=10.0.9.3"],
         );
         let gateways = gateways.unwrap();
-        assert_eq!(gateways[0].at.mac.to_string(), "02:42:0a:00:09:01");
-        assert_eq!(gateways[1].at.v4, None);
+        assert_eq!(gateways[0].at.mac().to_string(), "02:42:0a:00:09:01");
+        assert_eq!(gateways[1].at.v4(), None);
         assert_eq!(gateways[0].zone.network(), "1");
     }
 

@@ -94,6 +94,8 @@ fn real_clients() -> Result<()> {
         (format!("dig +short @{GATEWAY_V4} -x 10.1.0.2"), "here."),
         (format!("dig @{GATEWAY_V4} here AAAA"), "status: NOERROR"),
         (format!("dig @{GATEWAY_V4} +ignore many"), "EDNS: version: 0, flags:; udp: 1232"),
+        (format!("dig @{GATEWAY_V4} many"), "ANSWER: 200, "),
+        (format!("dig +tcp +short @{GATEWAY_V6} here"), "10.1.0.2\n"),
     ] {
         let Some(output) = tool(asker, &line)? else { continue };
         let said = String::from_utf8_lossy(&output.stdout);

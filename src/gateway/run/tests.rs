@@ -9,7 +9,7 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::names::Host;
 use crate::switch::fdb::{Limits, Place};
-use crate::switch::io::channel::{ChannelReceiveError, channel};
+use crate::switch::io::channel::channel;
 use crate::switch::io::mem::{Faults, Network};
 use crate::switch::io::{Capabilities, FrameIo};
 use crate::switch::storm::StormLimit;
@@ -38,9 +38,9 @@ fn query(name: &str, id: u16) -> Message {
 }
 
 fn asking(at: Addresses, query: &Message) -> Vec<u8> {
-    let own = at.v4.unwrap().octets();
+    let own = at.v4().unwrap().octets();
     let mut frame = Vec::new();
-    let builder = PacketBuilder::ethernet2(CLIENT.0, at.mac.0).ipv4([10, 0, 9, 7], own, 64).udp(4_000, 53);
+    let builder = PacketBuilder::ethernet2(CLIENT.0, at.mac().0).ipv4([10, 0, 9, 7], own, 64).udp(4_000, 53);
     builder.write(&mut frame, &query.to_vec().unwrap()).unwrap();
     frame
 }
@@ -74,7 +74,7 @@ impl Net {
             ports.push((switch.add_port(spec).unwrap(), Box::new(port) as Box<dyn FrameIo>));
             ends.push(end);
         }
-        switch.announce(vni, at.mac, &[at.v4.unwrap().into()], Place::Port(ports[1].0)).unwrap();
+        switch.announce(vni, at.mac(), &[at.v4().unwrap().into()], Place::Port(ports[1].0)).unwrap();
         let underlays = vec![Box::new(underlay) as _];
         let workers =
             Workers::spawn(switch.clone(), underlays, ports, WorkerConfig::default(), |_| {}).unwrap();
