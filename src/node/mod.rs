@@ -14,6 +14,7 @@ mod commands;
 mod credentials;
 mod data;
 mod door;
+mod follow;
 mod gossip_parts;
 #[doc(hidden)]
 pub mod hostile;
@@ -22,6 +23,7 @@ mod keys;
 mod life;
 mod links;
 mod manage;
+mod place;
 mod records;
 mod requests;
 mod rights;
