@@ -11,6 +11,8 @@
 //! [`station`] is bytes in, bytes out. [`run`] gives it a [`ChannelEnd`](crate::switch::io::channel::ChannelEnd) and a
 //! thread. Nothing is routed here: packets for addresses outside of the network get ICMP's "no route", at once.
 
+mod addresses;
+mod checks;
 mod frame;
 mod packets;
 pub mod run;
@@ -18,5 +20,5 @@ pub mod station;
 mod streams;
 mod upstream;
 
+pub use self::addresses::{Addresses, mac_of};
 pub use self::run::{Gateway, Resolvers};
-pub use self::station::{Addresses, mac_of};

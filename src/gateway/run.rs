@@ -13,7 +13,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-use super::station::{Action, Addresses, Question, Station};
+use super::addresses::Addresses;
+use super::station::{Action, Question, Station};
 use super::upstream::ask;
 use crate::names::{Zone, upstreams};
 use crate::switch::io::channel::{ChannelEnd, ChannelReceiveError};

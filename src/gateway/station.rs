@@ -5,8 +5,7 @@
 //! outside is told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
 //! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use etherparse::icmpv6::NeighborSolicitationPayloadSlice;
@@ -14,12 +13,13 @@ use etherparse::{
     ArpHardwareId, ArpOperation, ArpPacketSlice, IpNumber, TcpHeader, TcpSlice, UdpSlice, icmpv4, icmpv6,
 };
 
+use super::addresses::{Addresses, is_host};
+use super::checks::{verifies, verifies_v6};
 use super::frame::{Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
 use super::streams::{Progress, Segment, StreamId, Streams, TICK};
 use crate::names::{self, Outcome, Through, Zone};
 use crate::switch::storm::{StormBucket, StormLimit};
-use crate::switch::wire::checksum::Sum;
-use crate::switch::wire::ethernet::{self, EtherType, MacAddr};
+use crate::switch::wire::ethernet::{self, EtherType};
 use crate::switch::wire::flow::{IpVersion, TCP, Transport, UDP};
 
 /// DNS (RFC 1035 §4.2).
@@ -30,66 +30,6 @@ const ERRORS: StormLimit = StormLimit { frames_per_second: 1_000, burst: 50 };
 const ICMP_LEN: usize = 8;
 /// Where an IPv6 header has its hop limit (RFC 8200 §3).
 const HOP_LIMIT: usize = 7;
-
-/// Where a gateway is: at one address of either family, or of both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Addresses {
-    mac: MacAddr,
-    v4: Option<Ipv4Addr>,
-    v6: Option<Ipv6Addr>,
-}
-
-impl Addresses {
-    /// Those IP addresses, the first of each family, and the MAC address that follows from them: [`mac_of`]. `None` if
-    /// there is none, or one that no host can have.
-    #[must_use]
-    pub fn new(addresses: &[IpAddr]) -> Option<Self> {
-        if !addresses.iter().all(|&address| is_host(address)) {
-            return None;
-        }
-        let v4 = addresses.iter().find_map(|address| match address {
-            IpAddr::V4(address) => Some(*address),
-            IpAddr::V6(_) => None,
-        });
-        let v6 = addresses.iter().find_map(|address| match address {
-            IpAddr::V4(_) => None,
-            IpAddr::V6(address) => Some(*address),
-        });
-        Some(Self { mac: mac_of(v4.map(IpAddr::V4).or(v6.map(IpAddr::V6))?), v4, v6 })
-    }
-
-    /// Its MAC address, on every node the same.
-    #[must_use]
-    pub fn mac(&self) -> MacAddr {
-        self.mac
-    }
-
-    /// Its IPv4 address.
-    #[must_use]
-    pub fn v4(&self) -> Option<Ipv4Addr> {
-        self.v4
-    }
-
-    /// Its IPv6 address.
-    #[must_use]
-    pub fn v6(&self) -> Option<Ipv6Addr> {
-        self.v6
-    }
-}
-
-/// The MAC address of whoever has `address`: `02:42` and the IPv4 address, as Docker does, or the last four bytes of the
-/// IPv6 address. Locally administered, unicast.
-#[must_use]
-pub fn mac_of(address: IpAddr) -> MacAddr {
-    let [a, b, c, d] = match address {
-        IpAddr::V4(address) => address.octets(),
-        IpAddr::V6(address) => {
-            let [.., a, b, c, d] = address.octets();
-            [a, b, c, d]
-        }
-    };
-    MacAddr([0x02, 0x42, a, b, c, d])
-}
 
 /// What becomes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,16 +120,16 @@ impl Station {
     }
 
     /// Does what time asks for.
-    pub fn tick(&mut self, zone: &Arc<Zone>, now: Instant) -> Action {
+    pub fn tick(&mut self, zone: &Zone, now: Instant) -> Action {
         Action::of(self.streams.tick(zone, &mut self.rng, now))
     }
 
     /// Takes a frame from the network, with checksums finished.
-    pub fn handle(&mut self, frame: &[u8], zone: &Arc<Zone>, now: Instant) -> Action {
+    pub fn handle(&mut self, frame: &[u8], zone: &Zone, now: Instant) -> Action {
         let Ok(header) = ethernet::Header::parse(frame) else { return Action::Nothing };
         let untagged = header.payload == ethernet::HEADER_LEN;
-        let from_a_station = !header.source.is_multicast() && header.source != self.at.mac;
-        let for_us = header.destination == self.at.mac;
+        let from_a_station = !header.source.is_multicast() && header.source != self.at.mac();
+        let for_us = header.destination == self.at.mac();
         if !untagged || !from_a_station || !(for_us || header.destination.is_multicast()) {
             return Action::Nothing;
         }
@@ -203,7 +143,7 @@ impl Station {
     }
 
     fn arp(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
-        let own = self.at.v4?;
+        let own = self.at.v4()?;
         let arp = ArpPacketSlice::from_slice(frame.get(header.payload..)?).ok()?;
         if arp.hw_addr_type() != ArpHardwareId::ETHERNET
             || arp.proto_addr_type().0 != EtherType::IPV4.0
@@ -215,11 +155,11 @@ impl Station {
         }
         let asker = Ipv4Addr::from(<[u8; 4]>::try_from(arp.sender_protocol_addr()).ok()?);
         // Gratuitous ARP tells, and does not ask.
-        (asker != own).then(|| arp_reply(self.at.mac, own, header.source, asker))
+        (asker != own).then(|| arp_reply(self.at.mac(), own, header.source, asker))
     }
 
     fn solicitation(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
-        let own = self.at.v6?;
+        let own = self.at.v6()?;
         let found = Transport::find(frame, header)?;
         if found.ip != IpVersion::V6 || found.protocol != IpNumber::IPV6_ICMP.0 {
             return None;
@@ -239,22 +179,22 @@ impl Station {
         let target = NeighborSolicitationPayloadSlice::from_slice(payload).ok()?.target_address();
         let asker = (!source.is_unspecified()).then_some(source);
         let asked = target == own && source != own && !source.is_multicast();
-        asked.then(|| advertisement(self.at.mac, own, header.source, asker)).flatten()
+        asked.then(|| advertisement(self.at.mac(), own, header.source, asker)).flatten()
     }
 
-    fn packet(&mut self, frame: &[u8], header: &ethernet::Header, zone: &Arc<Zone>, now: Instant) -> Action {
+    fn packet(&mut self, frame: &[u8], header: &ethernet::Header, zone: &Zone, now: Instant) -> Action {
         let Some(found) = Transport::find(frame, header) else { return Action::Nothing };
         let (source, destination) = (found.source(frame), found.destination(frame));
         if !is_host(source) || !is_host(destination) || !verifies(frame, found, source, destination) {
             return Action::Nothing;
         }
-        let ours = [self.at.v4.map(IpAddr::V4), self.at.v6.map(IpAddr::V6)].contains(&Some(destination));
+        let ours = [self.at.v4().map(IpAddr::V4), self.at.v6().map(IpAddr::V6)].contains(&Some(destination));
         let Some(ends) = self.ends(source) else { return Action::Nothing };
         let packet = Packet {
             ip: &frame[found.ip_start..found.end],
             transport: &frame[found.start..found.end],
             protocol: found.protocol,
-            back: Back { own_mac: self.at.mac, mac: header.source, ends },
+            back: Back { own_mac: self.at.mac(), mac: header.source, ends },
         };
         if !ours {
             return self.refuse(&packet, Unreachable::Route, now);
@@ -269,8 +209,8 @@ impl Station {
     /// Our address of that family, and the other's.
     fn ends(&self, source: IpAddr) -> Option<Ends> {
         match source {
-            IpAddr::V4(source) => self.at.v4.map(|own| Ends::V4(own, source)),
-            IpAddr::V6(source) => self.at.v6.map(|own| Ends::V6(own, source)),
+            IpAddr::V4(source) => self.at.v4().map(|own| Ends::V4(own, source)),
+            IpAddr::V6(source) => self.at.v6().map(|own| Ends::V6(own, source)),
         }
     }
 
@@ -288,7 +228,7 @@ impl Station {
         self.solicitation(frame, header)
     }
 
-    fn datagram(&mut self, packet: &Packet<'_>, zone: &Arc<Zone>, now: Instant) -> Action {
+    fn datagram(&mut self, packet: &Packet<'_>, zone: &Zone, now: Instant) -> Action {
         let Ok(datagram) = UdpSlice::from_slice(packet.transport) else { return Action::Nothing };
         if datagram.destination_port() != DNS {
             return self.refuse(packet, Unreachable::Port, now);
@@ -306,7 +246,7 @@ impl Station {
         }
     }
 
-    fn segment(&mut self, packet: &Packet<'_>, zone: &Arc<Zone>, now: Instant) -> Action {
+    fn segment(&mut self, packet: &Packet<'_>, zone: &Zone, now: Instant) -> Action {
         let Ok(segment) = TcpSlice::from_slice(packet.transport) else { return Action::Nothing };
         if segment.destination_port() != DNS {
             return self.reset(packet, &segment, now);
@@ -363,52 +303,6 @@ fn is_error(packet: &Packet<'_>) -> bool {
         (Ends::V6(..), IpNumber::IPV6_ICMP) => kind < icmpv6::TYPE_ECHO_REQUEST,
         _ => false,
     }
-}
-
-/// Whether one host may have this address.
-fn is_host(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => {
-            !address.is_multicast()
-                && !address.is_broadcast()
-                && !address.is_unspecified()
-                && !address.is_loopback()
-        }
-        IpAddr::V6(address) => !address.is_multicast() && !address.is_unspecified() && !address.is_loopback(),
-    }
-}
-
-/// Whether the checksums of IPv4's header and of ICMP, TCP or UDP are right. A UDP checksum of zero is none in IPv4
-/// (RFC 768), and not allowed in IPv6 (RFC 8200 §8.1).
-fn verifies(frame: &[u8], found: Transport, source: IpAddr, destination: IpAddr) -> bool {
-    let transport = &frame[found.start..found.end];
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let Ok(len) = u16::try_from(transport.len()) else { return false };
-            let pseudo = match found.protocol {
-                TCP | UDP => {
-                    Sum::default().pseudo_v4(source.octets(), destination.octets(), found.protocol, len)
-                }
-                _ => Sum::default(),
-            };
-            let without = found.protocol == UDP && transport.get(6..8) == Some(&[0; 2]);
-            let checked = [TCP, UDP, IpNumber::ICMP.0].contains(&found.protocol) && !without;
-            Sum::default().bytes(&frame[found.ip_start..found.start]).verifies()
-                && (!checked || pseudo.bytes(transport).verifies())
-        }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            verifies_v6(transport, source, destination, found)
-                && (found.protocol != UDP || transport.get(6..8) != Some(&[0; 2]))
-        }
-        _ => false,
-    }
-}
-
-fn verifies_v6(transport: &[u8], source: Ipv6Addr, destination: Ipv6Addr, found: Transport) -> bool {
-    let Ok(len) = u32::try_from(transport.len()) else { return false };
-    let checked = [TCP, UDP, IpNumber::IPV6_ICMP.0].contains(&found.protocol);
-    let pseudo = Sum::default().pseudo_v6(source.octets(), destination.octets(), found.protocol, len);
-    !checked || pseudo.bytes(transport).verifies()
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -106,7 +105,7 @@ impl Streams {
     pub(super) fn handle(
         &mut self,
         segment: Segment<'_>,
-        zone: &Arc<Zone>,
+        zone: &Zone,
         rng: &mut fastrand::Rng,
         now: Instant,
     ) -> Option<Progress> {
@@ -145,7 +144,7 @@ impl Streams {
     }
 
     /// Does what is due: each [`TICK`] while there are connections.
-    pub(super) fn tick(&mut self, zone: &Arc<Zone>, rng: &mut fastrand::Rng, now: Instant) -> Progress {
+    pub(super) fn tick(&mut self, zone: &Zone, rng: &mut fastrand::Rng, now: Instant) -> Progress {
         let at = self.time(now);
         let mut all = Progress::default();
         for stream in self.open.values_mut() {
@@ -195,7 +194,7 @@ impl Stream {
     }
 
     /// Lets TCP work, answers what has come, and lets it work again.
-    fn go_on(&mut self, zone: &Arc<Zone>, rng: &mut fastrand::Rng, at: time::Instant) -> Progress {
+    fn go_on(&mut self, zone: &Zone, rng: &mut fastrand::Rng, at: time::Instant) -> Progress {
         self.exchange(at);
         let mut questions = Vec::new();
         while let Some(query) = self.next_query() {

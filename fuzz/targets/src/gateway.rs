@@ -1,7 +1,6 @@
 //! What endpoints send to their network's gateway.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -57,7 +56,7 @@ pub fn names(data: &[u8]) {
 pub fn gateway(data: &[u8]) {
     let at = Addresses::new(&[[10, 0, 9, 1].into(), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])]);
     let at = at.expect("there are addresses");
-    let zone = Arc::new(zone(false));
+    let zone = zone(false);
     let now = Instant::now();
     let mut station = Station::new(at, 1, now);
     let frames = match station.handle(data, &zone, now) {

@@ -1,9 +1,12 @@
+use std::net::Ipv6Addr;
+
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 
 use super::*;
 use crate::names::Host;
+use crate::switch::wire::MacAddr;
 
 const CLIENT: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
 const OWN: MacAddr = MacAddr([0x02, 0x42, 10, 0, 9, 1]);
@@ -14,15 +17,15 @@ const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
 
 fn station() -> Station {
     let at = Addresses::new(&[V4.into(), V6.into()]).unwrap();
-    assert_eq!(at, Addresses { mac: OWN, v4: Some(V4), v6: Some(V6) });
+    assert_eq!((at.mac(), at.v4(), at.v6()), (OWN, Some(V4), Some(V6)));
     Station::new(at, 1, Instant::now())
 }
 
-fn zone(internal: bool) -> Arc<Zone> {
+fn zone(internal: bool) -> Zone {
     let mut zone = Zone::new("front", internal);
     let addresses = vec![[10, 0, 9, 2].into()];
     zone.add(&Host { name: "web".into(), addresses, ..Host::default() }).unwrap();
-    Arc::new(zone)
+    zone
 }
 
 fn handle(frame: &[u8]) -> Action {

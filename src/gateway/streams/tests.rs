@@ -3,7 +3,8 @@ use std::net::Ipv4Addr;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 
-use super::super::station::{Action, Addresses, Question, Station};
+use super::super::addresses::Addresses;
+use super::super::station::{Action, Question, Station};
 use super::*;
 use crate::names::Host;
 
@@ -27,7 +28,7 @@ fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
 struct Pair {
     station: Station,
     at: Addresses,
-    zone: Arc<Zone>,
+    zone: Zone,
     questions: Vec<Question>,
     start: Instant,
     now: Instant,
@@ -56,7 +57,6 @@ impl Pair {
         let mut sockets = SocketSet::new(Vec::new());
         let socket = sockets.add(socket);
         let (station, questions, read) = (Station::new(at, 1, start), Vec::new(), Vec::new());
-        let zone = Arc::new(zone);
         Self { station, at, zone, questions, start, now: start, client, sockets, socket, packets, read }
     }
 
