@@ -93,6 +93,8 @@ pub(super) struct Cluster {
     /// The data plane, once it has been started; by whoever holds `starting`.
     pub(super) overlay: Mutex<Option<Arc<Overlay>>>,
     pub(super) starting: tokio::sync::Mutex<()>,
+    /// Held by whoever makes a network, so that no two get the same name, number or addresses here.
+    pub(super) creating: tokio::sync::Mutex<()>,
     /// The role that this node has at the moment.
     pub(super) role: watch::Sender<Role>,
     /// Others say that this node is no member any more.
@@ -148,6 +150,7 @@ impl Cluster {
             data_changed: Notify::new(),
             overlay: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
             role: watch::Sender::new(role),
             removed: AtomicBool::new(false),
             tasks: Mutex::default(),

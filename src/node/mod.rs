@@ -22,6 +22,7 @@ mod keys;
 mod life;
 mod links;
 mod manage;
+mod networks;
 mod records;
 mod requests;
 mod rights;
