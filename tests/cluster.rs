@@ -12,13 +12,16 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::Value;
 
 use processes::{family, is_alive, wait_until};
+use ring::rand::SystemRandom;
+use vswitchd::crypto::ca::{Ca, Root};
+use vswitchd::crypto::identity::{PrivateKey, Role};
 
 /// Long enough for anything that happens at all, on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -462,7 +465,12 @@ impl Host {
 
     fn cluster(&self) -> Result<Value> {
         let status: Value = serde_json::from_str(&said(&self.run(&["status", "--format", "json"])?)?)?;
-        Ok(status["cluster"].clone())
+        let mut cluster = status["cluster"].clone();
+        // What grows with time, or is not there yet.
+        if let Some(parts) = cluster.as_object_mut() {
+            parts.retain(|name, _| !["gossip", "keys", "data", "managers"].contains(&name.as_str()));
+        }
+        Ok(cluster)
     }
 
     fn restart(self) -> Result<Self> {
@@ -604,4 +612,35 @@ fn strangers_at_the_door_do_no_harm() -> Result<()> {
     said(&node.join(&host.token(&["worker"])?, &host.listen)?)?;
     node.stop()?;
     host.stop()
+}
+
+#[test]
+fn a_worker_has_its_certificate_renewed() -> Result<()> {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let (first, second) = (Host::start("renew-1")?, Host::start("renew-2")?);
+    first.init()?;
+    said(&second.join(&first.token(&["worker"])?, &first.listen)?)?;
+    let before = second.cluster()?;
+    let Host { daemon, scratch, listen, port } = second;
+    daemon.kill()?;
+    // The one that it would have if it had joined seventy days ago.
+    let authority = |name: &str| fs::read(first.scratch.path("state").join(name));
+    let own = |name: &str| scratch.path("state").join(name);
+    let root = Root::from_der(&authority("ca.crt")?)?;
+    let ca = Ca::new(root, PrivateKey::from_der(&authority("ca.key")?)?)?;
+    let request = PrivateKey::from_der(&fs::read(own("node.key"))?)?.request();
+    let node = before["node"].as_str().context("an id")?.parse()?;
+    let then = SystemTime::now() - 70 * DAY;
+    fs::write(own("node.crt"), ca.issue(&request, node, Role::Worker, then, &SystemRandom::new())?)?;
+    let second = Host { daemon: Daemon::usual(&scratch)?, scratch, listen, port };
+    let renewed = (SystemTime::now() + 80 * DAY).duration_since(UNIX_EPOCH)?.as_secs();
+    wait_until("it has a new one", || {
+        Ok(second.cluster()?["certificate_until"].as_u64().is_some_and(|until| until > renewed))
+    })?;
+    let kept = second.cluster()?;
+    ensure!(kept["node"] == before["node"] && kept["role"] == "worker", "{kept}");
+    let second = second.restart()?;
+    ensure!(second.cluster()? == kept);
+    second.stop()?;
+    first.stop()
 }

@@ -148,6 +148,12 @@ impl KeyRing {
         self.current.epoch
     }
 
+    /// How often somebody was expelled.
+    #[must_use]
+    pub fn expels(&self) -> u32 {
+        self.expels
+    }
+
     /// When that became the current one.
     #[must_use]
     pub fn since(&self) -> SystemTime {

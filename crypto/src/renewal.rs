@@ -38,7 +38,7 @@ pub const YIELD: Duration = Duration::from_secs(60);
 /// than a datagram is on its way.
 pub const GRACE: Duration = Duration::from_secs(30);
 /// How long after a failure to ask again: from the first, doubled up to the second.
-pub const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+pub const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(60)];
 /// How long to wait for an answer.
 pub const ANSWER: Duration = Duration::from_secs(10);
 /// Openers of one peer, old and new. Were keys renewed oftener than every four seconds, there would be more; so then

@@ -432,6 +432,10 @@ impl Engine {
         self.make_room();
         let neighbour = self.neighbours.entry(peer.node).or_insert_with(|| Neighbour::new(peer, now));
         let returned = neighbour.up(peer, now);
+        if returned && self.neighbours.values().filter(|neighbour| neighbour.alive).take(2).count() == 1 {
+            // We were alone: what the others know is news.
+            self.next_compare = now;
+        }
         self.unsent = true;
         self.out.events.push(Event::Up(peer));
         if peer.life > self.neighbours[&peer.node].mirror.life {

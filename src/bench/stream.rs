@@ -35,7 +35,7 @@ pub struct StreamFigures {
 pub fn measure(each: Duration) -> Result<StreamFigures, BenchError> {
     let shape = Shape { nodes: 2, endpoints: 1, networks: 1, ..Shape::default() };
     let mut lab = Lab::build(Plan::new(shape)?)?;
-    lab.start(THIS_PROGRAM)?;
+    lab.start_switches(THIS_PROGRAM)?;
     let ends: Vec<_> = lab.endpoints().cloned().collect();
     let [from, to] = &ends[..] else { return Err(BenchError::Nothing("two switches")) };
     let before = Usage::now();

@@ -1,13 +1,13 @@
 //! A plan made real.
 
-use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::Range;
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::Duration;
 
+use super::cluster::{ClusterError, DaemonPlace};
 use super::keeper::Keeper;
 use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
 use super::program::{Program, ProgramError};
@@ -23,9 +23,9 @@ pub const READY_PATIENCE: Duration = Duration::from_secs(10);
 /// A lab that is there; taken down when dropped.
 #[derive(Debug)]
 pub struct Lab {
-    plan: Plan,
+    pub(super) plan: Plan,
     // Dropped in this order: programs first, the thread that keeps them last.
-    nodes: Vec<Node>,
+    pub(super) nodes: Vec<Node>,
     underlay: Underlay,
     keeper: Keeper,
 }
@@ -33,17 +33,21 @@ pub struct Lab {
 /// A node: a namespace with [`super::underlay::UPLINK`], and a program if one was started.
 #[derive(Debug)]
 pub struct Node {
-    plan: NodePlan,
-    netns: NetNs,
-    endpoints: Vec<Endpoint>,
-    program: Option<Program>,
+    pub(super) plan: NodePlan,
+    pub(super) netns: NetNs,
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) program: Option<Program>,
+    /// Where its daemon is found, if it is one of a cluster.
+    pub(super) daemon: Option<DaemonPlace>,
+    /// What its daemon tells when it is ready, and when it stops.
+    pub(super) notices: Option<UnixDatagram>,
 }
 
 /// An endpoint: a namespace; its [`ENDPOINT_LINK`] is made by the node's program.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    plan: EndpointPlan,
-    netns: NetNs,
+    pub(super) plan: EndpointPlan,
+    pub(super) netns: NetNs,
 }
 
 /// Why a lab could not be built, started or used.
@@ -66,13 +70,17 @@ pub enum LabError {
     /// A node's program failed.
     #[error(transparent)]
     Program(#[from] ProgramError),
+    /// No cluster came of the nodes.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// No thread.
     #[error("can't start a thread: {0}")]
     Thread(io::Error),
 }
 
 impl Lab {
-    /// Makes the namespaces and the underlay. Nodes are bare and endpoints empty until [`Self::start`].
+    /// Makes the namespaces and the underlay. Nodes are bare and endpoints empty until [`Self::start`] or
+    /// [`Self::start_switches`].
     ///
     /// # Errors
     /// As the kernel refuses; what was made is gone again.
@@ -84,75 +92,21 @@ impl Lab {
         Ok(Self { plan, nodes, underlay, keeper })
     }
 
-    /// Runs `program switch …` in every node, waits until all are ready, and gives every endpoint its addresses.
-    ///
-    /// # Errors
-    /// If a program can't be started, ends or is late, or an endpoint can't be set up. What was started goes on.
-    pub fn start(&mut self, program: impl Into<OsString>) -> Result<(), LabError> {
-        self.start_nodes(0..self.nodes.len(), program, &[])
-    }
-
-    /// As [`Self::start`], but only some nodes, and with more arguments to their programs. The others stay bare.
-    ///
-    /// # Errors
-    /// As [`Self::start`].
-    ///
-    /// # Panics
-    /// If there are no such nodes.
-    pub fn start_nodes(
-        &mut self,
-        nodes: Range<usize>,
-        program: impl Into<OsString>,
-        arguments: &[&str],
-    ) -> Result<(), LabError> {
-        let program = program.into();
-        for index in nodes.clone() {
-            let mut command = self.switch_command(index, &program);
-            command.args(arguments);
-            let name = &self.nodes[index].plan.name;
-            let child = self.keeper.spawn(command).map_err(|source| ProgramError::System {
-                node: name.clone(),
-                what: "start",
-                source,
-            })?;
-            let program = Program::new(name, child)?;
-            self.nodes[index].program = Some(program);
-        }
-        for node in &mut self.nodes[nodes] {
-            if let Some(program) = &mut node.program {
-                program.wait_ready(READY_PATIENCE)?;
-            }
-            node.endpoints.iter().try_for_each(Endpoint::configure)?;
-        }
-        Ok(())
-    }
-
-    /// The command line of a node's switch: `switch --format json --local … --peer … --vni 42:eth0@…`.
-    fn switch_command(&self, index: usize, program: &OsString) -> Command {
-        let node = &self.nodes[index];
-        let inherited = node.endpoints.iter().map(|endpoint| endpoint.netns.shared_fd()).collect();
-        let mut command = node.netns.command_with(program, inherited);
+    /// Starts a node's program, whose outputs must be piped; its command is made with [`NetNs::command`].
+    pub(super) fn run_program(&mut self, index: usize, mut command: Command) -> Result<(), ProgramError> {
         // For lists of processes, where the program's path may be a name of no use.
         CommandExt::arg0(&mut command, "vswitchd");
-        command.args(["switch", "--format", "json", "--local"]).arg(node.plan.address.to_string());
-        // The nodes share this machine's cores; two show what several do.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let workers = (cores / self.nodes.len().max(1)).max(2).min(cores);
-        command.args(["--workers", &workers.to_string()]);
-        for (_, peer) in self.plan.nodes.iter().enumerate().filter(|&(other, _)| other != index) {
-            command.arg("--peer").arg(peer.address.to_string());
-        }
-        for network in node.plan.networks() {
-            let members = node.endpoints.iter().filter(|endpoint| endpoint.plan.network == network);
-            let ports: Vec<String> = members
-                .map(|endpoint| format!("{ENDPOINT_LINK}@{}", endpoint.netns.inherited_path()))
-                .collect();
-            command.arg("--vni").arg(format!("{}:{}", self.plan.networks[network].vni, ports.join(",")));
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own: a terminal's Ctrl-C is for the lab, which stops its programs itself.
         CommandExt::process_group(&mut command, 0);
-        command
+        let name = &self.nodes[index].plan.name;
+        let child = self.keeper.spawn(command).map_err(|source| ProgramError::System {
+            node: name.clone(),
+            what: "start",
+            source,
+        })?;
+        let program = Program::new(name, child)?;
+        self.nodes[index].program = Some(program);
+        Ok(())
     }
 
     /// Starts any command from a thread that lives as long as the lab: it ends with the lab at the latest.
@@ -225,7 +179,14 @@ impl Node {
     fn build(plan: &NodePlan) -> Result<Self, LabError> {
         let endpoint = |plan: &EndpointPlan| Ok(Endpoint { plan: plan.clone(), netns: NetNs::create()? });
         let endpoints = plan.endpoints.iter().map(endpoint).collect::<Result<_, NetnsError>>()?;
-        Ok(Self { plan: plan.clone(), netns: NetNs::create()?, endpoints, program: None })
+        Ok(Self {
+            plan: plan.clone(),
+            netns: NetNs::create()?,
+            endpoints,
+            program: None,
+            daemon: None,
+            notices: None,
+        })
     }
 
     /// Its part of the plan.
@@ -244,6 +205,12 @@ impl Node {
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// Where its daemon is found, if it is one of a cluster.
+    #[must_use]
+    pub fn daemon(&self) -> Option<&DaemonPlace> {
+        self.daemon.as_ref()
     }
 
     /// Its program, if one was started.

@@ -1,4 +1,4 @@
-//! Who reaches whom in a lab, and how much goes through.
+//! Who reaches whom in a lab, how much goes through, and whether its nodes are one cluster.
 //!
 //! Every ordered pair of endpoints is pinged over IPv4 and IPv6. Within a network everybody must answer; from
 //! another network nobody may, though the question really goes out into the asker's own network (see
@@ -6,30 +6,36 @@
 
 use std::net::IpAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::build::{ENDPOINT_LINK, Lab};
+use super::cluster::ClusterError;
+use super::membership::Membership;
 use super::ping::{Patience, PingError, Target, ask};
 use super::plan::{EndpointPlan, Plan, UnderlayKind};
 use super::throughput::{Flow, FlowError, measure};
 use crate::namespace::netlink::{Netlink, NetlinkError};
 use crate::namespace::netns::NetNs;
 
-/// How long the TCP sender sends.
+/// How long the TCP sender sends on a plain network.
 const FLOW_DURATION: Duration = Duration::from_secs(1);
+/// The same on an encrypted network: long enough to show that full packets get through, and how fast.
+const SEALED_FLOW_DURATION: Duration = Duration::from_millis(300);
 /// Time between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(150);
 /// Rounds of questions, at least: those who must not answer get this many chances.
 const ROUNDS_MIN: u32 = 4;
-/// Rounds of questions while an answer is missing, on a link without faults.
-const ROUNDS_MAX: u32 = 20;
+/// Rounds of questions while an answer is missing, on a link without faults: 15 s. Nodes that have only just heard of
+/// each other repeat a comparison of records, or an agreement on keys, after seconds.
+const ROUNDS_MAX: u32 = 100;
 /// Entries of the machine's tables of neighbours that a check may fill: all namespaces share one for IPv4 and
 /// one for IPv6, of 1024 by default (`gc_thresh3`, arp(7)), and only the host's root can enlarge them.
 const NEIGHBOURS_MAX: usize = 800;
 /// Rounds of questions, at least, where not everybody can ask at once and it would take long.
 const ROUNDS_MIN_IN_WAVES: u32 = 2;
-/// The same on a link with faults: it takes an ARP and its answer, a question and its answer to get through.
-const ROUNDS_MAX_FAULTY: u32 = 60;
+/// The same on a link with faults, which lose what is repeated after seconds too, and besides an ARP and its answer, a
+/// question and its answer.
+const ROUNDS_MAX_FAULTY: u32 = 200;
 
 /// What came of one ordered pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,25 +76,36 @@ pub struct Stream {
 pub struct Findings {
     /// Every ordered pair, in order of askers and then of asked.
     pub pairs: Vec<Pair>,
-    /// The stream, if there are two endpoints in one network.
+    /// The stream, if there are two endpoints in one plain network.
     pub stream: Option<Stream>,
+    /// The same within an encrypted network, shorter.
+    pub sealed_stream: Option<Stream>,
+    /// What the nodes say of each other, if the lab is a cluster.
+    pub membership: Option<Membership>,
 }
 
 impl Findings {
+    /// All streams that were sent.
+    pub fn streams(&self) -> impl Iterator<Item = &Stream> {
+        self.stream.iter().chain(&self.sealed_stream)
+    }
+
     /// The verdict.
     #[must_use]
     pub fn is_right(&self) -> bool {
         self.pairs.iter().all(Pair::is_right)
-            && self.stream.as_ref().is_none_or(|stream| stream.outcome.is_ok())
+            && self.streams().all(|stream| stream.outcome.is_ok())
+            && self.membership.as_ref().is_none_or(|membership| membership.faults.is_empty())
     }
 }
 
-/// Asks everybody, then sends the stream. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`]
+/// Asks everybody, then sends the streams, then looks at the cluster. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`]
 /// endpoints.
 ///
 /// # Errors
 /// If the questions can't be asked; what the answers are is never an error.
 pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
+    let start = Instant::now();
     let members: Vec<Member> = lab
         .nodes()
         .iter()
@@ -101,12 +118,12 @@ pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
         })
         .collect();
     let pairs = ask_all(&members, patience(lab.plan()))?;
-    let stream = stream_ends(&members).map(|(from, to)| {
-        let (sender, receiver) = (&members[from], &members[to]);
-        let outcome = measure(&sender.netns, &receiver.netns, receiver.plan.v4.into(), FLOW_DURATION);
-        Stream { from, to, outcome }
-    });
-    Ok(Findings { pairs, stream })
+    let is_sealed = |member: &Member| lab.plan().networks[member.plan.network].encrypted;
+    let stream = send_stream(&members, FLOW_DURATION, |member| !is_sealed(member));
+    let sealed_stream = send_stream(&members, SEALED_FLOW_DURATION, is_sealed);
+    // Last, since nodes compare their records once a second: by now they have.
+    let membership = Membership::of(lab, start)?;
+    Ok(Findings { pairs, stream, sealed_stream, membership })
 }
 
 /// Why a lab could not be checked.
@@ -118,6 +135,9 @@ pub enum CheckError {
     /// Neighbours can't be forgotten between two waves of questions.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// A daemon doesn't answer.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
 }
 
 struct Member {
@@ -205,9 +225,17 @@ fn number(index: usize) -> u16 {
     u16::try_from(index).expect("a lab has far fewer endpoints")
 }
 
-/// Two endpoints of one network, on different nodes if there are such.
-fn stream_ends(members: &[Member]) -> Option<(usize, usize)> {
-    let pairs = || (0..members.len()).flat_map(|a| (a + 1..members.len()).map(move |b| (a, b)));
+fn send_stream(members: &[Member], duration: Duration, wanted: impl Fn(&Member) -> bool) -> Option<Stream> {
+    let (from, to) = stream_ends(members, wanted)?;
+    let (sender, receiver) = (&members[from], &members[to]);
+    let outcome = measure(&sender.netns, &receiver.netns, receiver.plan.v4.into(), duration);
+    Some(Stream { from, to, outcome })
+}
+
+/// Two endpoints of one network of those wanted, on different nodes if there are such.
+fn stream_ends(members: &[Member], wanted: impl Fn(&Member) -> bool) -> Option<(usize, usize)> {
+    let ends: Vec<usize> = (0..members.len()).filter(|&member| wanted(&members[member])).collect();
+    let pairs = || ends.iter().flat_map(|&a| ends.iter().map(move |&b| (a, b))).filter(|(a, b)| a < b);
     let joined = |&(a, b): &(usize, usize)| members[a].plan.network == members[b].plan.network;
     let apart = |&(a, b): &(usize, usize)| members[a].node != members[b].node;
     pairs().find(|pair| joined(pair) && apart(pair)).or_else(|| pairs().find(joined))

@@ -17,12 +17,15 @@
 
 mod build;
 pub mod check;
+pub mod cluster;
 pub mod control;
 mod keeper;
+pub mod membership;
 pub mod ping;
 pub mod plan;
 pub mod program;
 pub mod report;
+mod switches;
 pub mod throughput;
 pub mod underlay;
 pub mod wire;

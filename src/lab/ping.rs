@@ -56,8 +56,10 @@ pub(super) fn ask(
     let socket = netns.run(|| open(ipv6))?.map_err(PingError::Socket)?;
     let mut asker =
         Asker { socket, ipv6, source, targets, answers: vec![None; targets.len()], start: Instant::now() };
+    let mut content_rounds = 0;
     for round in 0..patience.rounds_max {
-        if round >= patience.rounds_min && asker.is_content() {
+        // An answer that had to wait for the way to be found tells no round trip: so a whole round more.
+        if round >= patience.rounds_min && content_rounds > 1 {
             break;
         }
         let end = Instant::now() + patience.round;
@@ -66,6 +68,7 @@ pub(super) fn ask(
             asker.listen_until(Instant::now() + PACE)?;
         }
         asker.listen_until(end)?;
+        content_rounds += u32::from(asker.is_content());
     }
     Ok(asker.answers)
 }

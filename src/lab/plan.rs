@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use serde::Serialize;
 use serde::ser::SerializeStruct;
 use vswitchd_switch::io::mem::Faults;
+use vswitchd_switch::tunnel::Protection;
 use vswitchd_switch::wire::{MacAddr, Vni};
 
 /// Nodes of a lab: the last byte of an address must do, and each is a process with its threads.
@@ -134,6 +135,8 @@ pub struct NetworkPlan {
     /// Its identifier on the wire.
     #[serde(serialize_with = "as_text")]
     pub vni: Vni,
+    /// Whether its data is sealed between nodes; in [`Plan::new`] the last of several networks is.
+    pub encrypted: bool,
 }
 
 /// A node: a host that runs a switch.
@@ -187,7 +190,7 @@ impl Plan {
             underlay: shape.underlay,
             underlay_mtu: UNDERLAY_MTU,
             nodes: (1..=shape.nodes).map(|number| node(number, shape)).collect(),
-            networks: (1..=shape.networks).map(network).collect(),
+            networks: (1..=shape.networks).map(|number| network(number, shape)).collect(),
             wire: WirePlan::default(),
         })
     }
@@ -195,6 +198,23 @@ impl Plan {
     /// Every endpoint in order, with the index of its node.
     pub fn endpoints(&self) -> impl Iterator<Item = (usize, &EndpointPlan)> {
         self.nodes.iter().enumerate().flat_map(|(index, node)| node.endpoints.iter().map(move |e| (index, e)))
+    }
+
+    /// Bytes of the largest IP packet of each endpoint of a network, where a whole underlay packet gets through.
+    ///
+    /// # Panics
+    /// If there is no network or no node of that index.
+    #[must_use]
+    pub fn mtu(&self, network: usize) -> u32 {
+        let network = &self.networks[network];
+        let protection = if network.encrypted { Protection::Sealed } else { Protection::Plain };
+        protection.mtu(self.nodes[0].address, self.underlay_mtu)
+    }
+
+    /// Whether the underlay neither loses, delays, reorders nor doubles.
+    #[must_use]
+    pub fn is_perfect(&self) -> bool {
+        self.underlay == UnderlayKind::Veth || self.wire.faults == Faults::default()
     }
 
     /// Whether the nodes talk over IPv6.
@@ -220,9 +240,10 @@ fn in_range(what: &'static str, given: u16, range: &RangeInclusive<u16>) -> Resu
     ok.then_some(()).ok_or_else(|| PlanError::Range { what, range: (*range.start(), *range.end()), given })
 }
 
-fn network(number: u16) -> NetworkPlan {
+fn network(number: u16, shape: Shape) -> NetworkPlan {
     let vni = Vni::new(u32::from(FIRST_VNI + number - 1)).expect("a few more than the first VNI");
-    NetworkPlan { name: format!("net{number}"), vni }
+    let encrypted = shape.networks > 1 && number == shape.networks;
+    NetworkPlan { name: format!("net{number}"), vni, encrypted }
 }
 
 fn node(number: u16, shape: Shape) -> NodePlan {
@@ -274,6 +295,20 @@ mod tests {
         assert_eq!(plan.nodes[1].endpoints[1].v6, "fd00:2::2:2".parse::<Ipv6Addr>().unwrap());
         let vnis: Vec<_> = plan.networks.iter().map(|network| network.vni.id()).collect();
         assert_eq!(vnis, [42, 43]);
+    }
+
+    #[test]
+    fn the_last_of_several_networks_is_sealed_and_has_smaller_packets() {
+        for (networks, ipv6, mtus) in
+            [(1, false, vec![1450]), (2, false, vec![1450, 1420]), (3, true, vec![1430, 1430, 1400])]
+        {
+            let plan = Plan::new(Shape { networks, ipv6, ..Shape::default() }).unwrap();
+            let planned: Vec<_> = (0..plan.networks.len()).map(|network| plan.mtu(network)).collect();
+            assert_eq!(planned, mtus);
+            let sealed: Vec<_> = plan.networks.iter().map(|network| network.encrypted).collect();
+            assert_eq!(sealed.iter().filter(|&&sealed| sealed).count(), usize::from(networks > 1));
+            assert!(networks == 1 || sealed[usize::from(networks) - 1]);
+        }
     }
 
     #[test]

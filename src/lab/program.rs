@@ -1,12 +1,14 @@
 //! A program that runs in a node: started, waited for until it is ready, stopped.
 //!
-//! It reports on standard output, one JSON object a line, each with an `event`: `ready` once it forwards,
-//! others before and after. It stops on SIGTERM. What it says on standard error is kept, for the message that
+//! A switch reports on standard output, one JSON object a line, each with an `event`: `ready` once it forwards,
+//! others before and after. A daemon tells the socket that it is given when it is ready (sd_notify(3)). Both stop on
+//! SIGTERM. What it says on standard error is kept, for the message that
 //! tells why it ended.
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, ChildStderr, ChildStdout, ExitStatus};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +16,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 
@@ -23,6 +26,8 @@ const LINE_MAX: u64 = 64 * 1024;
 const EVENTS_MAX: usize = 1024;
 /// Lines of standard error that are kept, the last ones.
 const LAST_WORDS_MAX: usize = 8;
+/// Bytes of a notice; of a longer one the rest is lost.
+const NOTICE_MAX: usize = 256;
 /// How long a program may take to stop before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -136,20 +141,70 @@ impl Program {
             match self.events.recv_timeout(deadline.saturating_duration_since(now())) {
                 Ok(event) if event["event"] == "ready" => return Ok(before),
                 Ok(event) => before.push(event),
-                Err(RecvTimeoutError::Timeout) => {
-                    let error = ProgramError::Late {
-                        node: self.node.clone(),
-                        after: patience,
-                        last_words: self.last_words(),
-                    };
-                    return Err(error);
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let status = self.stop()?;
-                    let (node, last_words) = (self.node.clone(), self.last_words());
-                    return Err(ProgramError::Ended { node, status, last_words });
-                }
+                Err(RecvTimeoutError::Timeout) => return Err(self.late(patience)),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.too_soon()),
             }
+        }
+    }
+
+    /// Waits until the program says `READY=1` to the socket that its `NOTIFY_SOCKET` names (sd_notify(3)).
+    ///
+    /// # Errors
+    /// If it ends first, or takes longer than `patience`.
+    pub fn wait_notice(&mut self, notices: &UnixDatagram, patience: Duration) -> Result<(), ProgramError> {
+        let deadline = now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(now());
+            if left.is_zero() {
+                return Err(self.late(patience));
+            }
+            let (said, ended) = self.hear_notice(notices, left)?;
+            match said.as_deref() {
+                Some(b"READY=1") => return Ok(()),
+                None if ended => return Err(self.too_soon()),
+                // Not what is waited for.
+                _ => {}
+            }
+        }
+    }
+
+    /// Waits for a notice or the end, at most for `left`; gives the notice, and whether the program has ended.
+    fn hear_notice(
+        &self,
+        notices: &UnixDatagram,
+        left: Duration,
+    ) -> Result<(Option<Vec<u8>>, bool), ProgramError> {
+        let failed = |source| self.system("wait for", source);
+        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+        let mut polled = [
+            PollFd::new(notices, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut polled, Some(&timeout)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Ok((None, false)),
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let [said, ended] = polled.map(|polled| !polled.revents().is_empty());
+        if !said {
+            return Ok((None, ended));
+        }
+        let mut notice = [0; NOTICE_MAX];
+        let len = notices.recv(&mut notice).map_err(failed)?;
+        Ok((Some(notice[..len].to_vec()), ended))
+    }
+
+    fn late(&self, after: Duration) -> ProgramError {
+        ProgramError::Late { node: self.node.clone(), after, last_words: self.last_words() }
+    }
+
+    /// That it ended before it was ready; ends it if only its output has.
+    fn too_soon(&mut self) -> ProgramError {
+        match self.stop() {
+            Ok(status) => {
+                ProgramError::Ended { node: self.node.clone(), status, last_words: self.last_words() }
+            }
+            Err(error) => error,
         }
     }
 

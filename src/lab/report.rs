@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::check::{Findings, Pair, Stream};
+use super::membership::Membership;
 use super::plan::{NETWORK_PREFIX, NodePlan, Plan, UNDERLAY_PREFIX, UnderlayKind};
 
 /// Characters of a line of the picture.
@@ -35,8 +36,13 @@ pub fn picture(plan: &Plan) -> String {
         let number = index + 1;
         let _infallible = writeln!(
             text,
-            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:{number:x}::/{}",
-            network.name, network.vni, NETWORK_PREFIX.0, NETWORK_PREFIX.1
+            "  {}: VNI {}, 10.{number}.0.0/{}, fd00:{number:x}::/{}, MTU {}{}",
+            network.name,
+            network.vni,
+            NETWORK_PREFIX.0,
+            NETWORK_PREFIX.1,
+            plan.mtu(index),
+            if network.encrypted { ", encrypted" } else { "" }
         );
     }
     text
@@ -93,8 +99,12 @@ fn underlay(plan: &Plan) -> String {
 pub fn findings(plan: &Plan, findings: &Findings) -> String {
     let mut text =
         if plan.endpoints().count() > TABLE_MAX { summary(plan, findings) } else { table(plan, findings) };
-    if let Some(stream) = &findings.stream {
-        let _infallible = writeln!(text, "\n{}", stream_line(plan, stream));
+    text.push('\n');
+    for stream in findings.streams() {
+        let _infallible = writeln!(text, "{}", stream_line(plan, stream));
+    }
+    if let Some(membership) = &findings.membership {
+        let _infallible = writeln!(text, "{}", membership.line());
     }
     text.push('\n');
     for fault in faults(plan, findings).iter().take(FAULTS_SHOWN) {
@@ -171,7 +181,10 @@ fn stream_line(plan: &Plan, stream: &Stream) -> String {
     match &stream.outcome {
         Ok(flow) => {
             let megabits = flow.bytes as f64 * 8.0 / flow.took.as_secs_f64().max(1e-9) / 1e6;
-            format!("TCP {from} to {to}: {megabits:.0} Mbit/s ({} MiB, every byte checked)", flow.bytes >> 20)
+            let network = plan.endpoints().nth(stream.from).map(|(_, from)| &plan.networks[from.network]);
+            let encrypted = if network.is_some_and(|network| network.encrypted) { ", encrypted" } else { "" };
+            let mib = flow.bytes >> 20;
+            format!("TCP {from} to {to}: {megabits:.0} Mbit/s ({mib} MiB, every byte checked{encrypted})")
         }
         Err(error) => format!("TCP {from} to {to}: {error}"),
     }
@@ -196,11 +209,12 @@ pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
             }
         })
     });
-    let stream = findings.stream.iter().filter_map(|stream| {
+    let stream = findings.streams().filter_map(|stream| {
         let error = stream.outcome.as_ref().err()?;
         Some(format!("{} to {}: {error}", endpoint(plan, stream.from), endpoint(plan, stream.to)))
     });
-    pairs.chain(stream).collect()
+    let cluster = findings.membership.iter().flat_map(|membership| membership.faults.iter().cloned());
+    pairs.chain(stream).chain(cluster).collect()
 }
 
 fn verdict(findings: &Findings) -> String {
@@ -215,9 +229,11 @@ fn verdict(findings: &Findings) -> String {
             "OK: all {within} pairs within a network answer, none of the {across} across networks does"
         );
     }
-    let stream = findings.stream.as_ref().is_some_and(|stream| stream.outcome.is_err());
-    let stream = if stream { ", and the TCP stream failed" } else { "" };
-    format!("FAILED: {wrong} of {} pairs are not as they must be{stream}", findings.pairs.len())
+    let stream = findings.streams().any(|stream| stream.outcome.is_err());
+    let stream = if stream { ", and a TCP stream failed" } else { "" };
+    let cluster = findings.membership.as_ref().is_some_and(|membership| !membership.faults.is_empty());
+    let cluster = if cluster { ", and the nodes are not one cluster" } else { "" };
+    format!("FAILED: {wrong} of {} pairs are not as they must be{stream}{cluster}", findings.pairs.len())
 }
 
 /// One document with the plan, every pair, the stream and the verdict. Times are in microseconds.
@@ -230,7 +246,7 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
             "rtt_ipv4_us": micros(pair.v4), "rtt_ipv6_us": micros(pair.v6), "ok": pair.is_right(),
         })
     };
-    let stream = findings.stream.as_ref().map(|stream| {
+    let stream = |stream: &Stream| {
         let ends = (endpoint(plan, stream.from), endpoint(plan, stream.to));
         match &stream.outcome {
             Ok(flow) => json!({
@@ -239,12 +255,14 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
             }),
             Err(error) => json!({ "from": ends.0, "to": ends.1, "error": error.to_string(), "ok": false }),
         }
-    });
+    };
     json!({
         "lab": name,
         "plan": plan,
         "pairs": findings.pairs.iter().map(pair).collect::<Vec<_>>(),
-        "tcp": stream,
+        "tcp": findings.stream.as_ref().map(stream),
+        "tcp_encrypted": findings.sealed_stream.as_ref().map(stream),
+        "cluster": findings.membership.as_ref().map(Membership::document),
         "faults": faults(plan, findings),
         "ok": findings.is_right(),
     })
@@ -269,7 +287,10 @@ mod tests {
             Pair { from, to, expected, v4: rtt, v6: rtt }
         });
         let flow = Flow { bytes: 125_000_000, took: Duration::from_secs(1) };
-        Findings { pairs: pairs.collect(), stream: Some(Stream { from: 0, to: 2, outcome: Ok(flow) }) }
+        let stream = Some(Stream { from: 0, to: 2, outcome: Ok(flow) });
+        let sealed_stream = Some(Stream { from: 1, to: 3, outcome: Ok(flow) });
+        let membership = Some(Membership { sights: Vec::new(), faults: Vec::new() });
+        Findings { pairs: pairs.collect(), stream, sealed_stream, membership }
     }
 
     #[test]
@@ -296,6 +317,10 @@ mod tests {
         assert!(text.contains("0.23"), "{text}");
         assert!(text.contains("TCP n1a to n2a: 1000 Mbit/s (119 MiB, every byte checked)"), "{text}");
         assert!(
+            text.contains("TCP n1b to n2b: 1000 Mbit/s (119 MiB, every byte checked, encrypted)"),
+            "{text}"
+        );
+        assert!(
             text.ends_with("OK: all 12 pairs within a network answer, none of the 18 across networks does\n")
         );
         let document = document("lab", &plan, &perfect(&plan));
@@ -308,7 +333,7 @@ mod tests {
     fn silence_leaks_and_corruption_each_fail_it_and_are_named() {
         let plan = plan(2, false);
         type Edit = fn(&mut Findings);
-        let edits: [(Edit, &str, &str); 4] = [
+        let edits: [(Edit, &str, &str); 6] = [
             (|f| f.pairs[1].v4 = None, "LOST", "n1a gets no answer from n2a over IPv4"),
             (|f| f.pairs[1].v6 = None, "LOST6", "n1a gets no answer from n2a over IPv6"),
             (
@@ -321,8 +346,21 @@ mod tests {
                     let error = FlowError::Corrupt { offset: 7, expected: 1, found: 2 };
                     f.stream.as_mut().unwrap().outcome = Err(error);
                 },
-                "TCP stream failed",
+                "a TCP stream failed",
                 "byte 7 arrived as 0x02, not 0x01",
+            ),
+            (
+                |f| {
+                    let error = FlowError::Short { sent: 9, arrived: 8 };
+                    f.sealed_stream.as_mut().unwrap().outcome = Err(error);
+                },
+                "a TCP stream failed",
+                "n1b to n2b: TCP: 8 of 9 bytes arrived",
+            ),
+            (
+                |f| f.membership.as_mut().unwrap().faults.push("node1 sees node2 as down".into()),
+                "the nodes are not one cluster",
+                "node1 sees node2 as down",
             ),
         ];
         for (edit, table, fault) in edits {

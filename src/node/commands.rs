@@ -197,7 +197,7 @@ impl Cluster {
             known: count(peers.len()),
             sent: counters.sent,
             unsent: counters.unsent,
-            received: counters.received,
+            received: counters.received + counters.unopened + counters.rejected,
             unopened: counters.unopened,
             rejected: counters.rejected,
             unsaved: counters.unsaved,

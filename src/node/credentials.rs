@@ -45,7 +45,7 @@ pub(super) struct Settings {
     pub(super) listen: SocketAddr,
     /// UDP and TCP port of gossip.
     pub(super) gossip_port: u16,
-    /// The interface that [`Self::advertise`] is followed on; an empty one means the host's only address.
+    /// The interface that [`Self::advertise`] is followed on, unless it was given as such.
     pub(super) follow: Option<String>,
     /// The address of its data, if another.
     pub(super) data_address: Option<IpAddr>,

@@ -164,9 +164,13 @@ pub(super) async fn keep(cluster: Arc<Cluster>) {
     loop {
         let mut pause = None;
         if let Some(overlay) = cluster.overlay() {
-            if let Err(error) = overlay.move_to(cluster.data_address()) {
-                warn!("can't move the data plane to {}: {error}", cluster.data_address());
-                pause = Some(RETRY);
+            match overlay.move_to(cluster.data_address()) {
+                // The others send to where it was until they hear of it.
+                Ok(_) => cluster.say_who(),
+                Err(error) => {
+                    warn!("can't move the data plane to {}: {error}", cluster.data_address());
+                    pause = Some(RETRY);
+                }
             }
             overlay.update(cluster.view());
             cluster.say_presence(&overlay);

@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::cluster::{Cluster, now_ms};
 use super::credentials::secret_bytes;
-use super::life::node_name;
+use super::place::node_name;
 use super::records::MemberRecord;
 use super::wire::{self, Admission, Answer, AuthorityParts, Hex, Request};
 use super::{accept, rights};

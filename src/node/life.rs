@@ -1,7 +1,6 @@
 //! The node: what it is asked to do, one thing after the other.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,12 +10,11 @@ use tokio::sync::Mutex;
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
-use super::address;
-use super::cluster::{self, Cluster, GOSSIP_PORT, StartError};
+use super::cluster::{self, Cluster, StartError};
 use super::commands::kept_settings;
 use super::credentials::{Authority, Member, Settings, Shared};
+use super::place::{self, Place};
 use super::{join, keys};
-use crate::api::settings::data_path_port;
 use crate::api::{
     self, ClusterStatus, Code, InitRequest, Initialized, JoinRequest, Joined, Refusal, SecretText,
     TokenAnswer,
@@ -29,8 +27,8 @@ use crate::state::{StateDir, StateError};
 
 /// How often a member that can't run, since a port is taken or the like, is tried again.
 const START_PAUSE: Duration = Duration::from_secs(1);
-/// Characters of a node's name: a DNS label's (RFC 1035 §2.3.4).
-const NAME_MAX: usize = 63;
+/// How long a `join` waits for what the others know.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(5);
 /// Managers that a `join` tries.
 const MANAGERS_TRIED_MAX: usize = 16;
 
@@ -125,7 +123,7 @@ impl Node {
         self.must_be_free()?;
         let begin = api::ClusterSettings::default().updated(&request.settings);
         let begin = begin.map_err(|error| bad_request(error.to_string()))?;
-        let settings = settings(Place {
+        let settings = place::settings(Place {
             name: request.name,
             advertise: request.advertise_addr,
             listen: request.listen_addr,
@@ -166,7 +164,7 @@ impl Node {
         if request.managers.is_empty() || request.managers.len() > MANAGERS_TRIED_MAX {
             return Err(bad_request(format!("name 1 to {MANAGERS_TRIED_MAX} managers")));
         }
-        let mut settings = settings(Place {
+        let mut settings = place::settings(Place {
             name: request.name,
             advertise: request.advertise_addr,
             listen: request.listen_addr,
@@ -185,6 +183,10 @@ impl Node {
         let answer = Joined { node: member.settings.node.clone(), role: member.role().name().into() };
         let id = member.root.cluster();
         let cluster = self.begin(member, &joined.ring, None).await?;
+        // So that the next command knows the others.
+        if tokio::time::timeout(SETTLE_PATIENCE, cluster.settled()).await.is_err() {
+            warn!("no other node is heard yet: UDP 7946 has to pass in both directions");
+        }
         info!("joined cluster {id} as {} {}", answer.role, answer.node);
         *self.running() = Some(cluster);
         Ok(answer)
@@ -332,76 +334,6 @@ fn found(mut settings: Settings) -> Result<(Member, KeyRing), Box<dyn std::error
     Ok((Member { id: node, settings, root, certificate, key, authority }, ring))
 }
 
-/// Name and addresses as they were given.
-struct Place {
-    name: Option<String>,
-    advertise: Option<String>,
-    listen: Option<SocketAddr>,
-    gossip_port: Option<u16>,
-    data_address: Option<String>,
-    data_port: Option<u16>,
-}
-
-/// Name and addresses, as given or as this host has them.
-fn settings(place: Place) -> Result<Settings, Refusal> {
-    let Place { name, advertise, listen, gossip_port, data_address, data_port } = place;
-    let listen = listen.unwrap_or_else(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), join::PORT));
-    if listen.port() == 0 {
-        return Err(bad_request("--listen-addr needs a port: others are told which"));
-    }
-    let name = name.unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
-    let name = node_name(&name).map_err(|error| bad_request(error.to_string()))?.to_owned();
-    let gossip_port = gossip_port.unwrap_or(GOSSIP_PORT);
-    if gossip_port == 0 {
-        return Err(bad_request("--gossip-port: others are told which, so it can't be 0"));
-    }
-    let interfaces = address::interfaces().map_err(internal)?;
-    let own = (!listen.ip().is_unspecified() && advertise.is_none()).then(|| listen.ip().to_string());
-    let given = own.or(advertise);
-    let advertise = address::choose("--advertise-addr", given.as_deref(), &interfaces)
-        .map_err(|error| bad_request(error.to_string()))?;
-    // An address is meant as such; an interface's may change.
-    let follow = match given {
-        Some(given) if given.parse::<IpAddr>().is_ok() => None,
-        given => Some(given.unwrap_or_default()),
-    };
-    let data_address =
-        data_address.map(|given| address::choose("--data-path-addr", Some(&given), &interfaces));
-    let data_address = data_address.transpose().map_err(|error| bad_request(error.to_string()))?;
-    let data_port =
-        data_port.map(data_path_port).transpose().map_err(|error| bad_request(error.to_string()))?;
-    // Listening at all addresses means those of the family that others are told.
-    let listen = match (listen.ip().is_unspecified(), advertise) {
-        (true, IpAddr::V6(_)) => SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), listen.port()),
-        _ => listen,
-    };
-    Ok(Settings {
-        node: String::new(),
-        name,
-        advertise,
-        listen,
-        gossip_port,
-        follow,
-        data_address,
-        data_port,
-        managers: Vec::new(),
-    })
-}
-
-/// A text that is no node's name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "a node's name is 1 to {NAME_MAX} letters, digits, '-', '_' or '.', not {0:?}: choose one with --name"
-)]
-pub(super) struct BadName(String);
-
-/// A node's name, if it is one.
-pub(super) fn node_name(text: &str) -> Result<&str, BadName> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let good = !text.is_empty() && text.len() <= NAME_MAX && text.chars().all(fits);
-    if good { Ok(text) } else { Err(BadName(text.chars().take(NAME_MAX).collect())) }
-}
-
 fn status_of(member: &Member, cluster: Option<&Cluster>) -> ClusterStatus {
     let until = member.root.verify(&member.certificate, SystemTime::now(), &Default::default());
     let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -431,7 +363,7 @@ fn is_worker(member: &Member) -> Refusal {
     conflict(format!("this node is a worker: ask on a manager ({})", managers.join(", ")))
 }
 
-fn bad_request(message: impl AsRef<str>) -> Refusal {
+pub(super) fn bad_request(message: impl AsRef<str>) -> Refusal {
     Refusal::new(Code::BadRequest, message)
 }
 

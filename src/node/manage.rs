@@ -32,7 +32,8 @@ impl Cluster {
     pub(super) async fn remove(self: &Arc<Self>, node: NodeId, name: &str) -> Result<(), ManageError> {
         let lasts = CERTIFICATE_LIFE + CLOCK_LEEWAY;
         let until_ms = now_ms() + u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
-        self.write(&node.to_string(), &Removed { until_ms }).await?;
+        let expels = self.keys.ring().expels().saturating_add(1);
+        self.write(&node.to_string(), &Removed { until_ms, expels }).await?;
         self.note_revocations();
         self.delete::<MemberRecord>(&node.to_string()).await?;
         self.keys.expel(SystemTime::now())?;

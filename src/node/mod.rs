@@ -14,6 +14,7 @@ mod commands;
 mod credentials;
 mod data;
 mod door;
+mod follow;
 mod gossip_parts;
 #[doc(hidden)]
 pub mod hostile;
@@ -23,6 +24,7 @@ mod life;
 mod links;
 mod manage;
 mod networks;
+mod place;
 mod records;
 mod requests;
 mod rights;

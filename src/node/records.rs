@@ -99,6 +99,9 @@ impl Record for MemberRecord {
 pub(crate) struct Removed {
     /// When its last certificate will have expired, in milliseconds since 1970.
     pub(crate) until_ms: u64,
+    /// Which expulsion of the key ring shuts it out ([`crate::crypto::keyring::KeyRing::expels`]). Two of one number
+    /// were on two sides of a partition.
+    pub(crate) expels: u32,
 }
 
 impl Record for Removed {

@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::cluster::Cluster;
 use super::keys::KeysError;
 use super::links::{Answer, LinkError, Request, SecretBytes};
+use super::records::Removed;
 use crate::crypto::identity::{NodeId, Role};
 use crate::crypto::keyring::KeyRing;
 
@@ -72,12 +73,30 @@ fn look_after(cluster: &Arc<Cluster>) -> Result<(), KeysError> {
     let before =
         cluster.other_managers().iter().filter(|&&(node, _, alive)| alive && node < cluster.id).count();
     let patience = TURN * u32::try_from(before).unwrap_or(u32::MAX);
+    let removed: Vec<u32> =
+        cluster.gossip.list::<Removed>().into_iter().map(|(_, _, removed)| removed.expels).collect();
+    if before == 0 && must_expel_again(cluster.keys.ring().expels(), &removed) {
+        cluster.keys.expel(now)?;
+        info!(
+            "nodes were removed on two sides of a partition: shared keys of epoch {}",
+            cluster.keys.ring().epoch()
+        );
+        hand_on(cluster);
+    }
     if cluster.keys.ring().rotation_due(now - patience) {
         cluster.keys.rotate(now)?;
         info!("rotated the shared keys: epoch {}", cluster.keys.ring().epoch());
         hand_on(cluster);
     }
     Ok(())
+}
+
+/// Whether the ring may be known to somebody who was removed on the other side of a partition: two expulsions have one
+/// number, and none has followed.
+fn must_expel_again(expels: u32, removed: &[u32]) -> bool {
+    let mut numbers = removed.to_vec();
+    numbers.sort_unstable();
+    numbers.windows(2).any(|pair| pair[0] == pair[1]) && numbers.last().is_some_and(|&last| expels <= last)
 }
 
 /// When whom was asked.
@@ -169,4 +188,18 @@ pub(super) fn hand_on(cluster: &Arc<Cluster>) {
         }
         while sending.join_next().await.is_some() {}
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removals_on_two_sides_are_followed_by_an_expulsion() {
+        assert!(!must_expel_again(0, &[]));
+        assert!(!must_expel_again(2, &[1, 2]), "one after the other");
+        assert!(must_expel_again(1, &[1, 1]), "at once");
+        assert!(must_expel_again(2, &[1, 2, 1]), "one on one side, two on the other");
+        assert!(!must_expel_again(3, &[1, 2, 1]), "and one has followed");
+    }
 }

@@ -4,9 +4,10 @@
 //! signal, or somebody's `down`. Returning from here ends the process and with it, by the kernel's hand,
 //! everything in the sandbox; so an interruption needs no clean-up and can come at any time.
 
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -22,7 +23,7 @@ use crate::lab::control::LabName;
 use crate::lab::control::server::{Server, name_of};
 use crate::lab::{Lab, LabError, Plan, report};
 use crate::namespace::init::THIS_PROGRAM;
-use crate::namespace::names::Names;
+use crate::namespace::names::{Names, PRIVATE_DIR};
 
 /// Whatever happens.
 enum Event {
@@ -44,6 +45,8 @@ enum Error {
     Lab(#[from] LabError),
     #[error("the check failed: {0}")]
     Check(#[from] CheckError),
+    #[error("can't make the lab a /run of its own, for its nodes' state: {0}")]
+    Private(io::Error),
     #[error("the lab's own process: {0}")]
     System(#[from] io::Error),
 }
@@ -134,10 +137,10 @@ fn work(
     sender: &Sender<Event>,
 ) -> Result<(Lab, Findings), Error> {
     let mut lab = Lab::build(plan)?;
-    lab.start(THIS_PROGRAM)?;
-    publish_names(&lab);
+    publish_names(&lab)?;
+    lab.start(THIS_PROGRAM, Path::new(PRIVATE_DIR))?;
     if format == Format::Text {
-        say(&format!("{}\n", report::picture(lab.plan())))?;
+        tell(&format!("{}\n", report::picture(lab.plan())))?;
     }
     let server = Server::new(name, &lab)?;
     start("lab-control", sender, move |sender| {
@@ -150,13 +153,24 @@ fn work(
     Ok((lab, findings))
 }
 
-/// For `ip netns` in the lab; where mounts are refused, it goes without.
-fn publish_names(lab: &Lab) {
-    let Ok(names) = Names::prepare() else { return };
+/// Makes `/run` the lab's own, for `ip netns` in the lab and for what the nodes keep: it is in memory, and goes with the
+/// last process of the lab, however that ends.
+fn publish_names(lab: &Lab) -> Result<(), Error> {
+    let names = Names::prepare().map_err(Error::Private)?;
     let nodes = lab.nodes().iter().map(|node| (&node.plan().name, node.netns()));
     let endpoints = lab.endpoints().map(|endpoint| (&endpoint.plan().name, endpoint.netns()));
     for (name, netns) in nodes.chain(endpoints) {
+        // A convenience: nothing here goes by names.
         let _refused = names.publish(name, netns);
+    }
+    Ok(())
+}
+
+/// Prints; a reader that has seen enough is no failure, and the exit code says the rest.
+fn tell(text: &str) -> io::Result<()> {
+    match say(text) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        outcome => outcome,
     }
 }
 
@@ -165,9 +179,7 @@ fn print(name: &LabName, plan: &Plan, findings: &Findings, format: Format) -> io
         Format::Text => report::findings(plan, findings),
         Format::Json => format!("{}\n", report::document(name.as_str(), plan, findings)),
     };
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
+    tell(&text)
 }
 
 /// Keeps the lab up until a signal comes or somebody ends it; gives their connection.
@@ -185,7 +197,7 @@ fn stay(
         }
     }
     if format == Format::Text {
-        say(&instructions(name, lab.plan()))?;
+        tell(&instructions(name, lab.plan()))?;
     }
     loop {
         match events.recv().expect("a sender is kept") {
@@ -221,7 +233,7 @@ fn tell_end(lab: &mut Lab, index: usize) -> Result<(), Error> {
     {
         let words = program.last_words();
         let words = if words.is_empty() { String::new() } else { format!(": {}", words.join(" / ")) };
-        eprintln!("vswitchd: {name}: its switch has ended ({status}){words}");
+        eprintln!("vswitchd: {name}: its daemon has ended ({status}){words}");
     }
     Ok(())
 }

@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::{Exec, KILLED};
 use crate::cli::{Format, failed, say};
-use crate::lab::control::client::{self, AskError};
+use crate::lab::cluster::{DaemonPlace, NO_CONFIG};
+use crate::lab::control::client::{self, AskError, Entrance};
 use crate::lab::control::{LabName, Listing};
 use crate::namespace::names::PRIVATE_DIR;
 use crate::namespace::visit::{self, VisitError};
@@ -18,16 +19,16 @@ const LAB_VARIABLE: &str = "VSWITCHD_LAB";
 
 pub(super) fn exec(exec: Exec) -> ExitCode {
     let entered = client::choose(exec.name).and_then(|name| {
-        let namespaces = client::enter(&name, &exec.target)?;
-        Ok((name, namespaces))
+        let entrance = client::enter(&name, &exec.target)?;
+        Ok((name, entrance))
     });
-    let (name, visit, namespaces) = match entered {
-        Ok((name, (visit, namespaces))) => (name, visit, namespaces),
+    let (name, Entrance { visit, namespaces, daemon }) = match entered {
+        Ok(entered) => entered,
         Err(error) => return failed(&error),
     };
     let outcome = visit::join(namespaces).and_then(|()| {
         visit::dress_up(&exec.target);
-        visit::run(command(&name, exec.command))
+        visit::run(command(&name, daemon, exec.command))
     });
     match outcome {
         Ok(ended) => {
@@ -45,13 +46,18 @@ pub(super) fn exec(exec: Exec) -> ExitCode {
     }
 }
 
-fn command(lab: &LabName, words: Vec<OsString>) -> Command {
+fn command(lab: &LabName, daemon: Option<DaemonPlace>, words: Vec<OsString>) -> Command {
     let mut words = words.into_iter();
     let mut command = Command::new(words.next().unwrap_or_else(visit::shell));
     command.args(words).env(LAB_VARIABLE, lab.as_str());
     // A tmux of the host's must not be taken for one in the lab, nor its folder of sockets, which belongs to a
     // user who in the lab is nobody.
     command.env_remove("TMUX").env("TMUX_TMPDIR", PRIVATE_DIR);
+    if let Some(DaemonPlace { socket, state_dir }) = daemon {
+        // So that a client asks this node, and a daemon goes on as this node instead of as the host.
+        command.env("VSWITCHD_SOCKET", socket).env("VSWITCHD_STATE_DIR", state_dir);
+        command.env("VSWITCHD_CONFIG", NO_CONFIG);
+    }
     command
 }
 
@@ -78,7 +84,11 @@ pub(super) fn ls(format: Format) -> ExitCode {
 fn text(lab: &Listing) -> String {
     let mut text = format!("{}\n", lab.name);
     for node in &lab.nodes {
-        text += &format!("  {:<8} {}\n", node.name, node.address);
+        let socket =
+            node.daemon.as_ref().map_or_else(String::new, |daemon| daemon.socket.display().to_string());
+        text += &format!("  {:<8} {:<12} {socket}", node.name, node.address);
+        text.truncate(text.trim_end().len());
+        text.push('\n');
         for endpoint in &node.endpoints {
             let addresses = format!("{:<12} {:<18}", endpoint.ipv4, endpoint.ipv6);
             text += &format!(

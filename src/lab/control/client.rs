@@ -11,6 +11,7 @@ use rustix::process::geteuid;
 use super::codec::{self, CodecError};
 use super::server::address;
 use super::{LabName, Listing, Reply, Request, SOCKET_PREFIX};
+use crate::lab::cluster::DaemonPlace;
 use crate::namespace::peer::peer_uid;
 use crate::namespace::visit::Kind;
 
@@ -126,14 +127,26 @@ impl Visit {
     }
 }
 
-/// The namespaces of a node or an endpoint, to be joined.
+/// A way into a node or an endpoint.
+#[derive(Debug)]
+pub struct Entrance {
+    /// Ends with the lab.
+    pub visit: Visit,
+    /// To be joined.
+    pub namespaces: Vec<(Kind, OwnedFd)>,
+    /// The node's daemon, if it runs one.
+    pub daemon: Option<DaemonPlace>,
+}
+
+/// The way into a node or an endpoint.
 ///
 /// # Errors
 /// See [`AskError`].
-pub fn enter(name: &LabName, target: &str) -> Result<(Visit, Vec<(Kind, OwnedFd)>), AskError> {
+pub fn enter(name: &LabName, target: &str) -> Result<Entrance, AskError> {
     match ask(name, &Request::Enter { target: target.into() })? {
-        (stream, Reply::Entrance { kinds }, descriptors) if kinds.len() == descriptors.len() => {
-            Ok((Visit(stream), kinds.into_iter().zip(descriptors).collect()))
+        (stream, Reply::Entrance { kinds, daemon }, descriptors) if kinds.len() == descriptors.len() => {
+            let namespaces = kinds.into_iter().zip(descriptors).collect();
+            Ok(Entrance { visit: Visit(stream), namespaces, daemon })
         }
         (_, other, _) => Err(refused(name, other)),
     }

@@ -149,7 +149,7 @@ mod tests {
             send(&a, &request, &[]).unwrap();
             assert_eq!(receive::<Request>(&b).unwrap().0, request);
         }
-        let reply = Reply::Entrance { kinds: vec![Kind::User, Kind::Net] };
+        let reply = Reply::Entrance { kinds: vec![Kind::User, Kind::Net], daemon: None };
         send(&a, &reply, &[]).unwrap();
         assert_eq!(receive::<Reply>(&b).unwrap().0, reply);
     }

@@ -11,6 +11,7 @@ pub mod server;
 
 use serde::{Deserialize, Serialize};
 
+use super::cluster::DaemonPlace;
 use super::plan::Plan;
 use crate::namespace::visit::Kind;
 
@@ -44,6 +45,8 @@ pub enum Reply {
     Entrance {
         /// Kinds.
         kinds: Vec<Kind>,
+        /// The daemon of that node, or of the endpoint's.
+        daemon: Option<DaemonPlace>,
     },
     /// To [`Request::Down`].
     Ending,
@@ -70,6 +73,8 @@ pub struct NodeListing {
     pub name: String,
     /// Its address in the underlay.
     pub address: String,
+    /// Its daemon, if it runs one. The paths are those of the lab, not of the host.
+    pub daemon: Option<DaemonPlace>,
     /// Its endpoints.
     pub endpoints: Vec<EndpointListing>,
 }
@@ -90,12 +95,13 @@ pub struct EndpointListing {
 }
 
 impl Listing {
-    /// Of a plan.
+    /// Of a plan, whose daemons are not known.
     #[must_use]
     pub fn new(name: &str, plan: &Plan) -> Self {
         let node = |node: &super::NodePlan| NodeListing {
             name: node.name.clone(),
             address: node.address.to_string(),
+            daemon: None,
             endpoints: node
                 .endpoints
                 .iter()

@@ -12,6 +12,7 @@ use rustix::process::geteuid;
 use super::codec::{self, CodecError};
 use super::{LabName, Listing, Reply, Request, SOCKET_PREFIX};
 use crate::lab::Lab;
+use crate::lab::cluster::DaemonPlace;
 use crate::namespace::netns::NetNs;
 use crate::namespace::peer::peer_uid;
 use crate::namespace::visit::Kind;
@@ -93,7 +94,15 @@ pub struct Server {
     listing: Listing,
     /// Of the sandbox, as the calling process is in it.
     sandbox: Vec<(Kind, OwnedFd)>,
-    places: HashMap<String, NetNs>,
+    places: HashMap<String, Place>,
+}
+
+/// A node or an endpoint.
+#[derive(Debug)]
+struct Place {
+    netns: NetNs,
+    /// Of the node.
+    daemon: Option<DaemonPlace>,
 }
 
 impl Server {
@@ -104,14 +113,16 @@ impl Server {
     pub fn new(name: &LabName, lab: &Lab) -> io::Result<Self> {
         let kinds = [Kind::User, Kind::Pid, Kind::Mnt];
         let sandbox = kinds.into_iter().map(|kind| Ok((kind, kind.own()?))).collect::<io::Result<_>>()?;
-        let nodes = lab.nodes().iter().map(|node| (node.plan().name.clone(), node.netns().clone()));
-        let endpoints =
-            lab.endpoints().map(|endpoint| (endpoint.plan().name.clone(), endpoint.netns().clone()));
-        Ok(Self {
-            listing: Listing::new(name.as_str(), lab.plan()),
-            sandbox,
-            places: nodes.chain(endpoints).collect(),
-        })
+        let mut listing = Listing::new(name.as_str(), lab.plan());
+        let mut places = HashMap::new();
+        for (listed, node) in listing.nodes.iter_mut().zip(lab.nodes()) {
+            listed.daemon = node.daemon().cloned();
+            let place = |netns: &NetNs| Place { netns: netns.clone(), daemon: node.daemon().cloned() };
+            places.insert(node.plan().name.clone(), place(node.netns()));
+            let endpoints = node.endpoints().iter();
+            places.extend(endpoints.map(|of| (of.plan().name.clone(), place(of.netns()))));
+        }
+        Ok(Self { listing, sandbox, places })
     }
 
     /// Serves until somebody asks the lab to end; gives that connection, whose end tells them that it has.
@@ -173,8 +184,8 @@ impl Server {
         let mut kinds: Vec<Kind> = self.sandbox.iter().map(|(kind, _)| *kind).collect();
         let mut descriptors: Vec<_> = self.sandbox.iter().map(|(_, fd)| fd.as_fd()).collect();
         kinds.push(Kind::Net);
-        descriptors.push(place.as_fd());
-        codec::send(stream, &Reply::Entrance { kinds }, &descriptors)
+        descriptors.push(place.netns.as_fd());
+        codec::send(stream, &Reply::Entrance { kinds, daemon: place.daemon.clone() }, &descriptors)
     }
 
     fn some_names(&self) -> String {

@@ -1,6 +1,6 @@
 //! Data between daemons: sealed on the underlay, refused from anybody else, lossless while keys change.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -8,15 +8,17 @@ use etherparse::PacketBuilder;
 use vswitchd::crypto::envelope::{self, KIND};
 use vswitchd::switch::wire::{Vni, vxlan};
 
-use super::capture::{Capture, Datagram, find};
+use super::capture::{Capture, find};
 use super::daemons::{Daemons, wait_until, with_daemons};
 use super::overlay::{
-    DATA_PORT, PLAIN, SEALED, TEXT, VNIS, attach_all, endpoint, socket, stream, wait_until_carried,
+    DATA_PORT, PLAIN, SEALED, SIZE, TEXT, VNIS, attach_all, endpoint, socket, stream, wait_until_carried,
 };
 use crate::fixture::{SILENCE, seeded, tool, udp_both_ways};
 
 /// Datagrams of each kind that are sent to a node: fewer than its socket has room for.
 const SENT: usize = 32;
+/// Bytes of a sealed datagram that carries one of a stream: the envelope, VXLAN, Ethernet, IPv4 and UDP are around it.
+const SEALED_LEN: usize = envelope::OVERHEAD + vxlan::HEADER_LEN + 14 + 20 + 8 + SIZE;
 /// How long keys are changed under load.
 const LOAD: Duration = Duration::from_secs(5);
 /// Reasons for which a node refuses what others send to its data port.
@@ -54,17 +56,23 @@ pub(super) fn sealed() -> Result<()> {
         let before = capture.stop()?.len();
         let capture = Capture::start(daemons.underlay()?)?;
         let sealed = say(daemons, SEALED)?;
-        let recorded = capture.datagrams(DATA_PORT);
+        let mut recorded = Vec::new();
+        wait_until("the capture has seen all of the sealed network's", || {
+            recorded = sealed_to(daemons.hosts[0].address, &capture);
+            Ok(recorded.len() as u64 >= sealed)
+        })?;
         ensure!(!text(&capture.stop()?), "a sealed network's frames in clear");
-        let target = SocketAddr::new(daemons.hosts[0].address, DATA_PORT);
-        let recorded: Vec<_> = recorded
-            .into_iter()
-            .filter(|datagram| datagram.to == target && envelope::is_sealed(&datagram.payload))
-            .collect();
-        ensure!(recorded.len() as u64 >= sealed, "{} of {sealed} datagrams were seen", recorded.len());
         eprintln!("data: {sent} plain and {sealed} sealed datagrams, {before} frames before");
         forged(daemons, &recorded)
     })
+}
+
+/// The sealed datagrams of streams to a node; those that were sent in a run are seen as a whole.
+fn sealed_to(node: IpAddr, capture: &Capture) -> Vec<Vec<u8>> {
+    let runs = capture.datagrams(DATA_PORT).into_iter().filter(|run| run.to.ip() == node);
+    let datagrams =
+        runs.flat_map(|run| run.payload.chunks(SEALED_LEN).map(<[u8]>::to_vec).collect::<Vec<_>>());
+    datagrams.filter(|datagram| datagram.len() == SEALED_LEN && envelope::is_sealed(datagram)).collect()
 }
 
 /// A short stream to the first node; gives how many datagrams.
@@ -76,7 +84,7 @@ fn say(daemons: &Daemons, network: usize) -> Result<u64> {
 }
 
 /// Frames made by hand, and sealed datagrams that come again, changed and cut.
-fn forged(daemons: &Daemons, recorded: &[Datagram]) -> Result<()> {
+fn forged(daemons: &Daemons, recorded: &[Vec<u8>]) -> Result<()> {
     let mut rng = seeded();
     let sockets = [1, 3].map(|node| daemons.hosts[node].netns.run(|| UdpSocket::bind(("0.0.0.0", 0))));
     let [member, stranger] = sockets;
@@ -95,15 +103,14 @@ fn forged(daemons: &Daemons, recorded: &[Datagram]) -> Result<()> {
         refused(daemons, &stranger, "a clear frame of a stranger", &vec![frame; SENT])?;
         ensure!(at.recv(&mut [0; 64]).is_err(), "a frame made by hand was delivered");
     }
-    let latest: Vec<Vec<u8>> =
-        recorded[recorded.len() - SENT..].iter().map(|datagram| datagram.payload.clone()).collect();
+    let latest = &recorded[recorded.len() - SENT..];
     let flipped = |datagram: &Vec<u8>, at: usize, bit: u8| {
         let mut flipped = datagram.clone();
         flipped[at] ^= 1 << bit;
         flipped
     };
     for from in [&member, &stranger] {
-        refused(daemons, from, "replays", &latest)?;
+        refused(daemons, from, "replays", latest)?;
         let flips: Vec<_> = latest
             .iter()
             .map(|datagram| flipped(datagram, rng.usize(..datagram.len()), rng.u8(..8)))
@@ -133,10 +140,7 @@ fn vxlan_by_hand(daemons: &Daemons, network: usize, target: SocketAddr) -> Resul
 
 /// Sends these to the first node, which must refuse and count each, and hand none to the sealed network's endpoint.
 fn refused(daemons: &Daemons, from: &UdpSocket, what: &str, datagrams: &[Vec<u8>]) -> Result<()> {
-    let refusals = || -> Result<u64> {
-        let drops = &daemons.hosts[0].status()?["data"]["drops"];
-        Ok(REFUSALS.iter().filter_map(|reason| drops[reason].as_u64()).sum())
-    };
+    let refusals = || refusals(daemons);
     let before = refusals()?;
     for datagram in datagrams {
         from.send_to(datagram, (daemons.hosts[0].address, DATA_PORT))?;
@@ -146,6 +150,12 @@ fn refused(daemons: &Daemons, from: &UdpSocket, what: &str, datagrams: &[Vec<u8>
         .with_context(|| format!("{what}: {:?}", daemons.hosts[0].status()))?;
     ensure!(refusals()? == wanted, "{what}: others were refused, too: {:?}", daemons.hosts[0].status());
     Ok(())
+}
+
+/// How many datagrams the first node has refused.
+fn refusals(daemons: &Daemons) -> Result<u64> {
+    let drops = &daemons.hosts[0].status()?["data"]["drops"];
+    Ok(REFUSALS.iter().filter_map(|reason| drops[reason].as_u64()).sum())
 }
 
 /// Every key changes many times a minute under a stream.
@@ -209,6 +219,33 @@ pub(super) fn resumed() -> Result<()> {
         say(daemons, PLAIN)?;
         eprintln!("data: streams again {:.1?} after the start", started.elapsed());
         Ok(())
+    })
+}
+
+/// A removed node goes on sending with the keys that it has; nobody takes it, in either network.
+pub(super) fn removed() -> Result<()> {
+    with_daemons("removed-data", 3, |daemons| {
+        daemons.form(3, 1)?;
+        attach_all(daemons, 3)?;
+        let pairs = [SEALED, PLAIN].map(|network| Ok([2, 0].map(|node| socket(daemons, node, network))));
+        let pairs = pairs.into_iter().collect::<Result<Vec<_>>>()?;
+        let pairs = pairs.into_iter().map(|[from, at]| Ok((from?, at?))).collect::<Result<Vec<_>>>()?;
+        for (from, at) in &pairs {
+            from.send_to(TEXT, at.local_addr()?)?;
+            ensure!(at.recv(&mut [0; 64]).is_ok(), "a member is heard");
+        }
+        daemons.hosts[0].say(&["node", "rm", "--force", daemons.hosts[2].name])?;
+        wait_until("it is no peer any more", || Ok(daemons.hosts[0].peers()?.len() == 1))?;
+        for (from, at) in &pairs {
+            at.set_read_timeout(Some(SILENCE))?;
+            // Those that were on their way.
+            while at.recv(&mut [0; 64]).is_ok() {}
+            (0..SENT).try_for_each(|_| from.send_to(TEXT, at.local_addr()?).map(drop))?;
+            ensure!(at.recv(&mut [0; 64]).is_err(), "a removed node is heard");
+        }
+        let sent = 2 * SENT as u64;
+        wait_until("what it sends is counted as refused", || Ok(refusals(daemons)? >= sent))?;
+        daemons.wait_until_see(&[0, 1], &[0, 1], true).map(drop)
     })
 }
 

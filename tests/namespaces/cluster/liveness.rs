@@ -1,15 +1,22 @@
 //! Daemons that die, stop, come back, and lose their cable.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use super::daemons::{Daemons, wait_until, with_daemons};
+use super::host::{GOSSIP_PORT, Host};
+use super::overlay::{DATA_PORT, SEALED, attach_all, socket, wait_until_carried};
+use crate::fixture::{reaches, tool};
 
 /// How long a cable is out. Long enough that everybody has given the node up and calls it seldom: a dead node is
 /// called again after up to 30 s.
 const PULLED: Duration = Duration::from_secs(30);
+
+/// A port of data that nobody has.
+const OTHER_PORT: u16 = 14_789;
 
 /// SIGKILL, a start, SIGTERM, a start. Times are printed and bounded by patience only: cores are shared.
 pub(super) fn killed_and_stopped() -> Result<()> {
@@ -70,5 +77,46 @@ pub(super) fn cable_pulled() -> Result<()> {
         ensure!(processes(daemons)? == before, "nobody was started again");
         wait_until("all know the same", || daemons.agree())?;
         Ok(())
+    })
+}
+
+/// A host gets another address while its daemon runs, as by DHCP: nobody tells the daemon, and the others follow it.
+pub(super) fn moved() -> Result<()> {
+    with_daemons("moved", 3, |daemons| {
+        daemons.form(3, 1)?;
+        attach_all(daemons, 3)?;
+        let (old, new) = (daemons.hosts[2].address, IpAddr::V4(Ipv4Addr::new(198, 18, 1, 77)));
+        let started = Instant::now();
+        for line in
+            [format!("ip address delete {old}/15 dev eth0"), format!("ip address add {new}/15 dev eth0")]
+        {
+            let Some(done) = tool(&daemons.hosts[2].netns, &line)? else { return Ok(()) };
+            ensure!(done.status.success(), "{line}: {done:?}");
+        }
+        let its_place = |data_port: u16| {
+            let places = [GOSSIP_PORT, data_port].map(|port| SocketAddr::new(new, port).to_string());
+            wait_until("the others know its new place", || {
+                let known = |host: &Host| -> Result<bool> {
+                    let nodes = host.json(&["node", "ls", "--filter", "status=ready"])?;
+                    let it = nodes.iter().find(|node| node["name"] == daemons.hosts[2].name);
+                    Ok(it.is_some_and(|it| it["address"] == places[0] && it["data"] == places[1]))
+                };
+                Ok(known(&daemons.hosts[0])? && known(&daemons.hosts[1])?)
+            })
+        };
+        let its_data = || {
+            let [from, at] = [2, 0].map(|node| socket(daemons, node, SEALED));
+            let (from, at) = (from?, at?);
+            wait_until("its data arrives", || reaches(&from, at.local_addr()?, &at))
+        };
+        let known = its_place(DATA_PORT)?;
+        its_data()?;
+        eprintln!("moved: known after {known:.1?}, data again after {:.1?}", started.elapsed());
+        // The whole cluster goes on to another data port in the same way.
+        daemons.hosts[0].say(&["cluster", "update", "--data-path-port", &OTHER_PORT.to_string()])?;
+        its_place(OTHER_PORT)?;
+        its_data()?;
+        wait_until_carried(daemons, &[0, 1, 2])?;
+        wait_until("all know the same", || daemons.agree()).map(drop)
     })
 }

@@ -8,6 +8,7 @@ mod data;
 mod host;
 mod liveness;
 mod member;
+mod networks;
 mod overlay;
 mod partition;
 mod process;
@@ -21,17 +22,23 @@ pub(crate) fn tests() -> Vec<Test> {
     vec![
         ("cluster::nodes_that_are_killed_or_stopped_come_back", liveness::killed_and_stopped),
         ("cluster::a_cable_pulled_for_30_s_heals_by_itself", liveness::cable_pulled),
+        ("cluster::a_node_with_a_new_address_is_followed", liveness::moved),
         ("cluster::a_partition_that_wrote_on_both_sides_merges", partition::merges),
+        ("cluster::networks_are_made_with_addresses_and_refused_by_name", networks::made_and_refused),
+        ("cluster::a_network_made_on_both_sides_of_a_partition_is_the_older_ones", networks::made_twice),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
+        ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),
         ("cluster::a_token_rotated_at_one_manager_is_refused_at_the_other", rights::tokens),
         ("cluster::certificates_of_strangers_are_refused", strangers::certificates),
         ("cluster::who_has_a_wrong_clock_hears_why", strangers::clocks),
         ("cluster::gossip_on_the_wire_is_sealed", wire::sealed),
         ("cluster::replayed_and_changed_gossip_changes_nothing", wire::attacked),
+        ("cluster::replays_to_a_node_that_has_just_started_change_nothing", wire::replayed_after_start),
         ("cluster::data_is_sealed_and_forgeries_are_refused", data::sealed),
         ("cluster::keys_rotate_under_load_without_loss", data::rotated),
         ("cluster::data_flows_again_after_a_kill", data::resumed),
+        ("cluster::data_of_a_removed_node_is_refused", data::removed),
         ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
     ]
 }

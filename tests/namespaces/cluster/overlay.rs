@@ -26,7 +26,7 @@ pub(super) const VNIS: [u32; 2] = [5001, 5002];
 /// What every datagram of a [`stream`] says: where it can be read on the underlay it is not sealed.
 pub(super) const TEXT: &[u8] = b"elderflowers in the clear";
 /// Bytes of such a datagram.
-const SIZE: usize = 600;
+pub(super) const SIZE: usize = 600;
 /// Between two datagrams of a stream.
 const PACE: Duration = Duration::from_millis(1);
 

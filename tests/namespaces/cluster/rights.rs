@@ -33,6 +33,7 @@ pub(super) fn removal() -> Result<()> {
             })?;
         }
         daemons.hosts[2].process()?.hear("this node was removed from its cluster")?;
+        ensure!(daemons.hosts[2].status()?["removed"] == true);
         daemons.wait_until_see(&[0, 1], &[0, 1], true)?;
         // Not by a new start, but by a token, as somebody else.
         daemons.kill(2)?;
@@ -44,6 +45,22 @@ pub(super) fn removal() -> Result<()> {
         daemons.join(2, &daemons.hosts[0].token("worker")?, 0)?;
         daemons.wait_until_all_see_all()?;
         ensure!(daemons.hosts[2].id()? != before);
+        Ok(())
+    })
+}
+
+/// Removed while nobody heard it: it comes back, calls the others, and is told.
+pub(super) fn removal_of_the_absent() -> Result<()> {
+    with_daemons("absent", 3, |daemons| {
+        daemons.form(3, 1)?;
+        daemons.cut(2)?;
+        daemons.wait_until_see(&[0, 1], &[2], false)?;
+        daemons.hosts[0].say(&["node", "rm", daemons.hosts[2].name])?;
+        daemons.mend(2)?;
+        daemons.hosts[2].process()?.hear("this node was removed from its cluster")?;
+        for host in &daemons.hosts[..2] {
+            ensure!(host.listed()?.len() == 2 && host.ready()?.len() == 2, "{} lists it again", host.name);
+        }
         Ok(())
     })
 }

@@ -115,6 +115,52 @@ pub(super) fn attacked() -> Result<()> {
     })
 }
 
+/// A node that has just started remembers no counters, so it opens what was recorded before. A farewell, a record that
+/// was deleted since and all the rest must be old news to it.
+pub(super) fn replayed_after_start() -> Result<()> {
+    with_daemons("restarted", 4, |daemons| {
+        let capture = Capture::start(daemons.underlay()?)?;
+        daemons.form(3, 1)?;
+        daemons.hosts[0].say(&["network", "create", "redcurrant"])?;
+        wait_until("the network is known", || Ok(daemons.hosts[2].networks()?.len() == 1))?;
+        daemons.stop(2)?;
+        daemons.wait_until_see(&[0, 1], &[2], false)?;
+        daemons.start(2)?;
+        daemons.wait_until_all_see_all()?;
+        daemons.hosts[0].say(&["network", "create", "whitecurrant"])?;
+        daemons.hosts[0].say(&["network", "rm", "redcurrant"])?;
+        daemons.kill(0)?;
+        daemons.start(0)?;
+        daemons.wait_until_all_see_all()?;
+        wait_until("all know the same", || {
+            Ok(daemons.hosts[2].networks()? == ["whitecurrant"] && daemons.agree()?)
+        })?;
+        let recorded = capture.datagrams(GOSSIP_PORT);
+        capture.stop()?;
+        let before = changes(daemons)?;
+        let opened = |host: &Host| {
+            Ok::<_, anyhow::Error>(host.gossip_counter("received")? - host.gossip_counter("unopened")?)
+        };
+        let stranger = daemons.hosts[3].netns.run(|| UdpSocket::bind(("0.0.0.0", 0)))??;
+        let host = &daemons.hosts[0];
+        let opened_before = opened(host)?;
+        for some in recorded.chunks(SENT) {
+            let received = host.gossip_counter("received")?;
+            for datagram in some {
+                stranger.send_to(&datagram.payload, host.gossip())?;
+            }
+            wait_until("they are received", || {
+                Ok(host.gossip_counter("received")? >= received + some.len() as u64)
+            })?;
+        }
+        let opened = opened(host)? - opened_before;
+        ensure!(opened > 2 * SENT as u64, "{opened} of {} were opened: nothing was tried", recorded.len());
+        wait_until("all know the same", || daemons.agree())?;
+        ensure!(changes(daemons)? == before, "{:?} instead of {before:?}", changes(daemons)?);
+        daemons.wait_until_all_see_all()
+    })
+}
+
 /// The latest datagrams to the first host, which it has opened.
 fn recorded(daemons: &Daemons, capture: &Capture) -> Result<Vec<Datagram>> {
     let target = daemons.hosts[0].gossip();

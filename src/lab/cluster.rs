@@ -1,0 +1,310 @@
+//! Makes one cluster of a lab's nodes, as people do: a daemon on each; `init` on the first, `join` with its token on
+//! the others; `network create` on the first; `attach` of every endpoint's TAP on its own node.
+//!
+//! All of it goes through the daemons' API, so no token is ever an argument of a process.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
+use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
+use crate::api::client::{AskError, ask};
+use crate::api::{
+    AttachRequest, Attached, Call, InitRequest, Initialized, IpPrefix, JoinRequest, Joined, Liveness, Name,
+    NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
+};
+
+/// The socket of a node's daemon, in the node's directory.
+const API_SOCKET: &str = "api.sock";
+/// The directory of a daemon's state, in the node's directory.
+const STATE_DIR: &str = "state";
+/// The socket that a daemon tells when it is ready, in the node's directory.
+const NOTICE_SOCKET: &str = "ready.sock";
+/// The variables that a daemon is configured by; those of whoever builds the lab are not for its nodes.
+const VARIABLES: [&str; 5] = [
+    "VSWITCHD_CONFIG",
+    "VSWITCHD_LOG_LEVEL",
+    "VSWITCHD_SOCKET",
+    "VSWITCHD_SOCKET_GROUP",
+    "VSWITCHD_STATE_DIR",
+];
+/// The configuration file of a node: it has none, and this machine's is not for it.
+pub const NO_CONFIG: &str = "/dev/null";
+/// Nodes that are talked to at a time: they share this machine's cores.
+const AT_ONCE: usize = 8;
+/// How long nodes may take to hear each other, and a network until every node knows of it: loss delays it, and no loss at all a lab survives.
+const SPREAD_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at what a node knows.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Why no cluster came of the nodes.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// A node's directory or a socket in it can't be made.
+    #[error("{}: {source}", path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A daemon did not do it.
+    #[error("{node}: {what}: {source}")]
+    Ask {
+        /// The node.
+        node: String,
+        /// What was to be done.
+        what: &'static str,
+        /// Why not.
+        source: Box<AskError>,
+    },
+    /// A node does not hear of all that there is.
+    #[error("{node} knows {known} of {all} {what} after {} s", SPREAD_PATIENCE.as_secs())]
+    Unheard {
+        /// The node.
+        node: String,
+        /// Other nodes or networks.
+        what: &'static str,
+        /// How many it knows.
+        known: usize,
+        /// How many there are.
+        all: usize,
+    },
+}
+
+/// Where a node's daemon is found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonPlace {
+    /// The socket that it listens at.
+    pub socket: PathBuf,
+    /// The directory of its state.
+    pub state_dir: PathBuf,
+}
+
+impl Lab {
+    /// Runs `program daemon …` in every node, makes one cluster of them with the planned networks, attaches every
+    /// endpoint and gives it its addresses.
+    ///
+    /// State and sockets are below `directory`, which must be there, be ours and have a short path: a socket's has at
+    /// most 107 bytes (unix(7)). Whoever has made the directory removes it.
+    ///
+    /// # Errors
+    /// If a daemon can't be started, ends or is late, refuses something, or an endpoint can't be set up. What was
+    /// started goes on.
+    pub fn start(&mut self, program: impl Into<OsString>, directory: &Path) -> Result<(), LabError> {
+        let program = program.into();
+        for index in 0..self.nodes.len() {
+            self.start_daemon(index, &program, directory)?;
+        }
+        for node in &mut self.nodes {
+            if let (Some(program), Some(notices)) = (&mut node.program, &node.notices) {
+                program.wait_notice(notices, READY_PATIENCE)?;
+            }
+        }
+        let desks: Vec<Desk<'_>> = self.desks().collect();
+        form(&desks)?;
+        furnish(&self.plan, &desks)?;
+        self.endpoints().try_for_each(Endpoint::configure)
+    }
+
+    fn start_daemon(&mut self, index: usize, program: &OsString, directory: &Path) -> Result<(), LabError> {
+        let node = &self.nodes[index];
+        let own = directory.join(&node.plan.name);
+        let failed = |path: &Path, source| ClusterError::Directory { path: path.into(), source };
+        DirBuilder::new().mode(0o700).create(&own).map_err(|error| failed(&own, error))?;
+        let notice_path = own.join(NOTICE_SOCKET);
+        let notices = UnixDatagram::bind(&notice_path).map_err(|error| failed(&notice_path, error))?;
+        let inherited = node.endpoints.iter().map(|endpoint| endpoint.netns.shared_fd()).collect();
+        let mut command = node.netns.command_with(program, inherited);
+        let (socket, state_dir) = (own.join(API_SOCKET), own.join(STATE_DIR));
+        command.args(["daemon", "--state-dir"]).arg(&state_dir).arg("--socket").arg(&socket);
+        for name in VARIABLES {
+            command.env_remove(name);
+        }
+        command.args(["--config", NO_CONFIG]).env("NOTIFY_SOCKET", &notice_path);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        self.run_program(index, command)?;
+        let node = &mut self.nodes[index];
+        (node.daemon, node.notices) = (Some(DaemonPlace { socket, state_dir }), Some(notices));
+        Ok(())
+    }
+
+    /// Whom to ask on each node, if the lab is a cluster.
+    pub(super) fn desks(&self) -> impl Iterator<Item = Desk<'_>> {
+        self.nodes.iter().filter_map(|node| {
+            Some(Desk {
+                plan: &node.plan,
+                socket: &node.daemon.as_ref()?.socket,
+                // Names of namespaces are the command line's matter, descriptors the lab's.
+                netns: node.endpoints.iter().map(|endpoint| endpoint.netns.inherited_path()).collect(),
+            })
+        })
+    }
+}
+
+/// A node's daemon, to be asked.
+#[derive(Debug)]
+pub(super) struct Desk<'l> {
+    pub(super) plan: &'l NodePlan,
+    socket: &'l Path,
+    /// Where the daemon finds each endpoint's namespace.
+    netns: Vec<String>,
+}
+
+impl Desk<'_> {
+    /// Its answer; `what` names the question in errors.
+    pub(super) fn ask<T: DeserializeOwned>(
+        &self,
+        what: &'static str,
+        call: &Call,
+    ) -> Result<T, ClusterError> {
+        let failed =
+            |source| ClusterError::Ask { node: self.plan.name.clone(), what, source: Box::new(source) };
+        ask(self.socket, call).map_err(failed)
+    }
+
+    /// Waits until the node hears all the `others`.
+    fn wait_others(&self, others: usize) -> Result<(), ClusterError> {
+        self.wait("other nodes", others, || {
+            let peers: Vec<PeerView> = self.ask("status --peers", &Call::Peers)?;
+            Ok(peers.iter().filter(|peer| peer.liveness == Liveness::Alive).count())
+        })
+    }
+
+    /// Waits until the node knows all `networks`.
+    fn wait_networks(&self, networks: usize) -> Result<(), ClusterError> {
+        let known = || Ok(self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?.len());
+        self.wait("networks", networks, known)
+    }
+
+    fn wait(
+        &self,
+        what: &'static str,
+        all: usize,
+        known: impl Fn() -> Result<usize, ClusterError>,
+    ) -> Result<(), ClusterError> {
+        let deadline = now() + SPREAD_PATIENCE;
+        loop {
+            let known = known()?;
+            if known >= all {
+                return Ok(());
+            }
+            if now() >= deadline {
+                return Err(ClusterError::Unheard { node: self.plan.name.clone(), what, known, all });
+            }
+            #[expect(clippy::disallowed_methods, reason = "a look at a condition that nothing tells of")]
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn join(&self, request: JoinRequest) -> Result<(), ClusterError> {
+        self.ask::<Joined>("join", &Call::Join(request)).map(drop)
+    }
+
+    fn attach_all(&self, plan: &Plan) -> Result<(), ClusterError> {
+        for (endpoint, netns) in self.plan.endpoints.iter().zip(&self.netns) {
+            let request = AttachRequest {
+                network: named(&plan.networks[endpoint.network].name),
+                name: named(&endpoint.name),
+                tap: ENDPOINT_LINK.into(),
+                netns: Some(netns.clone()),
+            };
+            self.ask::<Attached>("attach", &Call::Attach(request))?;
+        }
+        Ok(())
+    }
+}
+
+/// A plan's names are letters and digits.
+fn named(text: &str) -> Name {
+    text.parse().expect("a plan's names are short and plain")
+}
+
+/// Makes a cluster of the first node and lets the others in.
+fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
+    let Some((first, others)) = desks.split_first() else { return Ok(()) };
+    let advertised = |desk: &Desk<'_>| Some(desk.plan.address.to_string());
+    let init = InitRequest {
+        advertise_addr: advertised(first),
+        name: Some(first.plan.name.clone()),
+        ..InitRequest::default()
+    };
+    let made: Initialized = first.ask("init", &Call::Init(init))?;
+    each(others, |desk| {
+        desk.join(JoinRequest {
+            token: made.worker.token.clone(),
+            managers: made.worker.managers.iter().map(ToString::to_string).collect(),
+            advertise_addr: advertised(desk),
+            listen_addr: None,
+            name: Some(desk.plan.name.clone()),
+            data_path_addr: None,
+            gossip_port: None,
+            data_path_port: None,
+        })
+    })
+    .map(drop)
+}
+
+/// Makes the networks, and gives every endpoint its place in one.
+fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
+    let Some(first) = desks.first() else { return Ok(()) };
+    // Whoever is heard is told of networks and endpoints at once, others when records are next compared.
+    each(desks, |desk| desk.wait_others(desks.len() - 1))?;
+    for (index, network) in plan.networks.iter().enumerate() {
+        let request = NetworkCreate {
+            name: named(&network.name),
+            subnets: subnets(plan, index),
+            ipv6: false,
+            vni: Some(network.vni.id()),
+            options: NetworkOptions { encrypted: network.encrypted, ..NetworkOptions::default() },
+        };
+        first.ask::<NetworkCreated>("network create", &Call::CreateNetwork(request))?;
+    }
+    each(desks, |desk| {
+        desk.wait_networks(plan.networks.len())?;
+        desk.attach_all(plan)
+    })
+    .map(drop)
+}
+
+/// Those that the endpoints of a network are in, if it has any.
+fn subnets(plan: &Plan, network: usize) -> Vec<SubnetRequest> {
+    let one = plan.endpoints().map(|(_, endpoint)| endpoint).find(|endpoint| endpoint.network == network);
+    let around = |endpoint: &EndpointPlan| {
+        let v4 = IpPrefix::around(endpoint.v4.into(), NETWORK_PREFIX.0);
+        [v4, IpPrefix::around(endpoint.v6.into(), NETWORK_PREFIX.1)]
+    };
+    let bare = |subnet| SubnetRequest { subnet, gateway: None, ip_range: None, reserved: Default::default() };
+    one.map(around).into_iter().flatten().flatten().map(bare).collect()
+}
+
+/// Does it for each node, [`AT_ONCE`] at a time; the first failure ends it.
+pub(super) fn each<T: Send>(
+    desks: &[Desk<'_>],
+    work: impl Fn(&Desk<'_>) -> Result<T, ClusterError> + Sync,
+) -> Result<Vec<T>, ClusterError> {
+    let mut done = Vec::with_capacity(desks.len());
+    for some in desks.chunks(AT_ONCE) {
+        let work = &work;
+        let outcomes: Result<Vec<T>, ClusterError> = thread::scope(|scope| {
+            let threads: Vec<_> = some.iter().map(|desk| scope.spawn(move || work(desk))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("asking does not panic")).collect()
+        });
+        done.extend(outcomes?);
+    }
+    Ok(done)
+}
+
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
