@@ -42,6 +42,7 @@ pub(super) fn made_and_refused() -> Result<()> {
             daemons.hosts[1].say(&["network", "ls", "--filter", "label=stage", "--format", "{{.Name}}"])?;
         ensure!(listed == "currant\n", "{listed}");
         refusals(daemons)?;
+        used(daemons)?;
         let removed = daemons.hosts[0].ask(&["network", "rm", "sloe", "bramble", "currant"], "")?;
         ensure!(removed.stdout == b"sloe\ncurrant\n" && removed.status.code() == Some(1), "{removed:?}");
         ensure!(
@@ -72,6 +73,37 @@ fn refusals(daemons: &Daemons) -> Result<()> {
     let worker = daemons.hosts[1].ask(&["network", "create", "bramble"], "")?;
     ensure!(String::from_utf8_lossy(&worker.stderr).contains("this node is a worker"), "{worker:?}");
     Ok(())
+}
+
+/// Who uses a network is named, and its interfaces have what its underlay leaves them.
+fn used(daemons: &Daemons) -> Result<()> {
+    for (host, endpoint) in [(0, "web"), (1, "db")] {
+        let place = ["--network", "currant", "--name", endpoint, "--tap", "tap-test"];
+        daemons.hosts[host].say(&[&["attach"], &place[..]].concat())?;
+    }
+    let manager = &daemons.hosts[0];
+    wait_until("the manager knows of both nodes", || {
+        Ok(inspect(daemons, 0, "currant")?["Peers"].as_array().is_some_and(|peers| peers.len() == 2))
+    })?;
+    let shown = inspect(daemons, 0, "currant")?;
+    ensure!(shown["Containers"]["web"]["MTU"] == 1_350 && shown["Containers"]["db"].is_null(), "{shown}");
+    let listed =
+        manager.say(&["network", "ls", "--filter", "in-use=true", "--format", "{{.Name}} {{.Nodes}}"])?;
+    ensure!(listed == "currant 2\n", "{listed}");
+    let refused = manager.ask(&["network", "rm", "currant"], "")?;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    let users =
+        format!("in use by endpoints web of this node and endpoints of nodes {}", daemons.hosts[1].name);
+    ensure!(refused.status.code() == Some(1) && said.contains(&users), "{said}");
+    let pruned = manager.say(&["network", "prune", "--force", "--filter", "label=stage"])?;
+    ensure!(pruned.is_empty(), "{pruned}");
+    for (host, endpoint) in [(0, "web"), (1, "db")] {
+        daemons.hosts[host].say(&["detach", endpoint])?;
+    }
+    wait_until("the manager knows that nobody is in it", || {
+        Ok(inspect(daemons, 0, "currant")?["Peers"] == serde_json::json!([]))
+    })
+    .map(drop)
 }
 
 /// One name, one VNI and one block of addresses on both sides: the older network holds them, on every node.
