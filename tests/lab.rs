@@ -6,12 +6,14 @@ mod processes;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use processes::{family, is_alive, wait_until};
+use vswitchd::namespace::names::PRIVATE_DIR;
 
 fn vswitchd(arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
@@ -77,9 +79,13 @@ fn the_usual_lab_is_well() -> Result<()> {
     let text = output("lab")?;
     let said = String::from_utf8_lossy(&text.stdout);
     ensure!(text.status.success(), "{said} {}", String::from_utf8_lossy(&text.stderr));
-    for part in ["node3", "n2b", "Mbit/s", "OK: all 12 pairs"] {
+    let cluster = "Cluster: managed by node1; every node lists the same 3 as ready, their records are equal";
+    for part in
+        ["node3", "n2b", "MTU 1420, encrypted", "Mbit/s", "checked, encrypted)", cluster, "OK: all 12 pairs"]
+    {
         ensure!(said.contains(part), "no {part:?} in {said}");
     }
+    ensure!(!Path::new(PRIVATE_DIR).exists(), "its /run is its own");
     Ok(())
 }
 
@@ -88,12 +94,21 @@ fn json_tells_every_pair_and_the_throughput() -> Result<()> {
     if !can_run()? {
         return Ok(());
     }
-    let json = output("lab --nodes 2 --endpoints 2 --networks 1 --ipv6 --format json")?;
-    let report: Value = serde_json::from_slice(&json.stdout)?;
-    ensure!(report["ok"] == true, "{report}");
-    let pairs = report["pairs"].as_array().context("a list")?;
-    ensure!(pairs.len() == 12, "every ordered pair of four: {report}");
-    ensure!(pairs.iter().all(|pair| pair["expected"] == true && pair["rtt_ipv4_us"].as_f64() > Some(0.0)));
+    for (nodes, endpoints, ipv6) in [(2, 2, "--ipv6"), (5, 1, "")] {
+        let shape = format!("--nodes {nodes} --endpoints {endpoints} --networks 1 {ipv6}");
+        let json = output(&format!("lab {shape} --format json"))?;
+        let report: Value = serde_json::from_slice(&json.stdout)?;
+        ensure!(report["ok"] == true, "{report}");
+        let pairs = report["pairs"].as_array().context("a list")?;
+        ensure!(pairs.len() == nodes * endpoints * (nodes * endpoints - 1), "every ordered pair: {report}");
+        ensure!(
+            pairs.iter().all(|pair| pair["expected"] == true && pair["rtt_ipv4_us"].as_f64() > Some(0.0))
+        );
+        let members = report["cluster"]["members"].as_array().context("a list")?;
+        ensure!(report["cluster"]["ok"] == true && members.len() == nodes, "{report}");
+        ensure!(members.iter().filter(|node| node["role"] == "manager").count() == 1, "{report}");
+        ensure!(report["tcp"]["ok"] == true && report["tcp_encrypted"].is_null(), "{report}");
+    }
     Ok(())
 }
 
@@ -122,10 +137,68 @@ fn a_full_disk_is_an_error_and_a_closed_pipe_is_none() -> Result<()> {
         ensure!(refused.status.code() == Some(1), "{arguments}: {:?} {text}", refused.status);
         ensure!(text.lines().count() == 1 && !text.contains("panicked"), "{arguments}: {text}");
     }
-    let (reader, writer) = std::io::pipe()?;
-    drop(reader);
-    let unread = vswitchd("lab ls").stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).output()?;
-    ensure!(unread.status.success() && unread.stderr.is_empty(), "{unread:?}");
+    for arguments in ["lab --nodes 2", "lab ls"] {
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let unread =
+            vswitchd(arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).output()?;
+        ensure!(unread.status.success() && unread.stderr.is_empty(), "{arguments}: {unread:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_node_of_a_kept_lab_can_be_asked() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let mut lab = Kept::new("cluster", "")?;
+    let ask = |place: &str, arguments: &[&str]| -> Result<Value> {
+        let said =
+            lab.exec(place, &[&[env!("CARGO_BIN_EXE_vswitchd")], arguments, &["--format", "json"]].concat())?;
+        serde_json::from_slice(&said.stdout).with_context(|| format!("{place}: {arguments:?}: {said:?}"))
+    };
+    let mut ids = Vec::new();
+    for (place, node) in [("node1", "node1"), ("node2", "node2"), ("n3b", "node3")] {
+        let status = ask(place, &["status"])?;
+        ensure!(status["cluster"]["name"] == node, "{place} asks its own node: {status}");
+        let elsewhere = format!("{PRIVATE_DIR}/node1/api.sock");
+        let elsewhere = ask(place, &["status", "-H", &elsewhere])?;
+        ensure!(elsewhere["cluster"]["id"] == status["cluster"]["id"], "{status} {elsewhere}");
+        let mtu = lab.exec(&format!("n{}b", &node[4..]), &["cat", "/sys/class/net/eth0/mtu"])?;
+        ensure!(mtu.stdout == b"1420\n", "of an encrypted network: {mtu:?}");
+        ids.push(status["cluster"]["id"].clone());
+    }
+    ensure!(ids.iter().all(|id| *id == ids[0] && id.is_string()), "{ids:?}");
+    for pid in family(lab.child.id())? {
+        let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        let words = String::from_utf8_lossy(&words);
+        ensure!(!words.contains("VSWTKN"), "a token in a list of processes: {words}");
+    }
+    let list = output("lab ls --format json")?;
+    ensure!(String::from_utf8_lossy(&list.stdout).contains("/node3/api.sock"), "{list:?}");
+    ensure!(output(&format!("lab down --name {}", lab.name))?.status.success());
+    lab.child.wait()?;
+    Ok(())
+}
+
+#[test]
+fn an_interruption_at_any_stage_leaves_nothing() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    // From the program that was started to its last node's daemon.
+    for stage in 1..=6 {
+        let mut lab = vswitchd("lab").stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let pid = lab.id();
+        wait_until("so many processes run", || Ok(family(pid)?.len() >= stage))?;
+        let all = family(pid)?;
+        rustix::process::kill_process(rustix::process::Pid::from_child(&lab), rustix::process::Signal::INT)?;
+        let ended = lab.wait()?;
+        ensure!(!ended.success(), "stage {stage}: {ended}");
+        wait_until("all end", || Ok(!all.iter().any(|&pid| is_alive(pid))))?;
+        ensure!(!Path::new(PRIVATE_DIR).exists(), "its /run is its own");
+    }
     Ok(())
 }
 

@@ -21,10 +21,11 @@ const KILLED: u8 = 128 + 9;
 
 /// Build a network laboratory on this machine, check it, take it down
 ///
-/// Nodes, each running a switch in a network namespace of its own, are joined by an underlay; each has
-/// endpoints, namespaces with a TAP device eth0, spread over networks. Every pair of endpoints is pinged
-/// (within a network they must answer, across networks they may not), and one TCP stream is measured. It needs
-/// no root, only access to /dev/net/tun and user namespaces, and leaves nothing behind, whatever ends it.
+/// Nodes, each running a daemon in a network namespace of its own, are joined by an underlay and form a cluster
+/// (init, join); each has endpoints, namespaces with a TAP device eth0, attached to networks, the last of which is
+/// encrypted if there are several. Every pair of endpoints is pinged (within a network they must answer, across
+/// networks they may not), TCP streams are measured, and every node is asked about the cluster. It needs no root, only
+/// access to /dev/net/tun and user namespaces, and leaves nothing behind, whatever ends it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
@@ -52,7 +53,7 @@ struct Build {
           value_parser = clap::value_parser!(u16).range(1..=16))]
     endpoints: u16,
 
-    /// Networks, 1 to 16; each node's endpoints are spread over them in turn
+    /// Networks, 1 to 16, the last of several encrypted; each node's endpoints are spread over them in turn
     #[arg(long, value_name = "M", default_value_t = Shape::default().networks)]
     networks: u16,
 
@@ -112,7 +113,8 @@ enum Underlay {
 /// Run a command in a node or an endpoint of a lab
 ///
 /// Without a command it is a shell. Terminal and job control work, and the exit status is the command's. In the
-/// lab you appear as root, whoever you are; files are this machine's. The command ends with the lab.
+/// lab you appear as root, whoever you are; files are this machine's, but for /run. VSWITCHD_SOCKET names the
+/// node's daemon, so that vswitchd's other commands ask it. The command ends with the lab.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXEC_EXAMPLES)]
 struct Exec {
@@ -172,6 +174,7 @@ Examples:
   One to play with, and from another terminal:
     vswitchd lab --keep
     vswitchd lab exec n1a -- ping 10.1.2.1
+    vswitchd lab exec node2 -- vswitchd node ls
     vswitchd lab exec node2
     vswitchd lab down
 
@@ -181,6 +184,10 @@ const EXEC_EXAMPLES: &str = "\
 Examples:
   A shell in the first endpoint of node 1:
     vswitchd lab exec n1a
+
+  The cluster as node 2 sees it, and as node 3 does (lab ls lists the sockets):
+    vswitchd lab exec node2 -- vswitchd status --peers
+    vswitchd lab exec node2 -- vswitchd status --peers -H /run/vswitchd-lab/node3/api.sock
 
   The underlay as node 2 sees it:
     vswitchd lab exec node2 -- tcpdump -ni eth0 udp port 4789

@@ -31,6 +31,8 @@ const ROUNDS_MAX: u32 = 100;
 /// Entries of the machine's tables of neighbours that a check may fill: all namespaces share one for IPv4 and
 /// one for IPv6, of 1024 by default (`gc_thresh3`, arp(7)), and only the host's root can enlarge them.
 const NEIGHBOURS_MAX: usize = 800;
+/// The same for waves after the first, for which the nodes have had that time already.
+const ROUNDS_MAX_LATER: u32 = 20;
 /// Rounds of questions, at least, where not everybody can ask at once and it would take long.
 const ROUNDS_MIN_IN_WAVES: u32 = 2;
 /// The same on a link with faults, which lose what is repeated after seconds too, and besides an ARP and its answer, a
@@ -117,7 +119,7 @@ pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
             netns: endpoint.netns().clone(),
         })
         .collect();
-    let pairs = ask_all(&members, patience(lab.plan()))?;
+    let pairs = ask_all(&members, lab.plan())?;
     let is_sealed = |member: &Member| lab.plan().networks[member.plan.network].encrypted;
     let stream = send_stream(&members, FLOW_DURATION, |member| !is_sealed(member));
     let sealed_stream = send_stream(&members, SEALED_FLOW_DURATION, is_sealed);
@@ -160,18 +162,22 @@ fn patience(plan: &Plan) -> Patience {
 }
 
 /// Everybody at once, or in waves where the tables of neighbours can't hold them all.
-fn ask_all(members: &[Member], patience: Patience) -> Result<Vec<Pair>, CheckError> {
+fn ask_all(members: &[Member], plan: &Plan) -> Result<Vec<Pair>, CheckError> {
+    let patience = patience(plan);
     let askers: Vec<usize> = (0..members.len()).collect();
     let wave = wave_len(members);
     if wave >= askers.len() {
         return Ok(ask_wave(members, &askers, patience)?);
     }
-    let patience = Patience { rounds_min: patience.rounds_min.min(ROUNDS_MIN_IN_WAVES), ..patience };
+    let mut patience = Patience { rounds_min: patience.rounds_min.min(ROUNDS_MIN_IN_WAVES), ..patience };
     let mut views =
         members.iter().map(|member| Netlink::open(&member.netns)).collect::<Result<Vec<_>, _>>()?;
     let mut pairs = Vec::new();
     for askers in askers.chunks(wave) {
         pairs.extend(ask_wave(members, askers, patience)?);
+        if plan.is_perfect() {
+            patience.rounds_max = patience.rounds_max.min(ROUNDS_MAX_LATER);
+        }
         views.iter_mut().try_for_each(|view| view.flush_neighbours(ENDPOINT_LINK))?;
     }
     Ok(pairs)

@@ -45,7 +45,7 @@ const AT_ONCE: usize = 8;
 /// How long nodes may take to hear each other, and a network until every node knows of it: loss delays it, and no loss at all a lab survives.
 const SPREAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at what a node knows.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Why no cluster came of the nodes.
 #[derive(Debug, thiserror::Error)]
@@ -202,8 +202,7 @@ impl Desk<'_> {
             if now() >= deadline {
                 return Err(ClusterError::Unheard { node: self.plan.name.clone(), what, known, all });
             }
-            #[expect(clippy::disallowed_methods, reason = "a look at a condition that nothing tells of")]
-            thread::sleep(LOOK_EVERY);
+            pause();
         }
     }
 
@@ -303,6 +302,12 @@ pub(super) fn each<T: Send>(
         done.extend(outcomes?);
     }
     Ok(done)
+}
+
+/// Between two looks.
+#[expect(clippy::disallowed_methods, reason = "a daemon is asked, it tells nothing by itself")]
+pub(super) fn pause() {
+    thread::sleep(LOOK_EVERY);
 }
 
 pub(super) fn now() -> Instant {

@@ -1,13 +1,12 @@
 //! Whether a lab's nodes are one cluster: what each says of all, side by side.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::build::Lab;
-use super::cluster::{ClusterError, Desk, LOOK_EVERY, each, now};
+use super::cluster::{ClusterError, Desk, each, now, pause};
 use crate::api::{Call, Digest, NodeFilter, NodeStatus, NodeView, PeerView};
 use crate::crypto::identity::Role;
 
@@ -55,8 +54,7 @@ impl Membership {
             if faults.is_empty() || now() >= deadline {
                 return Ok(Some(Self { sights, faults }));
             }
-            #[expect(clippy::disallowed_methods, reason = "a look at a condition that nothing tells of")]
-            thread::sleep(LOOK_EVERY);
+            pause();
         }
     }
 

@@ -71,7 +71,8 @@ fn keep(old: &Path, new: &Path, kind: fs::FileType) -> io::Result<()> {
     }
     match mount_bind_recursive(old, new) {
         Ok(()) => Ok(()),
-        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => Ok(()),
+        // Or what has gone meanwhile.
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM | rustix::io::Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -217,12 +217,18 @@ fn instructions(name: &LabName, plan: &Plan) -> String {
     let node = &plan.nodes[0].name;
     let ping = format!("vswitchd lab exec{option} {} -- ping {}", first.name, other.v4);
     let shell = format!("vswitchd lab exec{option} {node}");
+    let members = format!("{shell} -- vswitchd node ls");
     let down = format!("vswitchd lab down{option}");
-    let width = [&ping, &shell, &down].iter().map(|line| line.len()).max().unwrap_or(0);
-    format!(
-        "\nStaying up. From another terminal:\n  {ping:<width$}   from an endpoint\n  {shell:<width$}   a shell in a \
-         node\n  {down:<width$}   the end, as is Ctrl-C here\n"
-    )
+    let lines = [
+        (&ping, "from an endpoint"),
+        (&shell, "a shell in a node, whose daemon $VSWITCHD_SOCKET names"),
+        (&members, "what that daemon says"),
+        (&down, "the end, as is Ctrl-C here"),
+    ];
+    let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
+    let lines: Vec<String> =
+        lines.iter().map(|(line, meaning)| format!("  {line:<width$}   {meaning}\n")).collect();
+    format!("\nStaying up. From another terminal:\n{}", lines.concat())
 }
 
 fn tell_end(lab: &mut Lab, index: usize) -> Result<(), Error> {
