@@ -181,9 +181,12 @@ impl Desk<'_> {
         })
     }
 
-    /// Waits until the node knows all `networks`.
+    /// Waits until the node knows all `networks`, besides the routing mesh's.
     fn wait_networks(&self, networks: usize) -> Result<(), ClusterError> {
-        let known = || Ok(self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?.len());
+        let known = || {
+            let known = self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?;
+            Ok(known.iter().filter(|network| !network.options.ingress).count())
+        };
         self.wait("networks", networks, known)
     }
 

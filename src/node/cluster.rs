@@ -167,6 +167,7 @@ impl Cluster {
         let record = MemberRecord { name, role: Role::Manager.into(), joined_ms: now_ms() };
         self.write_tokens(&Role::ALL).await?;
         self.write(CLUSTER, settings).await?;
+        self.make_ingress().await;
         self.write(&self.id.to_string(), &record).await
     }
 

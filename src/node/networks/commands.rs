@@ -13,10 +13,13 @@ use super::create::{Around, settle};
 use super::lookup::{find_network, find_one, may_remove};
 use crate::api::{
     IpPrefix, Ipv4Prefix, Name, NetworkCreate, NetworkCreated, NetworkDetail, NetworkEndpoint, NetworkFilter,
-    NetworkPeer, NetworkView, Pruned, Refusal,
+    NetworkOptions, NetworkPeer, NetworkView, Pruned, Refusal,
 };
 use crate::crypto::identity::NodeId;
 use crate::namespace::netlink::{Netlink, NetlinkError};
+
+/// What the routing mesh's network is called from the beginning.
+const INGRESS: &str = "ingress";
 
 impl Cluster {
     /// All networks, by name and then by id.
@@ -106,6 +109,21 @@ impl Cluster {
         };
         self.set_network(&id, &network).await.map_err(internal)?;
         Ok(NetworkCreated { id })
+    }
+
+    /// Makes the routing mesh's network, which is there from the beginning, as in Docker. A cluster whose pools have no
+    /// block for it begins without: then it can be made by hand.
+    pub(in crate::node) async fn make_ingress(&self) {
+        let request = NetworkCreate {
+            name: INGRESS.parse().expect("this is a name"),
+            subnets: Vec::new(),
+            ipv6: false,
+            vni: None,
+            options: NetworkOptions { ingress: true, ..NetworkOptions::default() },
+        };
+        if let Err(refusal) = self.create_network(&request).await {
+            warn!("the cluster begins without a network for the routing mesh: {refusal}");
+        }
     }
 
     pub(in crate::node) async fn remove_network(&self, wanted: &Name) -> Result<(), Refusal> {

@@ -35,6 +35,7 @@ pub(super) fn made_and_refused() -> Result<()> {
         ensure!(config["Gateway"] == "172.20.0.99" && config["IPRange"] == "172.20.128.0/17", "{shown}");
         ensure!(shown["Containers"].is_null() && shown["Labels"]["stage"] == "test", "{shown}");
         let pool = inspect(daemons, 1, "sloe")?;
+        ensure!(pool["IPAM"]["Config"][0]["Subnet"] == "10.0.1.0/24", "{pool}");
         ensure!(
             pool["EnableIPv6"] == true && pool["IPAM"]["Config"].as_array().is_some_and(|all| all.len() == 2)
         );
@@ -62,7 +63,9 @@ fn refusals(daemons: &Daemons) -> Result<()> {
         (&["currant"][..], "there is a network currant already"),
         (&["--subnet", "172.20.9.0/24", "bramble"], "overlaps 172.20.0.0/16 of network currant"),
         (&["--subnet", "198.18.7.0/24", "bramble"], "overlaps this host's route 198.18.0.0/15 on"),
-        (&["--vni", "4096", "bramble"], "VNI 4096 is that of network currant"),
+        (&["--vni", "4096", "bramble"], "VNI 4096 is that of network ingress"),
+        (&["--subnet", "10.0.0.0/24", "bramble"], "overlaps 10.0.0.0/24 of network ingress"),
+        (&["--ingress", "bramble"], "is the routing mesh's network already"),
         (&["--subnet", "172.21.0.0/16", "--gateway", "172.21.0.0", "bramble"], "is not a host's"),
         (&["--opt", "mtu=500", "bramble"], "IPv4 needs 576"),
     ] {
@@ -120,7 +123,7 @@ pub(super) fn made_twice() -> Result<()> {
         daemons.unite(&other)?;
         for host in &daemons.hosts {
             wait_until("both are known", || Ok(host.networks()?.len() == 2))?;
-            let listed = host.json(&["network", "ls"])?;
+            let listed = host.json(&["network", "ls", "--filter", "name=currant"])?;
             let of = |id: &str| {
                 let network = listed.iter().find(|network| network["id"] == id);
                 let conflicts = network.and_then(|network| network["conflicts"].as_array()).cloned();
