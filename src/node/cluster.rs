@@ -91,6 +91,8 @@ pub(super) struct Cluster {
     /// The data plane, once it has been started; by whoever holds `starting`.
     pub(super) overlay: Mutex<Option<Arc<Overlay>>>,
     pub(super) starting: tokio::sync::Mutex<()>,
+    /// Held by whoever makes a network, so that no two get the same name, number or addresses here.
+    pub(super) creating: tokio::sync::Mutex<()>,
     /// The role that this node has at the moment.
     pub(super) role: watch::Sender<Role>,
     /// Others say that this node is no member any more.
@@ -146,6 +148,7 @@ impl Cluster {
             data_changed: Notify::new(),
             overlay: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
             role: watch::Sender::new(role),
             removed: AtomicBool::new(false),
             tasks: Mutex::default(),
@@ -164,6 +167,7 @@ impl Cluster {
         let record = MemberRecord { name, role: Role::Manager.into(), joined_ms: now_ms() };
         self.write_tokens(&Role::ALL).await?;
         self.write(CLUSTER, settings).await?;
+        self.make_ingress().await;
         self.write(&self.id.to_string(), &record).await
     }
 
