@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -97,6 +97,8 @@ pub(super) struct Cluster {
     pub(super) role: watch::Sender<Role>,
     /// Others say that this node is no member any more.
     removed: AtomicBool,
+    /// Connections that came to nothing, of strangers for the most part.
+    pub(super) refused: Arc<AtomicU64>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -151,6 +153,7 @@ impl Cluster {
             creating: tokio::sync::Mutex::default(),
             role: watch::Sender::new(role),
             removed: AtomicBool::new(false),
+            refused: Arc::default(),
             tasks: Mutex::default(),
         });
         // Before anybody is let in by a record of old.
@@ -186,9 +189,11 @@ impl Cluster {
         let this = || Arc::clone(self);
         let (events, answering) = (self.gossip.events(), this());
         let answering = async move {
-            let links = answering.links.clone();
+            let (links, refused) = (answering.links.clone(), Arc::clone(&answering.refused));
             links
-                .serve(&listener, move |conversation| answer::answer(Arc::clone(&answering), conversation))
+                .serve(&listener, &refused, move |conversation| {
+                    answer::answer(Arc::clone(&answering), conversation)
+                })
                 .await;
         };
         let tasks = [
