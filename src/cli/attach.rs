@@ -1,14 +1,18 @@
-//! `vswitchd attach`, `detach`: TAP devices of this host in networks of the cluster.
+//! `vswitchd attach`, `detach`: TAP devices of this host in networks of the cluster; and back to the terminal of a task.
 
 use std::io;
 use std::process::ExitCode;
 
 use super::remote::Remote;
+use super::task::{self, Keys};
 use super::{failed, print, printable::printable, say};
 use crate::api::{AttachRequest, Attached, Call, Name};
 use crate::switch::io::netns::NetnsRef;
 
-/// Give a TAP device of this host a place in a network
+/// Give a TAP device of this host a place in a network, or come back to a task
+///
+/// With a TASK alone it shows what that task's program writes from now on, and what is typed goes to it, as with `vswitchd
+/// run -it`.
 ///
 /// The device is made if it does not exist. It has no address yet: give it one as any other interface.
 #[derive(Debug, clap::Args)]
@@ -16,22 +20,42 @@ use crate::switch::io::netns::NetnsRef;
 Examples:
   vswitchd attach --network front --name web --tap tap0
   vswitchd attach --network front --name web --tap eth0 --netns web
+  vswitchd attach alpine1
 
-Exit status: 0 attached, 1 not, 2 wrong usage or configuration.")]
+Exit status: 0 attached, 1 not, 2 wrong usage or configuration; with a task, as that of `vswitchd run`.")]
 pub(super) struct Attach {
     #[command(flatten)]
     remote: Remote,
 
+    #[command(flatten)]
+    device: Option<Device>,
+
+    /// The task to come back to
+    #[arg(required_unless_present = "network", conflicts_with = "Device")]
+    task: Option<Name>,
+
+    /// Task: don't send input to it
+    #[arg(long, requires = "task")]
+    no_stdin: bool,
+
+    /// Task: what leaves its terminal
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", requires = "task")]
+    detach_keys: Keys,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(requires_all = ["network", "name", "tap"])]
+struct Device {
     /// The network, by name or id
-    #[arg(long)]
+    #[arg(long, required = false)]
     network: Name,
 
     /// What it is called there; one of a kind on this node
-    #[arg(long)]
+    #[arg(long, required = false)]
     name: Name,
 
     /// The TAP device
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", required = false)]
     tap: String,
 
     /// The network namespace that it is in [default: the daemon's]
@@ -59,11 +83,22 @@ pub(super) struct Detach {
 
 impl Attach {
     pub(super) fn run(self) -> ExitCode {
+        let Self { remote, device, task, no_stdin, detach_keys } = self;
+        match (device, task) {
+            (Some(device), _) => device.attach(remote),
+            (None, Some(task)) => task::reattach(remote, task, no_stdin, detach_keys),
+            (None, None) => unreachable!("the parser wants one of the two"),
+        }
+    }
+}
+
+impl Device {
+    fn attach(self, remote: Remote) -> ExitCode {
         let netns = match self.netns.map(absolute).transpose() {
             Ok(netns) => netns.map(|netns| netns.to_string()),
             Err(error) => return failed(&error),
         };
-        let Self { remote, network, name, tap, .. } = self;
+        let Self { network, name, tap, .. } = self;
         let said = format!("{} is {name} in network {network} now.\n", printable(&tap));
         match remote.ask::<Attached>(&Call::Attach(AttachRequest { network, name, tap, netns })) {
             Ok(_) => print(&said),

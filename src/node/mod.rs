@@ -32,3 +32,4 @@ mod rotation;
 mod wire;
 
 pub use life::Node;
+pub(crate) use requests::find;
