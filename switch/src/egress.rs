@@ -172,7 +172,8 @@ fn flood(
     network: &Network,
     frame: &mut Stowed,
 ) -> Result<(), DropReason> {
-    if network.peers.is_empty() && network.ports.len() < 2 {
+    let crosses = !port.here_only && !network.peers.is_empty();
+    if !crosses && network.ports.len() < 2 {
         return Err(DropReason::NoMembers);
     }
     let frames = match frame.offload.gso {
@@ -191,8 +192,7 @@ fn flood(
         finish_checksum(cx, frame)?;
     }
     // The tunnels first: encapsulation may finish the checksum in the bytes that the ports share.
-    let mut outcome =
-        if network.peers.is_empty() { Ok(()) } else { replicate(cx, network, port.spec.vni, frame) };
+    let mut outcome = if crosses { replicate(cx, network, port.spec.vni, frame) } else { Ok(()) };
     for (other, entry) in others() {
         // One that can't have it must not keep it from the others.
         if let Err(reason) = deliver(cx, network, other, entry, frame) {

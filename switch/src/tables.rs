@@ -62,6 +62,8 @@ pub struct Port {
     pub traffic: Arc<Traffic>,
     /// What it may still have flooded, shared by every snapshot and worker; only flooding takes the lock.
     pub(crate) storm: Arc<Mutex<StormBucket>>,
+    /// Whether what is flooded stays on this node, from there and to there.
+    pub(crate) here_only: bool,
 }
 
 /// A network in the tables: who gets what is flooded.
@@ -307,7 +309,8 @@ impl Master {
         let capabilities = Capabilities { tso, uso, ..spec.capabilities };
         let storm = Arc::new(Mutex::new(StormBucket::new(spec.storm)));
         let traffic = Arc::new(Traffic::new(self.workers));
-        let port = Port { spec: Arc::new(PortSpec { capabilities, ..spec }), traffic, storm };
+        let port =
+            Port { spec: Arc::new(PortSpec { capabilities, ..spec }), traffic, storm, here_only: false };
         self.network(vni)?.ports.push(id);
         self.next_id += 1;
         self.topology().ports.insert(id, port);
@@ -371,6 +374,12 @@ impl Master {
     /// Removes a key by the session's number. Gives whether there was one.
     pub fn remove_opener(&mut self, session: SessionId) -> bool {
         self.topology().peers.remove_session(session)
+    }
+
+    /// Has what is flooded from a port stay on this node, and what peers flood not come there: for what every node has
+    /// for itself, such as a gateway. Frames for one address go as they always do. Gives whether there is such a port.
+    pub fn keep_here(&mut self, id: PortId) -> bool {
+        self.topology().ports.get_mut(&id).map(|port| port.here_only = true).is_some()
     }
 
     /// Removes a port and all that was known to be there, and gives it. A plain network with nobody left goes too.
