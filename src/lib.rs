@@ -10,6 +10,7 @@ pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod ipam;
 pub mod lab;
 pub mod namespace;
 pub mod node;
