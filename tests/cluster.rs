@@ -463,12 +463,17 @@ impl Host {
         self.run(&[&["join", "--token", token, manager], &place[..]].concat())
     }
 
+    fn status(&self) -> Result<Value> {
+        Ok(serde_json::from_str(&said(&self.run(&["status", "--format", "json"])?)?)?)
+    }
+
     fn cluster(&self) -> Result<Value> {
-        let status: Value = serde_json::from_str(&said(&self.run(&["status", "--format", "json"])?)?)?;
-        let mut cluster = status["cluster"].clone();
+        let mut cluster = self.status()?["cluster"].clone();
         // What grows with time, or is not there yet.
         if let Some(parts) = cluster.as_object_mut() {
-            parts.retain(|name, _| !["gossip", "keys", "data", "managers"].contains(&name.as_str()));
+            parts.retain(|name, _| {
+                !["gossip", "keys", "data", "managers", "refused_connections"].contains(&name.as_str())
+            });
         }
         Ok(cluster)
     }
@@ -537,7 +542,10 @@ fn who_may_not_join_hears_why() -> Result<()> {
     let old = ours.token(&["worker"])?;
     let new = ours.token(&["worker", "--rotate"])?;
     ensure!(old != new && old[..60] == new[..60], "the CA stays");
+    let counted = || Ok::<_, anyhow::Error>(ours.status()?["cluster"]["refused_connections"].as_u64());
+    ensure!(counted()? == Some(0));
     refused(&stranger.join(&old, &ours.listen)?, 1, &["not, or no longer, valid", "vswitchd token"])?;
+    wait_until("it is counted", || Ok(counted()? == Some(1)))?;
     refused(&stranger.join(&new, &theirs.listen)?, 1, &["CA is not the token's"])?;
     refused(&stranger.join(&new, &stranger.listen)?, 1, &["unreachable", "refused"])?;
     refused(&stranger.join("VSWTKN-1-x", &ours.listen)?, 1, &["join token"])?;

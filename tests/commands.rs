@@ -57,7 +57,7 @@ impl Daemon {
 
     fn run(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
-        command.args(arguments).env_clear().env("HOME", &self.scratch);
+        command.args(arguments).stdin(std::process::Stdio::null()).env_clear().env("HOME", &self.scratch);
         command.env("VSWITCHD_SOCKET", self.scratch.join("api.sock"));
         command.output().context("vswitchd")
     }
@@ -81,6 +81,15 @@ fn node(name: &str) -> Value {
     json!({
         "id": "0123456789abcdefghijklmno", "name": name, "own": false, "role": "worker", "status": "down",
         "joined_ms": 0, "address": null, "door": null, "data": null, "version": "\u{1b}]0;owned\u{7}",
+    })
+}
+
+fn network(name: &str) -> Value {
+    json!({
+        "id": name, "name": name, "vni": 1, "created_ms": u64::MAX, "nodes": 1,
+        "subnets": [{ "subnet": "10.0.9.0/24", "gateway": "10.0.9.1", "ip_range": null, "reserved": {} }],
+        "options": { "labels": { name: name } },
+        "conflicts": [{ "of": "name", "holder": { "id": name, "name": name } }],
     })
 }
 
@@ -135,9 +144,13 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
     let daemon = Daemon::start("hostile", |call| match call {
         Call::Nodes(_) => Ok(json!([node(HOSTILE)])),
         Call::Node(_) => Ok(node(HOSTILE)),
-        Call::Networks => Ok(
-            json!([{ "id": HOSTILE, "name": HOSTILE, "vni": 1, "encrypted": false, "created_ms": u64::MAX }]),
-        ),
+        Call::Network(_) => Ok(json!({
+            "network": network(HOSTILE),
+            "peers": [{ "id": HOSTILE, "name": HOSTILE, "address": null }],
+            "endpoints": [{ "name": HOSTILE, "tap": HOSTILE, "netns": HOSTILE, "mtu": 0, "carried": true }],
+        })),
+        Call::PruneNetworks(_) => Ok(json!({ "removed": [HOSTILE] })),
+        Call::Networks => Ok(json!([network(HOSTILE)])),
         _ => Err(Refusal::new(Code::Conflict, format!("{HOSTILE} uses it"))),
     })?;
     for arguments in [
@@ -149,7 +162,10 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
         &["network", "ls"],
         &["network", "ls", "-q"],
         &["network", "ls", "--format", "json"],
+        &["network", "ls", "--format", "{{.Name}} {{.Labels}} {{.Conflicts}}"],
+        &["network", "inspect", "x"],
         &["network", "rm", "x"],
+        &["network", "prune", "-f"],
     ] {
         let output = daemon.run(arguments)?;
         let (said, failed) = (text(&output.stdout), text(&output.stderr));
@@ -159,6 +175,30 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
     }
     let listed = daemon.run(&["node", "ls", "--format", "json"])?;
     ensure!(serde_json::from_slice::<Value>(&listed.stdout)?["name"] == HOSTILE, "JSON says the same");
+    Ok(())
+}
+
+#[test]
+fn the_routing_meshs_network_is_not_removed_unasked() -> Result<()> {
+    let daemon = Daemon::start("ingress", |call| match call {
+        Call::Networks => {
+            let mut ingress = network("ingress");
+            ingress["options"]["ingress"] = json!(true);
+            Ok(json!([ingress, network("front")]))
+        }
+        Call::RemoveNetwork(_) => Ok(Value::Null),
+        other => Err(Refusal::new(Code::Internal, format!("unexpected: {other:?}"))),
+    })?;
+    // Nobody answers at the end of the input: the others are removed all the same.
+    let removed = daemon.run(&["network", "rm", "ingress", "front"])?;
+    ensure!(removed.status.success() && removed.stdout == b"front\n", "{removed:?}");
+    ensure!(text(&removed.stderr).contains("ingress is the routing mesh's network"), "{removed:?}");
+    ensure!(daemon.calls() == ["GET /v1/networks", "DELETE /v1/networks/front"]);
+    let gone = daemon.run(&["network", "rm", "--force", "side"])?;
+    ensure!(gone.status.success() && gone.stdout.is_empty() && gone.stderr.is_empty(), "{gone:?}");
+    let pruned = daemon.run(&["network", "prune"])?;
+    ensure!(pruned.status.success() && text(&pruned.stderr).contains("[y/N]"), "{pruned:?}");
+    ensure!(daemon.calls() == ["GET /v1/networks"], "nothing was pruned");
     Ok(())
 }
 
@@ -173,7 +213,12 @@ fn wrong_usage_is_told_without_asking() -> Result<()> {
         (&["init", "--default-addr-pool", "10.0.0.0/8,10.1.0.0/16"], "10.0.0.0/8 and 10.1.0.0/16 overlap"),
         (&["init", "--default-addr-pool", "10.1.2.3/8"], "do you mean 10.0.0.0/8?"),
         (&["init", "--default-addr-pool-mask-length", "30"], "want /8 to /29"),
-        (&["network", "create", "--opt", "mtu=3", "x"], "want encrypted"),
+        (&["network", "create", "--opt", "colour=red", "x"], "want encrypted"),
+        (&["network", "create", "--gateway", "10.0.9.1", "x"], "give the --subnet"),
+        (&["network", "create", "--subnet", "10.0.9.1/24", "x"], "do you mean 10.0.9.0/24?"),
+        (&["network", "ls", "--filter", "colour=red"], "want driver="),
+        (&["network", "ls", "--format", "{{.Colour}}"], "no such field"),
+        (&["network", "prune", "--filter", "name=x"], "want until= or label="),
         (&["network", "create", "--vni", "16777216", "x"], "16777215"),
     ] {
         let output = daemon.run(arguments)?;

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::refusal::{Code, Refusal};
 use super::types::{InitRequest, JoinRequest, LeaveRequest};
-use super::{AttachRequest, ClusterUpdate, Name, NetworkCreate, NodeFilter};
+use super::{AttachRequest, ClusterUpdate, Name, NetworkCreate, NetworkFilter, NodeFilter};
 use crate::crypto::identity::Role;
 
 #[cfg(test)]
@@ -55,6 +55,8 @@ pub enum Call {
     Networks,
     /// To make one.
     CreateNetwork(NetworkCreate),
+    /// To remove those that nobody uses and that are meant.
+    PruneNetworks(NetworkFilter),
     /// One of them.
     Network(Name),
     /// To remove one.
@@ -107,6 +109,7 @@ impl Call {
             (["peers"], "GET") => given.nothing().map(|()| Self::Peers),
             (["networks"], "GET") => given.nothing().map(|()| Self::Networks),
             (["networks"], "POST") => given.document().map(Self::CreateNetwork),
+            (["networks", "prune"], "POST") => given.document().map(Self::PruneNetworks),
             (["networks", network], "GET") => given.nothing().and_then(|()| name(network)).map(Self::Network),
             (["networks", network], "DELETE") => {
                 given.nothing().and_then(|()| name(network)).map(Self::RemoveNetwork)
@@ -129,6 +132,7 @@ impl Call {
                 "POST"
             }
             Self::Promote(_) | Self::Demote(_) | Self::CreateNetwork(_) | Self::Attach(_) => "POST",
+            Self::PruneNetworks(_) => "POST",
             Self::RemoveNode { .. } | Self::RemoveNetwork(_) | Self::Detach(_) => "DELETE",
             Self::UpdateCluster(_) => "PATCH",
         }
@@ -154,6 +158,7 @@ impl Call {
             Self::Demote(node) => format!("nodes/{node}/demote"),
             Self::Peers => "peers".into(),
             Self::Networks | Self::CreateNetwork(_) => "networks".into(),
+            Self::PruneNetworks(_) => "networks/prune".into(),
             Self::Network(network) | Self::RemoveNetwork(network) => format!("networks/{network}"),
             Self::Attach(_) => "endpoints".into(),
             Self::Detach(endpoint) => format!("endpoints/{endpoint}"),
@@ -170,6 +175,7 @@ impl Call {
             Self::Leave(request) => emit(request),
             Self::UpdateCluster(request) => emit(request),
             Self::CreateNetwork(request) => emit(request),
+            Self::PruneNetworks(filter) => emit(filter),
             Self::Attach(request) => emit(request),
             _ => Zeroizing::default(),
         }
@@ -223,7 +229,7 @@ fn no_such_request(parts: &[&str]) -> Refusal {
     let allowed = match parts {
         ["status" | "peers"] | ["token", _] => "GET",
         ["init" | "join" | "leave" | "endpoints"] | ["token", _, "rotate"] | ["keys", "rotate"] => "POST",
-        ["nodes", _, "promote" | "demote"] => "POST",
+        ["nodes", _, "promote" | "demote"] | ["networks", "prune"] => "POST",
         ["cluster"] => "GET or PATCH",
         ["nodes"] => "GET",
         ["nodes" | "networks", _] => "GET or DELETE",

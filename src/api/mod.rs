@@ -19,7 +19,8 @@
 //! GET    /v1/peers               –               [PeerView]
 //! GET    /v1/networks            –               [NetworkView]
 //! POST   /v1/networks            NetworkCreate   NetworkCreated
-//! GET    /v1/networks/NETWORK    –               NetworkView
+//! POST   /v1/networks/prune      NetworkFilter   Pruned
+//! GET    /v1/networks/NETWORK    –               NetworkDetail
 //! DELETE /v1/networks/NETWORK    –               null
 //! POST   /v1/endpoints           AttachRequest   Attached
 //! DELETE /v1/endpoints/NAME      –               null
@@ -38,6 +39,7 @@
 mod call;
 pub mod client;
 mod name;
+mod network_filter;
 mod networks;
 mod nodes;
 mod peers;
@@ -51,10 +53,15 @@ mod types;
 
 pub use call::Call;
 pub use name::{NAME_MAX, Name, NameError};
-pub use networks::{AttachRequest, Attached, KeysRotated, NetworkCreate, NetworkCreated, NetworkView};
+pub use network_filter::{NETWORK_TERMS_MAX, NetworkFilter, NetworkTerm, NetworkTermError};
+pub use networks::{
+    AttachRequest, Attached, KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict,
+    NetworkCreate, NetworkCreated, NetworkDetail, NetworkEndpoint, NetworkOptions, NetworkPeer, NetworkRef,
+    NetworkView, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest,
+};
 pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
 pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};
-pub use prefix::{Ipv4Prefix, PrefixError};
+pub use prefix::{IpPrefix, Ipv4Prefix, PrefixError};
 pub use refusal::{Code, Refusal};
 pub use settings::{ClusterSettings, ClusterUpdate, SettingsError};
 pub use socket::{Socket, SocketError};

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
-use super::Ipv4Prefix;
+use super::{IpPrefix, Ipv4Prefix};
 use crate::switch::wire::vxlan;
 
 /// Ports that data may take: neither the system's nor those that the kernel gives to clients (IANA, RFC 6335 §6).
@@ -17,8 +17,10 @@ pub const POOLS_MAX: usize = 64;
 pub const MASK_LENGTH_MAX: u8 = 29;
 /// Bits of a block's prefix if nobody says.
 const MASK_LENGTH: u8 = 24;
-/// What no host in a network can have (RFC 6890 §2.2.2): this network, loopback, link-local, multicast and above.
-const UNUSABLE: [&str; 4] = ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"];
+/// What no host in a network can have (RFC 6890 §2.2): this network, loopback, link-local, multicast and above; and of
+/// IPv6 what stands for such, for IPv4 addresses, or for one link.
+const UNUSABLE: [&str; 7] =
+    ["0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3", "::/8", "fe80::/10", "ff00::/8"];
 
 /// Settings of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +62,7 @@ pub enum SettingsError {
     Overlap(Ipv4Prefix, Ipv4Prefix),
     /// Addresses that hosts can't have.
     #[error("address pool {0}: {1} has no addresses for hosts")]
-    Unusable(Ipv4Prefix, Ipv4Prefix),
+    Unusable(Ipv4Prefix, IpPrefix),
     /// Blocks that are larger than their pool, or too small for use.
     #[error("address pool {pool} can't be cut into blocks of /{mask_length}: want /{min} to /{MASK_LENGTH_MAX}", min = .pool.length())]
     MaskLength {
@@ -112,8 +114,7 @@ impl ClusterSettings {
             return Err(SettingsError::Pools(pools.len()));
         }
         for (index, &pool) in pools.iter().enumerate() {
-            let unusable = UNUSABLE.iter().map(|text| text.parse().expect("these are prefixes"));
-            if let Some(unusable) = unusable.into_iter().find(|&unusable| pool.overlaps(unusable)) {
+            if let Some(unusable) = unusable(pool.into()) {
                 return Err(SettingsError::Unusable(pool, unusable));
             }
             if let Some(&other) = pools[..index].iter().find(|other| other.overlaps(pool)) {
@@ -128,6 +129,12 @@ impl ClusterSettings {
         }
         Ok(())
     }
+}
+
+/// What of a prefix no host in a network can have, if there is such.
+pub(crate) fn unusable(prefix: IpPrefix) -> Option<IpPrefix> {
+    let all = UNUSABLE.iter().map(|text| text.parse().expect("these are prefixes"));
+    all.into_iter().find(|&unusable| prefix.overlaps(unusable))
 }
 
 /// A port that data may take.

@@ -159,6 +159,10 @@ pub struct ClusterStatus {
     /// Whether managers have removed this node, as far as it has been told.
     #[serde(default)]
     pub removed: bool,
+    /// Connections to its TCP ports that were refused (a stranger's or a removed node's certificate, a token that is not
+    /// in force), or that broke or took too long, since the daemon was started.
+    #[serde(default)]
+    pub refused_connections: u64,
     /// How gossip is, if it runs.
     #[serde(default)]
     pub gossip: Option<GossipStatus>,

@@ -109,6 +109,9 @@ fn cluster_text(cluster: &ClusterStatus, now: u64) -> String {
     if cluster.removed {
         text += "REMOVED from the cluster by a manager: `vswitchd leave`, and join again to come back\n";
     }
+    if cluster.refused_connections > 0 {
+        text += &format!("connections refused or broken: {}\n", cluster.refused_connections);
+    }
     if let Some(gossip) = &cluster.gossip {
         text += &gossip_text(gossip);
     }
@@ -181,6 +184,7 @@ mod tests {
             managers: vec!["192.0.2.1:2377".parse().unwrap()],
             certificate_until: Some(1_000 + 86_400),
             removed: false,
+            refused_connections: 0,
             gossip: None,
             keys: None,
             data: None,
@@ -191,6 +195,8 @@ mod tests {
     fn removal_is_said() {
         let removed = ClusterStatus { removed: true, ..cluster() };
         assert!(cluster_text(&removed, 0).contains("REMOVED"));
+        let knocked = ClusterStatus { refused_connections: 2, ..cluster() };
+        assert!(cluster_text(&knocked, 0).contains("connections refused or broken: 2\n"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{Format, failed};
-use crate::standalone::{self, Config, NetworkSpec, PeerSpec, TapSpec};
+use crate::standalone::{self, Config, GatewaySpec, HostSpec, NetworkSpec, PeerSpec, TapSpec};
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::storm::StormLimit;
@@ -83,6 +83,17 @@ pub(super) struct Args {
     #[arg(long)]
     probe: bool,
 
+    /// Addresses of a network's gateway, at most one IPv4 and one IPv6: VNI:ADDRESS[,ADDRESS]
+    ///
+    /// It answers ping and resolves names: those of --host, and of others what this host's resolvers say. Every switch of
+    /// the network may have it: each answers its own TAPs. It does not lead out of the network.
+    #[arg(long, value_name = "VNI:ADDRESS")]
+    gateway: Vec<GatewaySpec>,
+
+    /// A name that the gateway resolves, also with the network as in NAME.VNI: VNI:NAME=ADDRESS[,ADDRESS]...
+    #[arg(long, value_name = "VNI:NAME=ADDRESS")]
+    host: Vec<HostSpec>,
+
     /// Threads that move frames, each with a queue of every TAP and a socket of its own [default: one for each core]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
     workers: Option<u16>,
@@ -100,6 +111,10 @@ Examples:
 
   Two networks, each with a device in a container's namespace:
     vswitchd switch --vni 42:eth0@web --vni 43:eth1@4711 --local 192.0.2.1 --peer 192.0.2.2
+
+  A network with a resolver at 10.0.9.1:
+    vswitchd switch --vni 42 --tap tap0 --local 192.0.2.1 --peer 192.0.2.2 \
+                    --gateway 42:10.0.9.1 --host 42:web=10.0.9.2
 
   A kernel's vxlan device as the other end:
     ip link add vx0 type vxlan id 42 remote 192.0.2.1 dstport 4789 dev eth0
@@ -131,6 +146,8 @@ impl Args {
         let networks = standalone::assign(self.vni, self.tap, self.tap_netns.as_ref(), &self.mac)?;
         let local = standalone::check_local(self.local)?;
         let peers = standalone::check_peers(self.peer, local, &networks)?;
+        let gateways = standalone::check_gateways(self.gateway, self.host, &networks)
+            .map_err(standalone::ConfigError::from)?;
         Ok(Config {
             local: std::net::SocketAddr::new(local, self.port),
             networks,
@@ -140,6 +157,7 @@ impl Args {
             storm,
             offload: !self.no_offload,
             probe: self.probe,
+            gateways,
             workers: standalone::workers(self.workers.map(usize::from)),
         })
     }

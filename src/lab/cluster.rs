@@ -17,11 +17,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
-use super::plan::{NodePlan, Plan};
+use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
-    AttachRequest, Attached, Call, InitRequest, Initialized, JoinRequest, Joined, Liveness, Name,
-    NetworkCreate, NetworkCreated, NetworkView, PeerView,
+    AttachRequest, Attached, Call, InitRequest, Initialized, IpPrefix, JoinRequest, Joined, Liveness, Name,
+    NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
 };
 
 /// The socket of a node's daemon, in the node's directory.
@@ -181,9 +181,12 @@ impl Desk<'_> {
         })
     }
 
-    /// Waits until the node knows all `networks`.
+    /// Waits until the node knows all `networks`, besides the routing mesh's.
     fn wait_networks(&self, networks: usize) -> Result<(), ClusterError> {
-        let known = || Ok(self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?.len());
+        let known = || {
+            let known = self.ask::<Vec<NetworkView>>("network ls", &Call::Networks)?;
+            Ok(known.iter().filter(|network| !network.options.ingress).count())
+        };
         self.wait("networks", networks, known)
     }
 
@@ -259,11 +262,13 @@ fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
     let Some(first) = desks.first() else { return Ok(()) };
     // Whoever is heard is told of networks and endpoints at once, others when records are next compared.
     each(desks, |desk| desk.wait_others(desks.len() - 1))?;
-    for network in &plan.networks {
+    for (index, network) in plan.networks.iter().enumerate() {
         let request = NetworkCreate {
             name: named(&network.name),
-            encrypted: network.encrypted,
+            subnets: subnets(plan, index),
+            ipv6: false,
             vni: Some(network.vni.id()),
+            options: NetworkOptions { encrypted: network.encrypted, ..NetworkOptions::default() },
         };
         first.ask::<NetworkCreated>("network create", &Call::CreateNetwork(request))?;
     }
@@ -272,6 +277,17 @@ fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
         desk.attach_all(plan)
     })
     .map(drop)
+}
+
+/// Those that the endpoints of a network are in, if it has any.
+fn subnets(plan: &Plan, network: usize) -> Vec<SubnetRequest> {
+    let one = plan.endpoints().map(|(_, endpoint)| endpoint).find(|endpoint| endpoint.network == network);
+    let around = |endpoint: &EndpointPlan| {
+        let v4 = IpPrefix::around(endpoint.v4.into(), NETWORK_PREFIX.0);
+        [v4, IpPrefix::around(endpoint.v6.into(), NETWORK_PREFIX.1)]
+    };
+    let bare = |subnet| SubnetRequest { subnet, gateway: None, ip_range: None, reserved: Default::default() };
+    one.map(around).into_iter().flatten().flatten().map(bare).collect()
 }
 
 /// Does it for each node, [`AT_ONCE`] at a time; the first failure ends it.

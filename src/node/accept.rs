@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,9 +44,14 @@ pub(super) async fn listen(address: SocketAddr, purpose: &str) -> TcpListener {
     }
 }
 
-/// Has `converse` talk to each that calls, until this is dropped.
-pub(super) async fn serve<C, F>(listener: &TcpListener, purpose: &'static str, converse: C)
-where
+/// Has `converse` talk to each that calls, until this is dropped. Those who are turned away, break off or take too long
+/// are counted in `refused`.
+pub(super) async fn serve<C, F>(
+    listener: &TcpListener,
+    purpose: &'static str,
+    refused: &Arc<AtomicU64>,
+    converse: C,
+) where
     C: Fn(TcpStream, SocketAddr) -> F,
     F: Future<Output = io::Result<()>> + Send + 'static,
 {
@@ -65,12 +71,18 @@ where
         // Their results are logged where they arise; here they only make room.
         while connections.try_join_next().is_some() {}
         let Some(place) = Callers::admit(&callers, from.ip()) else {
+            refused.fetch_add(1, Ordering::Relaxed);
             debug!("{from}, {purpose}: too many connections at a time");
             continue;
         };
         let conversation = converse(stream, from);
+        let refused = Arc::clone(refused);
         connections.spawn(async move {
-            match timeout(PATIENCE, conversation).await {
+            let outcome = timeout(PATIENCE, conversation).await;
+            if !matches!(outcome, Ok(Ok(()))) {
+                refused.fetch_add(1, Ordering::Relaxed);
+            }
+            match outcome {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => debug!("{from}, {purpose}: {error}"),
                 Err(_) => debug!("{from}, {purpose}: it took longer than {PATIENCE:?}"),

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -91,10 +91,14 @@ pub(super) struct Cluster {
     /// The data plane, once it has been started; by whoever holds `starting`.
     pub(super) overlay: Mutex<Option<Arc<Overlay>>>,
     pub(super) starting: tokio::sync::Mutex<()>,
+    /// Held by whoever makes a network, so that no two get the same name, number or addresses here.
+    pub(super) creating: tokio::sync::Mutex<()>,
     /// The role that this node has at the moment.
     pub(super) role: watch::Sender<Role>,
     /// Others say that this node is no member any more.
     removed: AtomicBool,
+    /// Connections that came to nothing, of strangers for the most part.
+    pub(super) refused: Arc<AtomicU64>,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
@@ -146,8 +150,10 @@ impl Cluster {
             data_changed: Notify::new(),
             overlay: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            creating: tokio::sync::Mutex::default(),
             role: watch::Sender::new(role),
             removed: AtomicBool::new(false),
+            refused: Arc::default(),
             tasks: Mutex::default(),
         });
         // Before anybody is let in by a record of old.
@@ -164,6 +170,7 @@ impl Cluster {
         let record = MemberRecord { name, role: Role::Manager.into(), joined_ms: now_ms() };
         self.write_tokens(&Role::ALL).await?;
         self.write(CLUSTER, settings).await?;
+        self.make_ingress().await;
         self.write(&self.id.to_string(), &record).await
     }
 
@@ -182,9 +189,11 @@ impl Cluster {
         let this = || Arc::clone(self);
         let (events, answering) = (self.gossip.events(), this());
         let answering = async move {
-            let links = answering.links.clone();
+            let (links, refused) = (answering.links.clone(), Arc::clone(&answering.refused));
             links
-                .serve(&listener, move |conversation| answer::answer(Arc::clone(&answering), conversation))
+                .serve(&listener, &refused, move |conversation| {
+                    answer::answer(Arc::clone(&answering), conversation)
+                })
                 .await;
         };
         let tasks = [

@@ -3,29 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use ring::rand::SystemRandom;
 use serde_json::{Value, json};
 use tracing::info;
 
 use super::Node;
-use super::cluster::{Cluster, now_ms};
+use super::cluster::Cluster;
 use super::life::{conflict, internal};
-use super::records::{ClusterSettings, MemberRecord, NetworkRecord, NodeRecord, Presence, node_id};
+use super::networks::{find_network, may_attach};
+use super::records::{ClusterSettings, MemberRecord, NodeRecord};
 use super::requests::{
-    Member, PeerFacts, Said, find_network, find_node, list_nodes, list_peers, may_create, may_demote,
-    may_remove, must_be_manager,
+    Member, PeerFacts, Said, find_node, list_nodes, list_peers, may_demote, may_remove, must_be_manager,
 };
 use crate::api::{
     self, AttachRequest, Attached, Call, ClusterUpdate, Code, DataStatus, Digest, GossipStatus, Ipv4Prefix,
-    KeysRotated, KeysStatus, Liveness, Name, NetworkCreate, NetworkCreated, NetworkView, NodeFilter,
-    NodeView, PeerView, Quality, Refusal, RoleChange,
+    KeysRotated, KeysStatus, Liveness, Name, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
 };
 use crate::crypto::identity::{NodeId, Role};
 use crate::gossip::{Comparison, PeerStatus};
 use crate::overlay::{AttachError, EndpointSpec, NetworkId, PathView};
-
-/// Nodes that an error names at most.
-const NAMED_MAX: usize = 4;
 
 impl Node {
     /// Answers what only a member can.
@@ -50,9 +45,8 @@ impl Node {
             Call::Peers => Ok(json!(cluster.peer_views())),
             Call::Networks => Ok(json!(cluster.network_views())),
             Call::CreateNetwork(request) => cluster.create_network(&request).await.map(|made| json!(made)),
-            Call::Network(name) => {
-                find_network(&cluster.network_views(), &name).map(|network| json!(network))
-            }
+            Call::PruneNetworks(filter) => cluster.prune_networks(&filter).await.map(|pruned| json!(pruned)),
+            Call::Network(name) => cluster.network_detail(&name).map(|network| json!(network)),
             Call::RemoveNetwork(name) => cluster.remove_network(&name).await.map(|()| Value::Null),
             Call::Attach(request) => cluster.attach(request).await.map(|attached| json!(attached)),
             Call::Detach(name) => cluster.detach(&name).map(|()| Value::Null),
@@ -67,7 +61,7 @@ impl Node {
 }
 
 impl Cluster {
-    fn manages(&self) -> Result<(), Refusal> {
+    pub(super) fn manages(&self) -> Result<(), Refusal> {
         let doors = self.member().as_ref().map(super::credentials::Member::doors).unwrap_or_default();
         must_be_manager(*self.role.borrow(), &doors)
     }
@@ -151,58 +145,9 @@ impl Cluster {
         Ok(settings)
     }
 
-    fn network_views(&self) -> Vec<NetworkView> {
-        let mut networks: Vec<_> = self
-            .networks()
-            .into_iter()
-            .map(|(id, NetworkRecord { name, vni, encrypted, created_ms })| NetworkView {
-                id,
-                name,
-                vni,
-                encrypted,
-                created_ms,
-            })
-            .collect();
-        networks.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-        networks
-    }
-
-    async fn create_network(&self, request: &NetworkCreate) -> Result<NetworkCreated, Refusal> {
-        self.manages()?;
-        let vni = may_create(&self.network_views(), request)?;
-        let id = NodeId::random(&SystemRandom::new()).map_err(internal)?.to_string();
-        let network = NetworkRecord {
-            name: request.name.to_string(),
-            vni: vni.id(),
-            encrypted: request.encrypted,
-            created_ms: now_ms(),
-        };
-        self.set_network(&id, &network).await.map_err(internal)?;
-        Ok(NetworkCreated { id })
-    }
-
-    async fn remove_network(&self, wanted: &Name) -> Result<(), Refusal> {
-        self.manages()?;
-        let network = find_network(&self.network_views(), wanted)?.clone();
-        let nodes = self.nodes();
-        let users = self.gossip.list::<Presence>().into_iter().filter(|(_, key, _)| *key == network.id);
-        let name = |owner: NodeId| {
-            let named = nodes.iter().find(|(node, _)| *node == owner);
-            named.map_or_else(|| owner.to_string(), |(_, record)| record.name.clone())
-        };
-        let users: Vec<String> =
-            users.filter_map(|(owner, ..)| owner).map(node_id).map(name).take(NAMED_MAX).collect();
-        if !users.is_empty() {
-            let users = users.join(", ");
-            let message =
-                format!("network {} has endpoints on {users}: `vswitchd detach` them first", network.name);
-            return Err(Refusal::new(Code::Conflict, message));
-        }
-        self.delete_network(&network.id).await.map_err(internal)
-    }
-
     async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attached, Refusal> {
         let network = find_network(&self.network_views(), &request.network)?.clone();
+        may_attach(&network)?;
         let overlay = self.start_overlay().await.map_err(conflict)?;
         let spec = EndpointSpec {
             name: request.name.to_string(),

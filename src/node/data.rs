@@ -76,9 +76,10 @@ impl Cluster {
             Some(NodeView { node: id, name, life: peer.life, data, present: present(id) })
         };
         let network = |(id, record): (String, NetworkRecord)| {
-            let protection = if record.encrypted { Protection::Sealed } else { Protection::Plain };
-            let (name, created_ms) = (record.name, record.created_ms);
-            Some(NetworkView { id: NetworkId(id), name, vni: Vni::new(record.vni)?, protection, created_ms })
+            let protection = if record.options.encrypted { Protection::Sealed } else { Protection::Plain };
+            let (id, name, created_ms) = (NetworkId(id), record.name, record.created_ms);
+            let (vni, mtu) = (Vni::new(record.vni)?, record.options.mtu);
+            Some(NetworkView { id, name, vni, protection, underlay_mtu: mtu, created_ms })
         };
         View {
             nodes: live.filter_map(node).collect(),

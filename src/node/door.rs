@@ -42,8 +42,10 @@ pub(super) async fn keep(cluster: Arc<Cluster>, mut listener: Option<TcpListener
                 Some(listener) => listener,
                 None => accept::listen(address, PURPOSE).await,
             };
-            accept::serve(&listener, PURPOSE, |stream, from| converse(stream, from, Arc::clone(&cluster)))
-                .await;
+            accept::serve(&listener, PURPOSE, &cluster.refused, |stream, from| {
+                converse(stream, from, Arc::clone(&cluster))
+            })
+            .await;
         };
         let mut role = role.clone();
         tokio::select! {
@@ -73,7 +75,11 @@ async fn converse(stream: TcpStream, from: SocketAddr, cluster: Arc<Cluster>) ->
         Err(answer) => answer,
     };
     wire::send(&mut stream, &answer).await?;
-    tokio::io::AsyncWriteExt::shutdown(&mut stream).await
+    tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
+    match answer {
+        Answer::Admitted(_) => Ok(()),
+        Answer::WrongToken | Answer::Refused(_) => Err(io::ErrorKind::PermissionDenied.into()),
+    }
 }
 
 /// Settles whether, and as what, a node comes in: what is written of it, and what it is given.

@@ -1,6 +1,7 @@
 //! The node: what it is asked to do, one thing after the other.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -346,6 +347,7 @@ fn status_of(member: &Member, cluster: Option<&Cluster>) -> ClusterStatus {
         managers: member.doors(),
         certificate_until: until.ok().map(|peer| seconds(peer.not_after)),
         removed: cluster.is_some_and(Cluster::is_removed),
+        refused_connections: cluster.map_or(0, |cluster| cluster.refused.load(Ordering::Relaxed)),
         gossip: cluster.map(Cluster::gossip_status),
         keys: cluster.map(Cluster::keys_status),
         data: cluster.and_then(Cluster::data_status),

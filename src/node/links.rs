@@ -11,6 +11,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -187,6 +188,7 @@ impl Links {
     pub(super) async fn serve<F>(
         &self,
         listener: &TcpListener,
+        refused: &Arc<AtomicU64>,
         converse: impl Fn(Conversation) -> F + Clone + Send + Sync + 'static,
     ) where
         F: Future<Output = Result<(), LinkError>> + Send + 'static,
@@ -198,7 +200,7 @@ impl Links {
                 converse(conversation).await.map_err(io::Error::other)
             }
         };
-        accept::serve(listener, "members", talk).await;
+        accept::serve(listener, "members", refused, talk).await;
     }
 
     async fn accept(&self, stream: TcpStream) -> Result<Conversation, LinkError> {

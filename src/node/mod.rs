@@ -23,6 +23,7 @@ mod keys;
 mod life;
 mod links;
 mod manage;
+mod networks;
 mod place;
 mod records;
 mod requests;

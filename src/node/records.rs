@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::{NetworkOptions, Subnet};
 use crate::crypto::identity::{NodeId, Role};
 use crate::gossip::{self, Record, TableId};
 
@@ -122,15 +123,17 @@ impl Record for ClusterSettings {
     const TABLE: TableId = TableId::cluster(3);
 }
 
-/// A network.
+/// A network. Its parts are the API's: what is asked for and shown is what is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NetworkRecord {
     /// Its name.
     pub(crate) name: String,
     /// Its VXLAN network identifier.
     pub(crate) vni: u32,
-    /// Whether its frames are sealed on the underlay.
-    pub(crate) encrypted: bool,
+    /// Its subnets: at least one of IPv4.
+    pub(crate) subnets: Vec<Subnet>,
+    /// The rest of what it was made with.
+    pub(crate) options: NetworkOptions,
     /// When it was made, in milliseconds since 1970.
     pub(crate) created_ms: u64,
 }
@@ -186,4 +189,20 @@ pub(crate) fn gossip_id(node: NodeId) -> gossip::NodeId {
 /// And back.
 pub(crate) fn node_id(node: gossip::NodeId) -> NodeId {
     NodeId::from_bytes(node.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gossip::codec;
+
+    #[test]
+    fn a_network_is_in_the_corpus() {
+        let bytes = include_bytes!("../../fuzz/corpus/record/network");
+        let network: NetworkRecord = codec::decode(bytes).unwrap();
+        let subnets = network.subnets.iter().map(|subnet| subnet.subnet.to_string());
+        assert_eq!(subnets.collect::<Vec<_>>(), ["10.0.9.0/24", "fd00:9::/64"]);
+        assert_eq!((network.options.mtu, network.options.encrypted, network.vni), (Some(1400), true, 42));
+        assert_eq!(codec::encode(&network), bytes);
+    }
 }

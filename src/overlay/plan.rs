@@ -137,7 +137,7 @@ mod tests {
 
     fn network(id: &str, vni: u32, created_ms: u64, protection: Protection) -> NetworkView {
         let (id, name) = (NetworkId(id.into()), format!("net-{id}"));
-        NetworkView { id, name, vni: Vni::new(vni).unwrap(), protection, created_ms }
+        NetworkView { id, name, vni: Vni::new(vni).unwrap(), protection, underlay_mtu: None, created_ms }
     }
 
     fn node(number: u8, life: u64, present: &[(&str, u32)]) -> NodeView {

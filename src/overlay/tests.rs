@@ -82,7 +82,14 @@ impl Agree for Link {
 
 fn network(name: &str, vni: u32, protection: Protection, created_ms: u64) -> NetworkView {
     let vni = Vni::new(vni).unwrap();
-    NetworkView { id: NetworkId(format!("id-{name}")), name: name.into(), vni, protection, created_ms }
+    NetworkView {
+        id: NetworkId(format!("id-{name}")),
+        name: name.into(),
+        vni,
+        protection,
+        underlay_mtu: None,
+        created_ms,
+    }
 }
 
 struct Host {

@@ -32,6 +32,8 @@ pub struct NetworkView {
     pub vni: Vni,
     /// How they cross it.
     pub protection: Protection,
+    /// Bytes of the underlay's packets that it may count on, if it says so.
+    pub underlay_mtu: Option<u16>,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
 }

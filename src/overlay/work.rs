@@ -26,8 +26,8 @@ use crate::switch::io::udp::path_mtu;
 use crate::switch::tunnel::Protection;
 use crate::switch::worker::Event;
 
-/// The underlay's MTU where no path is known to carry less: Ethernet's. What carries more is not made use of, since a
-/// node on an ordinary link may come at any time.
+/// The underlay's MTU where neither a path is known to carry less nor a network says otherwise: Ethernet's. What carries
+/// more is not made use of unasked, since a node on an ordinary link may come at any time.
 const UNDERLAY_MTU: u32 = 1_500;
 /// How often paths are looked at for what there is to tell.
 const LOOK: Duration = Duration::from_secs(1);
@@ -127,7 +127,7 @@ impl Shared {
         spec: &EndpointSpec,
         protection: Protection,
     ) -> Result<Box<dyn Device>, AttachError> {
-        let mtu = inner.mtu(protection);
+        let mtu = inner.mtu(&spec.network, protection);
         let queues = self.config.workers.get();
         Ok(Box::new(open_tap(spec, protection, mtu, queues, self.config.offloads)?))
     }
@@ -246,13 +246,16 @@ impl Inner {
         found.map(|network| network.protection).ok_or_else(|| AttachError::NoNetwork(id.clone()))
     }
 
-    /// What a new endpoint's packets may have, by what the kernel knows of the paths to all nodes.
-    fn mtu(&self, protection: Protection) -> u32 {
+    /// What a new endpoint's packets may have, by what its network says of the underlay, and what the kernel knows of
+    /// the paths to all nodes.
+    fn mtu(&self, id: &NetworkId, protection: Protection) -> u32 {
+        let network = self.view.networks.iter().find(|network| network.id == *id);
+        let most = network.and_then(|network| network.underlay_mtu).map_or(UNDERLAY_MTU, u32::from);
         let own = self.local.ip();
         let nodes: BTreeSet<IpAddr> = self.view.nodes.iter().map(|node| node.data.ip()).collect();
         // One that can't be reached now says nothing.
         let paths = nodes.into_iter().filter_map(|node| path_mtu(own, node).ok());
-        let path = paths.min().unwrap_or(UNDERLAY_MTU).min(UNDERLAY_MTU);
+        let path = paths.min().unwrap_or(most).min(most);
         protection.mtu(own, path).clamp(MTU_MIN, MTU_MAX)
     }
 

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
+use super::gateway::{GatewayError, GatewaySpec};
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::storm::StormLimit;
@@ -31,6 +32,8 @@ pub struct Config {
     pub offload: bool,
     /// Whether to probe the paths to peers.
     pub probe: bool,
+    /// Networks' gateways, at most one each.
+    pub gateways: Vec<GatewaySpec>,
     /// Threads that move frames, at most [`crate::switch::switch::WORKERS_MAX`].
     pub workers: NonZeroUsize,
 }
@@ -123,9 +126,12 @@ pub enum ConfigError {
     /// A peer in a network that we don't serve.
     #[error("peer {0} is given network {1}, which has no --vni")]
     PeerVni(IpAddr, Vni),
+    /// What gateways are told.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
 }
 
-fn vni(text: &str) -> Result<Vni, ConfigError> {
+pub(super) fn vni(text: &str) -> Result<Vni, ConfigError> {
     text.parse().ok().and_then(Vni::new).ok_or_else(|| ConfigError::Vni(text.into()))
 }
 

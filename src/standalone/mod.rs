@@ -4,12 +4,15 @@
 //! with it: TAPs that it created vanish when closed; ones that it took over stay, with the MTU and address given to them.
 
 mod config;
+mod gateway;
 mod report;
 
 pub use config::{
     Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_local, check_peers, workers,
 };
+pub use gateway::{GatewayError, GatewaySpec, HostSpec, check_gateways};
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +25,7 @@ use crate::switch::io::tap::{MTU_MAX, MTU_MIN, Offloads, Tap, TapConfig, TapErro
 use crate::switch::io::udp::{BindError, RECEIVE_BUFFER_BYTES, Udp, UdpConfig};
 use crate::switch::probe::ProbeConfig;
 use crate::switch::switch::Switch;
-use crate::switch::tables::{PortSpec, TableError};
+use crate::switch::tables::{PortId, PortSpec, TableError};
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::vxlan;
 use crate::switch::worker::{Event, WorkerConfig, WorkerError, Workers};
@@ -85,7 +88,7 @@ struct Peer {
 /// # Errors
 /// Before the first frame: what can't be had of the system. Later: only the worker's own end, and that of the last port.
 pub fn run(config: Config, json: bool) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // First of all, so that a signal at any later moment takes the way out that cleans up.
         let signals = Signals::new()?;
@@ -98,6 +101,8 @@ struct Running {
     switch: Switch,
     workers: Workers,
     printer: Printer,
+    /// Ports that are gateways': without another one there is nothing to switch.
+    gateways: HashSet<PortId>,
 }
 
 fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedReceiver<Event>), RunError> {
@@ -139,6 +144,13 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
             ports.push((port, Box::new(tap) as Box<dyn FrameIo>));
         }
     }
+    let mut gateways = HashSet::new();
+    for spec in &config.gateways {
+        let (port, device) = spec.open(&switch, mtu)?;
+        printer.print(&Line::Gateway { vni: spec.vni().id(), addresses: spec.addresses() });
+        gateways.insert(port);
+        ports.push((port, device));
+    }
     for peer in &peers {
         let all = || config.networks.iter().map(|network| network.vni).collect();
         let vnis = if peer.spec.vnis.is_empty() { all() } else { peer.spec.vnis.clone() };
@@ -162,7 +174,7 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
         printer.print(short);
     }
     printer.print(&Line::Ready { local: config.local, workers: workers_count, receive_buffer });
-    Ok((Running { switch, workers, printer }, events))
+    Ok((Running { switch, workers, printer, gateways }, events))
 }
 
 /// A seed from the system's randomness, by way of the standard library's hash keys.
@@ -231,7 +243,7 @@ impl Running {
                 event = events.recv() => match event {
                     Some(Event::PortClosed { port, error }) => {
                         self.printer.print(&Line::PortClosed { port: &port, reason: error.to_string() });
-                        if self.switch.tables().topology.ports.is_empty() {
+                        if self.switch.tables().topology.ports.keys().all(|port| self.gateways.contains(port)) {
                             break Err(RunError::NoPortLeft);
                         }
                     }

@@ -1,7 +1,7 @@
 //! What a standalone switch prints: lines for people, or JSON for programs, one document a line.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use crate::switch::switch::{PortReport, Report};
 /// Something to tell.
 pub(super) enum Line<'a> {
     Port { name: &'a str, vni: u32, mtu: u32, mac: String, created: bool, offloads: String, queues: usize },
+    Gateway { vni: u32, addresses: &'a [IpAddr] },
     Peer { address: SocketAddr, vnis: Vec<u32>, path_mtu: Option<u32> },
     Ready { local: SocketAddr, workers: usize, receive_buffer: usize },
     ShortBuffer { granted: usize, wanted: usize },
@@ -48,6 +49,9 @@ impl Line<'_> {
                 "event": "port", "port": name, "vni": vni, "mtu": mtu, "mac": mac, "created": created,
                 "offloads": offloads, "queues": queues,
             }),
+            Self::Gateway { vni, addresses } => {
+                json!({ "event": "gateway", "vni": vni, "addresses": addresses })
+            }
             Self::Peer { address, vnis, path_mtu } => json!({
                 "event": "peer", "peer": address.ip(), "udp_port": address.port(), "vnis": vnis, "path_mtu": path_mtu,
             }),
@@ -76,6 +80,10 @@ impl Line<'_> {
                 format!(
                     "port {name}: network {vni}, mtu {mtu}, mac {mac}, offloads {offloads}{queues}, {how}\n"
                 )
+            }
+            Self::Gateway { vni, addresses } => {
+                let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+                format!("gateway {}: network {vni}\n", addresses.join(" and "))
             }
             Self::Peer { address, vnis, path_mtu } => {
                 let vnis: Vec<_> = vnis.iter().map(u32::to_string).collect();

@@ -8,6 +8,7 @@ mod cluster;
 mod cutting;
 mod datagrams;
 mod fixture;
+mod gateway;
 mod hosts;
 mod kernel_vxlan;
 mod links;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         }
     }
     let subjects = [
+        gateway::tests(),
         hosts::tests(),
         kernel_vxlan::tests(),
         ports::tests(),

@@ -62,7 +62,14 @@ fn start(address: Ipv4Addr, state: &Path) -> Result<(Overlay, Events)> {
     let (overlay, events) = Overlay::start(config, Arc::new(Nobody), Arc::new(StateDir::open(state)?))?;
     let network = |id: &str, vni, protection| -> Result<NetworkView> {
         let vni = Vni::new(vni).context("24 bits")?;
-        Ok(NetworkView { id: NetworkId(id.into()), name: id.into(), vni, protection, created_ms: 1 })
+        Ok(NetworkView {
+            id: NetworkId(id.into()),
+            name: id.into(),
+            vni,
+            protection,
+            underlay_mtu: None,
+            created_ms: 1,
+        })
     };
     let networks = vec![network("p", 1, Protection::Plain)?, network("s", 2, Protection::Sealed)?];
     overlay.update(View { nodes: Vec::new(), networks });

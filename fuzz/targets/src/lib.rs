@@ -8,6 +8,7 @@
 //! agrees with its mistakes.
 
 mod cluster;
+mod gateway;
 mod gossip;
 mod headers;
 mod node;
@@ -16,6 +17,7 @@ mod packets;
 mod switch;
 
 pub use cluster::{certificate, group, keyring, token};
+pub use gateway::{gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, virtio, vxlan};
 pub use node::{api, join, link, record};
@@ -32,12 +34,14 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),
+    ("gateway", gateway),
     ("gossip", gossip),
     ("group", group),
     ("ingress", ingress),
     ("join", join),
     ("keyring", keyring),
     ("link", link),
+    ("names", names),
     ("neighbour", neighbour),
     ("offload", offload),
     ("record", record),

@@ -13,8 +13,9 @@ pub fn api(data: &[u8]) {
     let (method, path) = line.split_once(' ').unwrap_or((line, ""));
     match Call::parse(method, path, body) {
         Ok(call) => {
-            assert_eq!((call.method(), call.path()), (method, path.to_owned()));
-            assert_eq!(Call::parse(method, path, &call.body()), Ok(call));
+            assert_eq!(call.method(), method);
+            // Not always the same path: an empty query means none.
+            assert_eq!(Call::parse(method, &call.path(), &call.body()), Ok(call));
         }
         Err(refusal) => {
             let reasons = [Code::NotFound, Code::MethodNotAllowed, Code::BadRequest];

@@ -1,4 +1,4 @@
-use super::super::SecretText;
+use super::super::{NetworkOptions, SecretText, SubnetRequest};
 use super::*;
 
 fn name_of(text: &str) -> Name {
@@ -41,10 +41,27 @@ fn membership() -> Vec<Call> {
     calls
 }
 
+fn create() -> NetworkCreate {
+    let subnet = SubnetRequest {
+        subnet: "10.0.9.0/24".parse().unwrap(),
+        gateway: Some("10.0.9.99".parse().unwrap()),
+        ip_range: Some("10.0.9.128/25".parse().unwrap()),
+        reserved: [(name_of("printer"), "10.0.9.7".parse().unwrap())].into(),
+    };
+    let labels = [("stage".into(), "test".into())].into();
+    NetworkCreate {
+        name: name_of("front"),
+        subnets: vec![subnet],
+        ipv6: true,
+        vni: Some(42),
+        options: NetworkOptions { encrypted: true, mtu: Some(1_200), labels, ..NetworkOptions::default() },
+    }
+}
+
 fn calls() -> Vec<Call> {
     let terms = ["role=worker", "status=down", "name=a", "id=0a"].map(|term| term.parse().unwrap());
     let node = || name_of("node-1");
-    let create = NetworkCreate { name: name_of("front"), encrypted: true, vni: Some(42) };
+    let prune = NetworkFilter(vec!["label=stage=test".parse().unwrap()]);
     let attach = AttachRequest {
         network: name_of("front"),
         name: name_of("web"),
@@ -61,7 +78,9 @@ fn calls() -> Vec<Call> {
         Call::Promote(node()),
         Call::Demote(node()),
         Call::Networks,
-        Call::CreateNetwork(create),
+        Call::CreateNetwork(create()),
+        Call::PruneNetworks(NetworkFilter::default()),
+        Call::PruneNetworks(prune),
         Call::Network(name_of("front")),
         Call::RemoveNetwork(name_of("front")),
         Call::Attach(attach),
@@ -90,6 +109,7 @@ fn paths_are_those_of_the_documentation() {
         "POST /v1/nodes/node-1/promote",
         "PATCH /v1/cluster",
         "DELETE /v1/networks/front",
+        "POST /v1/networks/prune",
         "POST /v1/endpoints",
         "POST /v1/keys/rotate",
     ] {
@@ -131,7 +151,9 @@ fn other_methods_bodies_and_parameters_are_refused() {
         refused("PATCH", "/v1/cluster", br#"{"default_addr_pools":["10.0.0.1/8"]}"#),
         Code::BadRequest
     );
-    assert_eq!(refused("POST", "/v1/networks", br#"{"name":"a b"}"#), Code::BadRequest);
+    for body in [r#"{"name":"a b"}"#, r#"{"name":"a","subnets":[{"subnet":"10.0.9.1/24"}]}"#] {
+        assert_eq!(refused("POST", "/v1/networks", body.as_bytes()), Code::BadRequest, "{body}");
+    }
     assert_eq!(refused("DELETE", "/v1/nodes/a?force=no", b""), Code::BadRequest);
 }
 

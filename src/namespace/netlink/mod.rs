@@ -8,6 +8,7 @@
 
 mod address;
 mod link;
+mod route;
 mod transport;
 
 use std::io;

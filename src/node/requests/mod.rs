@@ -1,11 +1,9 @@
 //! Answers about the cluster, from facts: pure functions from what records and gossip say to what is shown, and to
 //! why something can't be done. Who has the facts, and does what is asked, is not here.
 
-mod networks;
 mod nodes;
 mod peers;
 
-pub(super) use networks::{find_network, may_create};
 pub(super) use nodes::{Member, Said, find_node, list_nodes, may_demote, may_remove, must_be_manager};
 pub(super) use peers::{PeerFacts, list_peers};
 
@@ -16,7 +14,7 @@ const NAMED_MAX: usize = 4;
 
 /// The only thing of a `kind` that `wanted` names, as in Docker: by its id; or else by its name; or else by the
 /// beginning of its id.
-fn find<'a, T>(
+pub(super) fn find<'a, T>(
     kind: &str,
     wanted: &Name,
     all: &'a [T],
@@ -50,7 +48,7 @@ fn find<'a, T>(
     }
 }
 
-fn conflict(message: impl AsRef<str>) -> Refusal {
+pub(super) fn conflict(message: impl AsRef<str>) -> Refusal {
     Refusal::new(Code::Conflict, message)
 }
 

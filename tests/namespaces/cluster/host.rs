@@ -91,9 +91,11 @@ impl Host {
         SocketAddr::new(self.address, GOSSIP_PORT)
     }
 
-    /// Names of the networks that it knows, in order.
+    /// Names of the networks that it knows, in order, but for the one that is there from the beginning.
     pub(super) fn networks(&self) -> Result<Vec<String>> {
-        names(&self.json(&["network", "ls"])?)
+        let mut all = self.json(&["network", "ls"])?;
+        all.retain(|network| network["options"]["ingress"] == false);
+        names(&all)
     }
 
     pub(super) fn token(&self, role: &str) -> Result<String> {

@@ -8,6 +8,7 @@ mod data;
 mod host;
 mod liveness;
 mod member;
+mod networks;
 mod overlay;
 mod partition;
 mod process;
@@ -23,6 +24,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::a_cable_pulled_for_30_s_heals_by_itself", liveness::cable_pulled),
         ("cluster::a_node_with_a_new_address_is_followed", liveness::moved),
         ("cluster::a_partition_that_wrote_on_both_sides_merges", partition::merges),
+        ("cluster::networks_are_made_with_addresses_and_refused_by_name", networks::made_and_refused),
+        ("cluster::a_network_made_on_both_sides_of_a_partition_is_the_older_ones", networks::made_twice),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
         ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),

@@ -49,6 +49,10 @@ pub(super) fn certificates() -> Result<()> {
                 hears(&ours, role, now - LONG, &dates)?;
                 hears(&ours, role, now + LONG, &dates)?;
             }
+            // Four certificates of each role.
+            wait_until("each is counted", || {
+                Ok(host.status()?["refused_connections"].as_u64().is_some_and(|count| count >= 8))
+            })?;
         }
         daemons.wait_until_all_see_all()?;
         ensure!(daemons.hosts[0].listed()?.len() == 2);

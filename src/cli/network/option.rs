@@ -1,0 +1,79 @@
+//! `--opt`: options of a network, as Docker's users write them.
+
+use std::str::FromStr;
+
+use crate::switch::wire::Vni;
+
+/// Docker's long name of the option that sets the underlay's MTU.
+pub(super) const MTU: &str = "com.docker.network.driver.mtu";
+/// And of the one that sets VNIs.
+pub(super) const VNIS: &str = "com.docker.network.driver.overlay.vxlanid_list";
+
+/// An option of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opt {
+    Encrypted(bool),
+    Mtu(u16),
+    Vni(u32),
+}
+
+impl FromStr for Opt {
+    type Err = String;
+
+    /// `encrypted` alone is what Docker's users write.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').unwrap_or((text, ""));
+        match (key, value) {
+            ("encrypted", "" | "true") => Ok(Self::Encrypted(true)),
+            ("encrypted", "false") => Ok(Self::Encrypted(false)),
+            ("encrypted", _) => Err("want encrypted, encrypted=true or encrypted=false".into()),
+            ("mtu" | MTU, mtu) => {
+                let most = u16::MAX;
+                mtu.parse()
+                    .map(Self::Mtu)
+                    .map_err(|_| format!("want a number of bytes up to {most}, as in mtu=1500"))
+            }
+            ("vxlanid_list" | VNIS, list) if list.contains(',') => {
+                Err("a network has one VNI here, however many subnets it has: give one".into())
+            }
+            ("vxlanid_list" | VNIS, vni) => {
+                let vni = vni.parse().ok().and_then(Vni::new);
+                vni.map(|vni| Self::Vni(vni.id())).ok_or_else(|| format!("want a VNI, 0 to {}", Vni::MAX))
+            }
+            _ => Err("no such option: want encrypted, mtu= or vxlanid_list=".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_dockers() {
+        for (text, option) in [
+            ("encrypted", Opt::Encrypted(true)),
+            ("encrypted=", Opt::Encrypted(true)),
+            ("encrypted=false", Opt::Encrypted(false)),
+            ("mtu=1200", Opt::Mtu(1200)),
+            ("com.docker.network.driver.mtu=1200", Opt::Mtu(1200)),
+            ("vxlanid_list=42", Opt::Vni(42)),
+            ("com.docker.network.driver.overlay.vxlanid_list=16777215", Opt::Vni(Vni::MAX)),
+        ] {
+            assert_eq!(text.parse(), Ok(option), "{text}");
+        }
+        for text in [
+            "",
+            "=",
+            "encrypted=no",
+            "encryption",
+            "mtu",
+            "mtu=-1",
+            "mtu=65536",
+            "vxlanid_list=16777216",
+            "vxlanid_list=1,2",
+        ] {
+            assert!(text.parse::<Opt>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! A network's gateway: on every node that has ports in the network, under one address, answered there and nowhere else.
+//!
+//! ```text
+//! port of the switch ──► run ──► station (pure: ARP, ND, echo, DNS with its streams, unreachables) ──► frames back
+//!                         └──► upstream (names that the network does not have) ──► frames back, later
+//! ```
+//!
+//! The same MAC and IP addresses on every node (anycast): the node's own switch has them announced at its own port, so
+//! what is for the gateway never crosses the underlay, and a name is answered from tables of this node.
+//!
+//! [`station`] is bytes in, bytes out. [`run`] gives it a [`ChannelEnd`](crate::switch::io::channel::ChannelEnd) and a
+//! thread. Nothing is routed here: packets for addresses outside of the network get ICMP's "no route", at once.
+
+mod addresses;
+mod checks;
+mod frame;
+mod packets;
+pub mod run;
+pub mod station;
+mod streams;
+mod upstream;
+
+pub use self::addresses::{Addresses, mac_of};
+pub use self::run::{Gateway, Resolvers};

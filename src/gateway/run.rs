@@ -1,0 +1,229 @@
+//! A gateway at work: a thread between a port of the switch and a [`Station`], and questions for resolvers elsewhere.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::addresses::Addresses;
+use super::station::{Action, Question, Station};
+use super::upstream::ask;
+use crate::names::{Zone, upstreams};
+use crate::switch::io::channel::{ChannelEnd, ChannelReceiveError};
+
+/// Questions that resolvers elsewhere are asked at a time for one network: each holds a socket. One more is refused at
+/// once.
+pub const QUESTIONS_MAX: usize = 256;
+/// Frames that wait between switch and gateway, each way: a burst of questions from every endpoint of a busy node.
+pub const QUEUE: usize = 1_024;
+/// Where a host says which resolvers it uses.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Who is asked for names that the network does not have.
+#[derive(Clone, Debug)]
+pub struct Resolvers {
+    /// What the questions run on.
+    runtime: Handle,
+    servers: Servers,
+}
+
+#[derive(Clone, Debug)]
+enum Servers {
+    /// As a file in the form of resolv.conf(5) has them, read for each question: it changes with the host's network.
+    File(PathBuf),
+    These(Vec<SocketAddr>),
+}
+
+impl Resolvers {
+    /// Those of this host.
+    #[must_use]
+    pub fn host(runtime: Handle) -> Self {
+        Self { runtime, servers: Servers::File(RESOLV_CONF.into()) }
+    }
+
+    /// These, in this order.
+    #[must_use]
+    pub fn these(runtime: Handle, servers: Vec<SocketAddr>) -> Self {
+        Self { runtime, servers: Servers::These(servers) }
+    }
+}
+
+impl Servers {
+    async fn list(&self) -> io::Result<Vec<SocketAddr>> {
+        match self {
+            Self::These(servers) => Ok(servers.clone()),
+            Self::File(path) => {
+                let path = path.clone();
+                let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path));
+                Ok(upstreams(&read.await??))
+            }
+        }
+    }
+}
+
+/// A gateway that runs as long as the port that its channel leads to: when that is closed, its thread ends.
+#[derive(Debug)]
+pub struct Gateway {
+    at: Addresses,
+    zone: Arc<ArcSwap<Zone>>,
+    thread: JoinHandle<()>,
+}
+
+impl Gateway {
+    /// Starts one at the end of a channel whose port takes no offloads ([`crate::switch::io::channel::channel`], with
+    /// [`QUEUE`] frames). The switch should have `at.mac` announced at that port, with the IPv4 address: then it stays on
+    /// this node, and ARP for it does, too. Not with the IPv6 address, since the switch does not say of any that it is a
+    /// router's (RFC 4861 §4.4).
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub fn start(at: Addresses, zone: Zone, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
+        let zone = Arc::new(ArcSwap::from_pointee(zone));
+        let names = Arc::clone(&zone);
+        let station = Station::new(at, random(), Instant::now());
+        let work = Work {
+            station: Arc::new(Mutex::new(station)),
+            end: Arc::new(end),
+            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            rng: fastrand::Rng::with_seed(random()),
+            resolvers,
+        };
+        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&names))?;
+        Ok(Self { at, zone, thread })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.at
+    }
+
+    /// Answers with these names from now on.
+    pub fn set_zone(&self, zone: Zone) {
+        self.zone.store(Arc::new(zone));
+    }
+
+    /// Waits for its end, after its port has been closed. Gives whether it ended in order.
+    #[must_use]
+    pub fn join(self) -> bool {
+        self.thread.join().is_ok()
+    }
+}
+
+struct Work {
+    /// Shared with questions that are under way.
+    station: Arc<Mutex<Station>>,
+    end: Arc<ChannelEnd>,
+    questions: Arc<Semaphore>,
+    rng: fastrand::Rng,
+    resolvers: Resolvers,
+}
+
+impl Work {
+    fn run(mut self, zone: &ArcSwap<Zone>) {
+        let mut ticked = Instant::now();
+        loop {
+            let pause = lock(&self.station).next_tick();
+            let frame = match self.next_frame(pause.map(|pause| pause.saturating_sub(ticked.elapsed()))) {
+                Ok(frame) => frame,
+                Err(Closed) => return,
+            };
+            let now = Instant::now();
+            if let Some(frame) = frame {
+                let action = lock(&self.station).handle(&frame, &zone.load(), now);
+                self.act(action);
+                self.end.recycle(frame);
+            }
+            if pause.is_some_and(|pause| now.saturating_duration_since(ticked) >= pause) {
+                ticked = now;
+                let action = lock(&self.station).tick(&zone.load(), now);
+                self.act(action);
+            }
+        }
+    }
+
+    /// The next frame, or none when it has not come in time.
+    fn next_frame(&self, patience: Option<Duration>) -> Result<Option<Vec<u8>>, Closed> {
+        let received = match patience {
+            Some(patience) => self.end.receive_timeout(patience),
+            None => self.end.receive(),
+        };
+        match received {
+            Ok(frame) => Ok(Some(frame)),
+            Err(ChannelReceiveError::Empty) => Ok(None),
+            Err(ChannelReceiveError::Closed) => Err(Closed),
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Nothing => {}
+            Action::Send(frame) => send(&self.end, &frame),
+            Action::Ask(question) => self.ask(question),
+            Action::Several { frames, questions } => {
+                frames.iter().for_each(|frame| send(&self.end, frame));
+                questions.into_iter().for_each(|question| self.ask(question));
+            }
+        }
+    }
+
+    fn ask(&mut self, question: Question) {
+        let Ok(permit) = Arc::clone(&self.questions).try_acquire_owned() else {
+            let frames = lock(&self.station).answer(&question, None, Instant::now());
+            frames.iter().for_each(|frame| send(&self.end, frame));
+            return;
+        };
+        let (servers, id) = (self.resolvers.servers.clone(), self.rng.u16(..));
+        // A question that is under way does not keep the port open.
+        let (end, station) = (Arc::downgrade(&self.end), Arc::clone(&self.station));
+        self.resolvers.runtime.spawn(async move {
+            let reply = look_up(&servers, &question, id).await;
+            let frames = lock(&station).answer(&question, reply, Instant::now());
+            if let Some(end) = end.upgrade() {
+                frames.iter().for_each(|frame| send(&end, frame));
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// The port has been closed.
+struct Closed;
+
+async fn look_up(servers: &Servers, question: &Question, id: u16) -> Option<Vec<u8>> {
+    match servers.list().await {
+        Ok(servers) => ask(&servers, &question.query, question.through(), id).await,
+        Err(error) => {
+            debug!("no resolver is known: {error}");
+            None
+        }
+    }
+}
+
+fn lock(station: &Mutex<Station>) -> MutexGuard<'_, Station> {
+    // A connection that was left half done where it could panic times out.
+    station.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What does not fit is lost, as on any link: who asked will ask again.
+fn send(end: &ChannelEnd, frame: &[u8]) {
+    if let Err(error) = end.send(frame) {
+        debug!("an answer of a gateway is lost: {error}");
+    }
+}
+
+/// A seed from the system's randomness, by way of the standard library's hash keys.
+fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,309 @@
+//! What a gateway answers, as a state machine without I/O: a frame in, and what becomes of it.
+//!
+//! ARP (RFC 826) and neighbour solicitations (RFC 4861) for its addresses, echo requests (RFC 792, RFC 4443), DNS over
+//! UDP and TCP ([`crate::names`]). Other TCP is reset, and other datagrams are told that the port is unreachable. What is for the world
+//! outside is told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
+//! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use etherparse::icmpv6::NeighborSolicitationPayloadSlice;
+use etherparse::{
+    ArpHardwareId, ArpOperation, ArpPacketSlice, IpNumber, TcpHeader, TcpSlice, UdpSlice, icmpv4, icmpv6,
+};
+
+use super::addresses::{Addresses, is_host};
+use super::checks::{verifies, verifies_v6};
+use super::frame::{Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
+use super::streams::{Progress, Segment, StreamId, Streams, TICK};
+use crate::names::{self, Outcome, Through, Zone};
+use crate::switch::storm::{StormBucket, StormLimit};
+use crate::switch::wire::ethernet::{self, EtherType};
+use crate::switch::wire::flow::{IpVersion, TCP, Transport, UDP};
+
+/// DNS (RFC 1035 §4.2).
+const DNS: u16 = 53;
+/// Unreachables and resets a second, as Linux limits its own (icmp(7), `icmp_msgs_per_sec`), for a whole network.
+const ERRORS: StormLimit = StormLimit { frames_per_second: 1_000, burst: 50 };
+/// Bytes of an ICMP header; type, code and checksum are the first four.
+const ICMP_LEN: usize = 8;
+/// Where an IPv6 header has its hop limit (RFC 8200 §3).
+const HOP_LIMIT: usize = 7;
+
+/// What becomes of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing.
+    Nothing,
+    /// This frame goes back.
+    Send(Vec<u8>),
+    /// Others are to be asked, and what they say goes to [`Station::answer`].
+    Ask(Question),
+    /// Any number of both.
+    Several {
+        /// Frames that go back, in this order.
+        frames: Vec<Vec<u8>>,
+        /// What others are to be asked.
+        questions: Vec<Question>,
+    },
+}
+
+/// A DNS query that the network's names do not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The query, as it has come.
+    pub query: Vec<u8>,
+    to: ReplyTo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplyTo {
+    Datagram(Back, u16),
+    Stream(StreamId),
+}
+
+impl Question {
+    /// How it has come: with a stream, others should be asked over one, too, since a datagram might not hold the reply.
+    #[must_use]
+    pub fn through(&self) -> Through {
+        match self.to {
+            ReplyTo::Datagram(..) => Through::Udp,
+            ReplyTo::Stream(_) => Through::Tcp,
+        }
+    }
+}
+
+/// The gateway of a network on one node.
+#[derive(Debug)]
+pub struct Station {
+    at: Addresses,
+    errors: StormBucket,
+    rng: fastrand::Rng,
+    streams: Streams,
+}
+
+/// A packet for us, or for the world: the parts of a frame.
+struct Packet<'a> {
+    /// From the IP header on, without padding.
+    ip: &'a [u8],
+    /// From the transport header on.
+    transport: &'a [u8],
+    protocol: u8,
+    back: Back,
+}
+
+impl Station {
+    /// A gateway at these addresses. `seed` is that of the order of its answers, and of TCP's sequence numbers.
+    #[must_use]
+    pub fn new(at: Addresses, seed: u64, now: Instant) -> Self {
+        let (errors, rng) = (StormBucket::new(ERRORS), fastrand::Rng::with_seed(seed));
+        Self { at, errors, rng, streams: Streams::new(now) }
+    }
+
+    /// Takes what others have said to a question, or that they have said nothing. Gives the frames that go back, with
+    /// SERVFAIL if there is nothing else to say.
+    pub fn answer(&mut self, question: &Question, reply: Option<Vec<u8>>, now: Instant) -> Vec<Vec<u8>> {
+        let query = &question.query;
+        let reply = reply.and_then(|reply| names::fit(query, reply, question.through()));
+        let Some(reply) = reply.or_else(|| names::fail(query)) else { return Vec::new() };
+        match question.to {
+            ReplyTo::Datagram(back, port) => back.datagram(DNS, port, &reply).into_iter().collect(),
+            ReplyTo::Stream(id) => self.streams.answer(id, &reply, now),
+        }
+    }
+
+    /// How soon [`Self::tick`] is to be called, if at all.
+    #[must_use]
+    pub fn next_tick(&self) -> Option<Duration> {
+        (!self.streams.is_empty()).then_some(TICK)
+    }
+
+    /// Does what time asks for.
+    pub fn tick(&mut self, zone: &Zone, now: Instant) -> Action {
+        Action::of(self.streams.tick(zone, &mut self.rng, now))
+    }
+
+    /// Takes a frame from the network, with checksums finished.
+    pub fn handle(&mut self, frame: &[u8], zone: &Zone, now: Instant) -> Action {
+        let Ok(header) = ethernet::Header::parse(frame) else { return Action::Nothing };
+        let untagged = header.payload == ethernet::HEADER_LEN;
+        let from_a_station = !header.source.is_multicast() && header.source != self.at.mac();
+        let for_us = header.destination == self.at.mac();
+        if !untagged || !from_a_station || !(for_us || header.destination.is_multicast()) {
+            return Action::Nothing;
+        }
+        let answer = match header.ether_type {
+            EtherType::ARP => self.arp(frame, &header),
+            EtherType::IPV6 if header.destination.is_multicast() => self.solicitation(frame, &header),
+            EtherType::IPV4 | EtherType::IPV6 if for_us => return self.packet(frame, &header, zone, now),
+            _ => None,
+        };
+        answer.map_or(Action::Nothing, Action::Send)
+    }
+
+    fn arp(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
+        let own = self.at.v4()?;
+        let arp = ArpPacketSlice::from_slice(frame.get(header.payload..)?).ok()?;
+        if arp.hw_addr_type() != ArpHardwareId::ETHERNET
+            || arp.proto_addr_type().0 != EtherType::IPV4.0
+            || arp.operation() != ArpOperation::REQUEST
+            || arp.sender_hw_addr() != header.source.0
+            || arp.target_protocol_addr() != own.octets()
+        {
+            return None;
+        }
+        let asker = Ipv4Addr::from(<[u8; 4]>::try_from(arp.sender_protocol_addr()).ok()?);
+        // Gratuitous ARP tells, and does not ask.
+        (asker != own).then(|| arp_reply(self.at.mac(), own, header.source, asker))
+    }
+
+    fn solicitation(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
+        let own = self.at.v6()?;
+        let found = Transport::find(frame, header)?;
+        if found.ip != IpVersion::V6 || found.protocol != IpNumber::IPV6_ICMP.0 {
+            return None;
+        }
+        let ip = frame.get(found.ip_start..found.end)?;
+        let message = frame.get(found.start..found.end)?;
+        let (IpAddr::V6(source), IpAddr::V6(destination)) = (found.source(frame), found.destination(frame))
+        else {
+            return None;
+        };
+        // RFC 4861 §7.1.1
+        let (head, payload) = message.split_first_chunk::<ICMP_LEN>()?;
+        let solicited = head[..2] == [icmpv6::TYPE_NEIGHBOR_SOLICITATION, 0];
+        if !solicited || *ip.get(HOP_LIMIT)? != HOPS_ND || !verifies_v6(message, source, destination, found) {
+            return None;
+        }
+        let target = NeighborSolicitationPayloadSlice::from_slice(payload).ok()?.target_address();
+        let asker = (!source.is_unspecified()).then_some(source);
+        let asked = target == own && source != own && !source.is_multicast();
+        asked.then(|| advertisement(self.at.mac(), own, header.source, asker)).flatten()
+    }
+
+    fn packet(&mut self, frame: &[u8], header: &ethernet::Header, zone: &Zone, now: Instant) -> Action {
+        let Some(found) = Transport::find(frame, header) else { return Action::Nothing };
+        let (source, destination) = (found.source(frame), found.destination(frame));
+        if !is_host(source) || !is_host(destination) || !verifies(frame, found, source, destination) {
+            return Action::Nothing;
+        }
+        let ours = [self.at.v4().map(IpAddr::V4), self.at.v6().map(IpAddr::V6)].contains(&Some(destination));
+        let Some(ends) = self.ends(source) else { return Action::Nothing };
+        let packet = Packet {
+            ip: &frame[found.ip_start..found.end],
+            transport: &frame[found.start..found.end],
+            protocol: found.protocol,
+            back: Back { own_mac: self.at.mac(), mac: header.source, ends },
+        };
+        if !ours {
+            return self.refuse(&packet, Unreachable::Route, now);
+        }
+        match packet.protocol {
+            UDP => self.datagram(&packet, zone, now),
+            TCP => self.segment(&packet, zone, now),
+            _ => self.icmp(frame, header, &packet).map_or(Action::Nothing, Action::Send),
+        }
+    }
+
+    /// Our address of that family, and the other's.
+    fn ends(&self, source: IpAddr) -> Option<Ends> {
+        match source {
+            IpAddr::V4(source) => self.at.v4().map(|own| Ends::V4(own, source)),
+            IpAddr::V6(source) => self.at.v6().map(|own| Ends::V6(own, source)),
+        }
+    }
+
+    fn icmp(&self, frame: &[u8], header: &ethernet::Header, packet: &Packet<'_>) -> Option<Vec<u8>> {
+        let (kind, request) = packet.transport.split_first_chunk::<4>()?;
+        let echo = match (packet.back.ends, IpNumber(packet.protocol)) {
+            (Ends::V4(..), IpNumber::ICMP) => icmpv4::TYPE_ECHO_REQUEST,
+            (Ends::V6(..), IpNumber::IPV6_ICMP) => icmpv6::TYPE_ECHO_REQUEST,
+            _ => return None,
+        };
+        if kind[..2] == [echo, 0] {
+            return packet.back.echo(request);
+        }
+        // A neighbour that tests whether we are still here asks us alone.
+        self.solicitation(frame, header)
+    }
+
+    fn datagram(&mut self, packet: &Packet<'_>, zone: &Zone, now: Instant) -> Action {
+        let Ok(datagram) = UdpSlice::from_slice(packet.transport) else { return Action::Nothing };
+        if datagram.destination_port() != DNS {
+            return self.refuse(packet, Unreachable::Port, now);
+        }
+        let port = datagram.source_port();
+        match names::answer(zone, datagram.payload(), Through::Udp, &mut self.rng) {
+            Outcome::Ignore => Action::Nothing,
+            Outcome::Forward => {
+                let to = ReplyTo::Datagram(packet.back, port);
+                Action::Ask(Question { query: datagram.payload().to_vec(), to })
+            }
+            Outcome::Reply(reply) => {
+                packet.back.datagram(DNS, port, &reply).map_or(Action::Nothing, Action::Send)
+            }
+        }
+    }
+
+    fn segment(&mut self, packet: &Packet<'_>, zone: &Zone, now: Instant) -> Action {
+        let Ok(segment) = TcpSlice::from_slice(packet.transport) else { return Action::Nothing };
+        if segment.destination_port() != DNS {
+            return self.reset(packet, &segment, now);
+        }
+        let is_syn = segment.syn() && !segment.ack() && !segment.rst();
+        let ours = Segment { packet: packet.ip, back: packet.back, port: segment.source_port(), is_syn };
+        match self.streams.handle(ours, zone, &mut self.rng, now) {
+            Some(progress) => Action::of(progress),
+            None => self.reset(packet, &segment, now),
+        }
+    }
+
+    /// Nothing listens: RFC 9293 §3.10.7.1.
+    fn reset(&mut self, packet: &Packet<'_>, segment: &TcpSlice<'_>, now: Instant) -> Action {
+        if segment.rst() || !self.errors.allow(1, now) {
+            return Action::Nothing;
+        }
+        let mut reset = TcpHeader::new(segment.destination_port(), segment.source_port(), 0, 0);
+        reset.rst = true;
+        if segment.ack() {
+            reset.sequence_number = segment.acknowledgment_number();
+        } else {
+            // Both count as a byte each; what was received is below 2^16.
+            let flags = u32::from(segment.syn()) + u32::from(segment.fin());
+            let len = u32::try_from(segment.payload().len()).unwrap_or(u32::MAX);
+            reset.ack = true;
+            reset.acknowledgment_number = segment.sequence_number().wrapping_add(len).wrapping_add(flags);
+        }
+        packet.back.segment(reset).map_or(Action::Nothing, Action::Send)
+    }
+
+    fn refuse(&mut self, packet: &Packet<'_>, why: Unreachable, now: Instant) -> Action {
+        if is_error(packet) || !self.errors.allow(1, now) {
+            return Action::Nothing;
+        }
+        let quoted = &packet.ip[..packet.ip.len().min(packet.back.quote_max())];
+        packet.back.unreachable(why, quoted).map_or(Action::Nothing, Action::Send)
+    }
+}
+
+impl Action {
+    fn of(progress: Progress) -> Self {
+        let Progress { frames, questions } = progress;
+        let question = |(id, query)| Question { query, to: ReplyTo::Stream(id) };
+        Self::Several { frames, questions: questions.into_iter().map(question).collect() }
+    }
+}
+
+/// Whether a packet is, or may be, an ICMP error itself: then nobody is told that it got no further.
+fn is_error(packet: &Packet<'_>) -> bool {
+    let Some(&kind) = packet.transport.first() else { return true };
+    match (packet.back.ends, IpNumber(packet.protocol)) {
+        (Ends::V4(..), IpNumber::ICMP) => kind != icmpv4::TYPE_ECHO_REQUEST,
+        (Ends::V6(..), IpNumber::IPV6_ICMP) => kind < icmpv6::TYPE_ECHO_REQUEST,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
