@@ -1,10 +1,12 @@
 //! Tasks: programs of this node, each in namespaces of its own.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Name;
+use super::{HostAddress, Name, text};
+use crate::switch::wire::MacAddr;
 
 /// Words of a command, and variables of its environment.
 pub const WORDS_MAX: usize = 1024;
@@ -62,6 +64,15 @@ pub struct TaskProgram {
 pub struct TaskNetwork {
     /// By name or id.
     pub network: Name,
+    /// The addresses that it is to have there, at most one of each IP version; free ones where none is given.
+    #[serde(default)]
+    pub ip: Vec<IpAddr>,
+    /// The MAC address of its interface; what follows from its IPv4 address if not given.
+    #[serde(default, with = "text::optional")]
+    pub mac: Option<MacAddr>,
+    /// Other names of it there, besides the beginning of its id.
+    #[serde(default)]
+    pub aliases: Vec<Name>,
 }
 
 /// A task's place in a network.
@@ -71,10 +82,12 @@ pub struct TaskEndpoint {
     pub network: String,
     /// The network's name.
     pub network_name: String,
-    /// What the endpoint is called.
-    pub endpoint: Name,
+    /// The endpoint's id; none before it has been attached.
+    pub endpoint: Option<String>,
     /// Its interface.
     pub interface: String,
+    /// Its addresses.
+    pub addresses: Vec<HostAddress>,
 }
 
 /// What a task does.

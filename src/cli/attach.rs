@@ -1,6 +1,7 @@
 //! `vswitchd attach`, `detach`: TAP devices of this host in networks of the cluster; and back to the terminal of a task.
 
 use std::io;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use super::remote::Remote;
@@ -8,18 +9,19 @@ use super::task::{self, Keys};
 use super::{failed, print, printable::printable, say};
 use crate::api::{AttachRequest, Attached, Call, Name};
 use crate::switch::io::netns::NetnsRef;
+use crate::switch::wire::MacAddr;
 
 /// Give a TAP device of this host a place in a network, or come back to a task
 ///
-/// With a TASK alone it shows what that task's program writes from now on, and what is typed goes to it, as with `vswitchd
-/// run -it`.
+/// With a TASK alone it shows what that task's program writes from now on, and what is typed goes to it.
 ///
-/// The device is made if it does not exist. It has no address yet: give it one as any other interface.
+/// The device is made if it does not exist, with addresses and, in a namespace of its own, the network's gateway as its way
+/// out. A device that exists stays as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   vswitchd attach --network front --name web --tap tap0
-  vswitchd attach --network front --name web --tap eth0 --netns web
+  vswitchd attach --network front --name web --tap eth0 --netns web --ip 10.0.9.7 --alias www
   vswitchd attach alpine1
 
 Exit status: 0 attached, 1 not, 2 wrong usage or configuration; with a task, as that of `vswitchd run`.")]
@@ -27,40 +29,45 @@ pub(super) struct Attach {
     #[command(flatten)]
     remote: Remote,
 
-    #[command(flatten)]
-    device: Option<Device>,
-
     /// The task to come back to
-    #[arg(required_unless_present = "network", conflicts_with = "Device")]
+    #[arg(conflicts_with_all = ["network", "name", "tap", "netns", "ip", "mac", "aliases"])]
     task: Option<Name>,
 
     /// Task: don't send input to it
     #[arg(long, requires = "task")]
     no_stdin: bool,
 
-    /// Task: what leaves its terminal
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", requires = "task")]
-    detach_keys: Keys,
-}
+    /// Task: what leaves its terminal [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", requires = "task")]
+    detach_keys: Option<Keys>,
 
-#[derive(Debug, clap::Args)]
-#[group(requires_all = ["network", "name", "tap"])]
-struct Device {
     /// The network, by name or id
-    #[arg(long, required = false)]
-    network: Name,
+    #[arg(long, required_unless_present = "task")]
+    network: Option<Name>,
 
-    /// What it is called there; one of a kind on this node
-    #[arg(long, required = false)]
-    name: Name,
+    /// What it is called there; one of a kind in the network
+    #[arg(long, required_unless_present = "task")]
+    name: Option<Name>,
 
     /// The TAP device
-    #[arg(long, value_name = "DEVICE", required = false)]
-    tap: String,
+    #[arg(long, value_name = "DEVICE", required_unless_present = "task")]
+    tap: Option<String>,
 
     /// The network namespace that it is in [default: the daemon's]
     #[arg(long, value_name = "NAME|PATH|PID")]
     netns: Option<NetnsRef>,
+
+    /// The address that it is to have, of each IP version at most one [default: the next free ones]
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<IpAddr>,
+
+    /// Its MAC address [default: 02:42 and the bytes of its IPv4 address]
+    #[arg(long, value_name = "MAC")]
+    mac: Option<MacAddr>,
+
+    /// Another name of it in the network
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<Name>,
 }
 
 /// Take TAP devices of this host out of their networks
@@ -73,8 +80,8 @@ Prints each name that is detached. The others are detached all the same if one c
 
 Exit status: 0 all are detached, 1 one is not, 2 wrong usage or configuration.")]
 pub(super) struct Detach {
-    /// What they are called
-    #[arg(required = true, value_name = "NAME")]
+    /// Their names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "ENDPOINT")]
     names: Vec<Name>,
 
     #[command(flatten)]
@@ -83,25 +90,19 @@ pub(super) struct Detach {
 
 impl Attach {
     pub(super) fn run(self) -> ExitCode {
-        let Self { remote, device, task, no_stdin, detach_keys } = self;
-        match (device, task) {
-            (Some(device), _) => device.attach(remote),
-            (None, Some(task)) => task::reattach(remote, task, no_stdin, detach_keys),
-            (None, None) => unreachable!("the parser wants one of the two"),
-        }
-    }
-}
-
-impl Device {
-    fn attach(self, remote: Remote) -> ExitCode {
+        let (Some(network), Some(name), Some(tap)) = (self.network, self.name, self.tap) else {
+            let task = self.task.expect("the parser wants one or the other");
+            return task::reattach(self.remote, task, self.no_stdin, self.detach_keys.unwrap_or_default());
+        };
         let netns = match self.netns.map(absolute).transpose() {
             Ok(netns) => netns.map(|netns| netns.to_string()),
             Err(error) => return failed(&error),
         };
-        let Self { network, name, tap, .. } = self;
-        let said = format!("{} is {name} in network {network} now.\n", printable(&tap));
-        match remote.ask::<Attached>(&Call::Attach(AttachRequest { network, name, tap, netns })) {
-            Ok(_) => print(&said),
+        let Self { remote, ip, mac, aliases, .. } = self;
+        let said = format!("{} is {name} in network {network} now", printable(&tap));
+        let request = AttachRequest { network, name, tap, netns, ip, mac, aliases };
+        match remote.ask::<Attached>(&Call::Attach(request)) {
+            Ok(attached) => print(&format!("{said}: {}\n", addresses(&attached))),
             Err(code) => code,
         }
     }
@@ -111,6 +112,11 @@ impl Detach {
     pub(super) fn run(self) -> ExitCode {
         self.remote.ask_each(self.names, Call::Detach, |name, ()| say(&format!("{name}\n")))
     }
+}
+
+fn addresses(attached: &Attached) -> String {
+    let addresses: Vec<_> = attached.addresses.iter().map(ToString::to_string).collect();
+    format!("{} ({})", addresses.join(", "), attached.mac)
 }
 
 /// The daemon has another working directory.

@@ -12,9 +12,11 @@ use super::config::OverlayConfig;
 use super::device::{Device, open_tap};
 use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
+use super::gateways::Gateways;
+use super::interface;
 use super::path::{PathView, Watch};
-use super::plan::{Refused, plan};
-use super::plane::{self, News, Plane, PlaneError};
+use super::plan::{Carried, Refused, plan};
+use super::plane::{self, Closed, News, Plane, PlaneError, Whose};
 use super::reconcile::steps;
 use super::run::EndpointView;
 use super::sessions::{SessionPeer, Sessions};
@@ -44,7 +46,10 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) view: View,
+    /// Those that are there, by id.
     pub(super) endpoints: BTreeMap<String, Endpoint>,
+    /// Those of an earlier life that could not be attached again, and may be at the next start.
+    pub(super) later: Vec<Kept>,
     /// None after its workers have ended by themselves, until there are others.
     pub(super) plane: Option<Plane>,
     /// Where it is, or is to be.
@@ -53,6 +58,7 @@ pub(super) struct Inner {
     pub(super) news: UnboundedSender<(u64, News)>,
     pub(super) refused: BTreeMap<NetworkId, Refused>,
     pub(super) watch: Watch,
+    pub(super) gateways: Gateways,
 }
 
 #[derive(Debug)]
@@ -91,21 +97,31 @@ impl Shared {
 
     /// Makes the switch have what it should have.
     pub(super) fn refresh(&self, inner: &mut Inner) {
-        let Inner { view, endpoints, plane: Some(plane), local, refused, .. } = inner else { return };
-        let named =
-            endpoints.iter().map(|(name, endpoint)| (name.clone(), endpoint.kept.spec.network.clone()));
+        let Inner { view, endpoints, plane: Some(plane), local, refused, gateways, .. } = inner else {
+            return;
+        };
+        let named = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.network.clone()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
         let want = plan(view, &named.collect());
+        let mtu = |carried: &Carried| network_mtu(view, *local, &carried.id, carried.protection);
+        for (id, error) in gateways.start(&want, &view.networks, mtu) {
+            let what = format!("start the gateway of network {id}");
+            self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
+        }
         let steps = steps(plane.have(), &want);
-        let vni = |name: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(name));
-        let device = |name: &str| {
-            let (&vni, _) = vni(name)?;
-            Some(plane::port(name, vni, &*endpoints.get(name)?.device))
+        let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));
+        let device = |whose: Whose<'_>| match whose {
+            Whose::Endpoint(id) => {
+                let ((&vni, _), endpoint) = (vni(id)?, endpoints.get(id)?);
+                Some(plane::port(&endpoint.kept.spec.name, vni, &*endpoint.device))
+            }
+            Whose::Gateway(vni) => gateways.port(&want.networks.get(&vni)?.id, vni),
         };
         for failure in plane.apply(&steps, &want, device) {
             self.tell(OverlayEvent::SwitchRefused { what: failure.what, reason: failure.reason });
         }
+        gateways.end(&want);
         let lives: BTreeMap<NodeId, u64> = view.nodes.iter().map(|node| (node.node, node.life)).collect();
         let peer =
             |&node: &NodeId| Some(SessionPeer { node, at: plane.vtep(node)?, life: *lives.get(&node)? });
@@ -137,6 +153,7 @@ impl Shared {
         kept.check()?;
         let device = self.open(inner, &kept.spec, kept.protection())?;
         kept.check_made(device.made())?;
+        interface::settle(&mut kept.spec.clone(), device.made())?;
         Ok(device)
     }
 
@@ -147,19 +164,19 @@ impl Shared {
         protection: Protection,
         device: Box<dyn Device>,
     ) -> Result<EndpointView, AttachError> {
-        let name = spec.name.clone();
+        let id = spec.id.clone();
         let kept = Kept::new(spec, protection, device.made())?;
-        inner.endpoints.insert(name.clone(), Endpoint { kept, device });
+        inner.endpoints.insert(id.clone(), Endpoint { kept, device });
         if let Err(error) = self.keep(inner) {
-            inner.endpoints.remove(&name);
+            inner.endpoints.remove(&id);
             return Err(error.into());
         }
         self.refresh(inner);
-        Ok(inner.show(&inner.endpoints[&name]))
+        Ok(inner.show(&inner.endpoints[&id]))
     }
 
     pub(super) fn keep(&self, inner: &Inner) -> Result<(), StateError> {
-        endpoint::store(&self.state, inner.endpoints.values().map(|endpoint| &endpoint.kept))
+        endpoint::store(&self.state, inner.kept())
     }
 
     /// Puts another plane in the place of the one there is, if there is one.
@@ -186,9 +203,18 @@ impl Shared {
         }
         match news {
             News::Event(Event::PortClosed { port, error }) => {
-                let closed = inner.plane.as_mut().and_then(|plane| plane.closed(port.id));
-                if let Some(endpoint) = closed.and_then(|name| inner.endpoints.remove(&name)) {
-                    self.gone(&mut inner, &endpoint.kept.spec, error.to_string());
+                match inner.plane.as_mut().and_then(|plane| plane.closed(port.id)) {
+                    Some(Closed::Endpoint(id)) => {
+                        if let Some(endpoint) = inner.endpoints.remove(&id) {
+                            self.gone(&mut inner, &endpoint.kept.spec, error.to_string());
+                        }
+                    }
+                    Some(Closed::Gateway(_, network)) => {
+                        inner.gateways.lose(&network);
+                        self.refresh(&mut inner);
+                        self.tell(OverlayEvent::GatewayEnded(network));
+                    }
+                    None => {}
                 }
             }
             // Paths are looked at each second, together with what gossip says.
@@ -232,7 +258,10 @@ impl Shared {
 impl Inner {
     pub(super) fn check(&self, spec: &EndpointSpec) -> Result<(), AttachError> {
         spec.check()?;
-        if self.endpoints.contains_key(&spec.name) {
+        let is_same = |other: &Kept| {
+            other.spec.id == spec.id || (&other.spec.network, &other.spec.name) == (&spec.network, &spec.name)
+        };
+        if self.kept().any(is_same) {
             return Err(AttachError::Taken(spec.name.clone()));
         }
         if self.endpoints.len() >= ENDPOINTS_MAX {
@@ -241,27 +270,23 @@ impl Inner {
         Ok(())
     }
 
+    /// All that is in the file of endpoints.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.endpoints.values().map(|endpoint| &endpoint.kept).chain(&self.later)
+    }
+
     pub(super) fn protection(&self, id: &NetworkId) -> Result<Protection, AttachError> {
         let found = self.view.networks.iter().find(|network| network.id == *id);
         found.map(|network| network.protection).ok_or_else(|| AttachError::NoNetwork(id.clone()))
     }
 
-    /// What a new endpoint's packets may have, by what its network says of the underlay, and what the kernel knows of
-    /// the paths to all nodes.
     fn mtu(&self, id: &NetworkId, protection: Protection) -> u32 {
-        let network = self.view.networks.iter().find(|network| network.id == *id);
-        let most = network.and_then(|network| network.underlay_mtu).map_or(UNDERLAY_MTU, u32::from);
-        let own = self.local.ip();
-        let nodes: BTreeSet<IpAddr> = self.view.nodes.iter().map(|node| node.data.ip()).collect();
-        // One that can't be reached now says nothing.
-        let paths = nodes.into_iter().filter_map(|node| path_mtu(own, node).ok());
-        let path = paths.min().unwrap_or(most).min(most);
-        protection.mtu(own, path).clamp(MTU_MIN, MTU_MAX)
+        network_mtu(&self.view, self.local, id, protection)
     }
 
     pub(super) fn show(&self, endpoint: &Endpoint) -> EndpointView {
         let spec = endpoint.kept.spec.clone();
-        let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.name));
+        let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.id));
         EndpointView { spec, mtu: endpoint.device.mtu(), carried }
     }
 
@@ -279,4 +304,17 @@ impl Inner {
         paths.sort_unstable_by_key(|path| path.node);
         paths
     }
+}
+
+/// What a new endpoint's packets may have, by what its network says of the underlay, and what the kernel knows of the
+/// paths to all nodes.
+fn network_mtu(view: &View, local: SocketAddr, id: &NetworkId, protection: Protection) -> u32 {
+    let network = view.networks.iter().find(|network| network.id == *id);
+    let most = network.and_then(|network| network.underlay_mtu).map_or(UNDERLAY_MTU, u32::from);
+    let own = local.ip();
+    let nodes: BTreeSet<IpAddr> = view.nodes.iter().map(|node| node.data.ip()).collect();
+    // One that can't be reached now says nothing.
+    let paths = nodes.into_iter().filter_map(|node| path_mtu(own, node).ok());
+    let path = paths.min().unwrap_or(most).min(most);
+    protection.mtu(own, path).clamp(MTU_MIN, MTU_MAX)
 }

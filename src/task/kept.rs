@@ -12,6 +12,8 @@ pub const TASK: &str = "task.json";
 pub const STATE: &str = "state.json";
 /// What the keeper complains of.
 pub const COMPLAINTS: &str = "keeper.log";
+/// Characters of a task's id that stand for it as a name, as in Docker.
+pub const ID_SHORT: usize = 12;
 /// Exit code of a program that is there but can't be run, as shells have it.
 pub const NOT_EXECUTABLE: u8 = 126;
 /// Exit code of one that is not there.

@@ -67,6 +67,9 @@ fn calls() -> Vec<Call> {
         name: name_of("web"),
         tap: "tap0".into(),
         netns: Some("/run/netns/web".into()),
+        ip: vec!["10.0.9.7".parse().unwrap(), "fd00:9::7".parse().unwrap()],
+        mac: Some("02:42:0a:00:09:07".parse().unwrap()),
+        aliases: vec![name_of("www")],
     };
     let mut calls = membership();
     calls.extend([
@@ -101,7 +104,12 @@ fn tasks() -> [Call; 8] {
         tty: true,
         stdin: true,
     };
-    let networks = vec![TaskNetwork { network: name_of("front") }];
+    let networks = vec![TaskNetwork {
+        network: name_of("front"),
+        ip: vec!["10.0.9.7".parse().unwrap()],
+        mac: Some("02:42:0a:00:09:07".parse().unwrap()),
+        aliases: vec![name_of("www")],
+    }];
     [
         Call::Tasks,
         Call::CreateTask(TaskCreate { name: Some(task()), program, networks, remove: true }),

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::api::{Name, TaskNetwork};
+use crate::api::TaskNetwork;
 
 /// What is asked for and can't be.
 #[derive(Debug, thiserror::Error)]
@@ -71,24 +71,42 @@ pub(super) fn directory(given: Option<&Path>) -> Result<PathBuf, OptionError> {
     }
 }
 
-/// A network with the options of a task's place in it; none for `none`, which is no network.
+/// A network with what a task wants in it: `NETWORK[,alias=NAME][,ip=ADDRESS][,mac=MAC]`, or as Docker has it with
+/// `name=NETWORK`. None for `none`, which is no network.
 pub(super) fn network(text: &str) -> Result<Option<TaskNetwork>, String> {
     let mut parts = text.split(',');
     let first = parts.next().unwrap_or_default();
     let name = first.strip_prefix("name=").unwrap_or(first);
-    if let Some(option) = parts.next() {
-        return Err(format!("there is no option {option}"));
+    let wrong = |key: &str, value: &str, error: &dyn std::fmt::Display| format!("{key}={value}: {error}");
+    let network = name.parse().map_err(|error| wrong("name", name, &error))?;
+    let mut wanted = TaskNetwork { network, ip: Vec::new(), mac: None, aliases: Vec::new() };
+    let mut any = false;
+    for part in parts {
+        any = true;
+        let (key, value) = part.split_once('=').unwrap_or((part, ""));
+        match key {
+            "alias" => wanted.aliases.push(value.parse().map_err(|error| wrong(key, value, &error))?),
+            "ip" | "ip6" => wanted.ip.push(value.parse().map_err(|error| wrong(key, value, &error))?),
+            "mac" | "mac-address" if wanted.mac.is_none() => {
+                wanted.mac = Some(value.parse().map_err(|error| wrong(key, value, &error))?);
+            }
+            "mac" | "mac-address" => return Err("an interface has one MAC address".into()),
+            _ => return Err(format!("{part}: want alias=, ip= or mac=")),
+        }
     }
-    if name == "none" {
-        return Ok(None);
+    match (name, any) {
+        ("none", true) => Err("none is no network: it has no addresses and no names".into()),
+        ("none", false) => Ok(None),
+        _ => Ok(Some(wanted)),
     }
-    let network: Name = name.parse().map_err(|error| format!("{name}: {error}"))?;
-    Ok(Some(TaskNetwork { network }))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::api::Name;
 
     #[test]
     fn variables_are_given_or_passed_on() {
@@ -102,9 +120,24 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_named() {
+    fn networks_come_with_what_is_wanted_in_them() {
         assert_eq!(network("none"), Ok(None));
         assert_eq!(network("name=front").unwrap().unwrap().network.as_str(), "front");
-        assert!(network("front,colour=red").is_err() && network("a b").is_err());
+        let wanted = network("front,alias=www,ip=10.0.9.7,ip=fd00::7,mac=02:42:0a:00:09:07,alias=web");
+        let wanted = wanted.unwrap().unwrap();
+        assert_eq!(wanted.ip, ["10.0.9.7".parse::<IpAddr>().unwrap(), "fd00::7".parse().unwrap()]);
+        assert_eq!(wanted.aliases, ["www".parse::<Name>().unwrap(), "web".parse().unwrap()]);
+        assert_eq!(wanted.mac.unwrap().to_string(), "02:42:0a:00:09:07");
+        for (text, reason) in [
+            ("front,colour=red", "want alias="),
+            ("front,", "want alias="),
+            ("a b", "letters"),
+            ("front,ip=10.0.9", "ip=10.0.9"),
+            ("front,mac=02:42", "mac=02:42"),
+            ("front,mac=02:42:0a:00:09:07,mac=02:42:0a:00:09:08", "one MAC"),
+            ("none,alias=x", "no network"),
+        ] {
+            assert!(network(text).unwrap_err().contains(reason), "{text}");
+        }
     }
 }

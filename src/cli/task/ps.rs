@@ -179,8 +179,9 @@ mod tests {
         let place = TaskEndpoint {
             network: "0123".into(),
             network_name: "front".into(),
-            endpoint: name.parse().unwrap(),
+            endpoint: Some("4567".into()),
             interface: "eth0".into(),
+            addresses: vec!["10.0.9.7/24".parse().unwrap()],
         };
         TaskView {
             id: "0123456789abcdefghijklmno".into(),

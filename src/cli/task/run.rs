@@ -35,8 +35,8 @@ Examples:
     vswitchd logs -f web
     vswitchd stop web
 
-  In two networks, with variables:
-    vswitchd run -d --network front --network back --env STAGE=test -- ./server
+  In two networks, with an address and a second name, and variables:
+    vswitchd run -d --network front,ip=10.0.9.7,alias=www --network back --env STAGE=test -- ./server
 
   Apart from all networks:
     vswitchd run --rm --network none -- ip addr
@@ -75,7 +75,7 @@ pub(in crate::cli) struct Run {
     hostname: Option<Name>,
 
     /// A network made with --attachable, by name or id; or none. Several times for several
-    #[arg(long = "network", visible_alias = "net", value_name = "NETWORK", required = true, value_parser = options::network)]
+    #[arg(long = "network", visible_alias = "net", value_name = "NETWORK[,alias=NAME][,ip=ADDRESS][,mac=MAC]", required = true, value_parser = options::network)]
     networks: Vec<Option<TaskNetwork>>,
 
     /// The directory that it starts in [default: this one]

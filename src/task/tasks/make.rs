@@ -15,32 +15,34 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::networks::write_shared;
 use super::{TASKS_MAX, Task, Tasks, conflict, internal};
-use crate::api::{Code, Name, Refusal, TASK_NETWORKS_MAX, TaskCreate, TaskProgram, TaskState, WORDS_MAX};
+use crate::api::{
+    Code, Name, Refusal, TASK_NETWORKS_MAX, TaskCreate, TaskNetwork, TaskProgram, TaskState, WORDS_MAX,
+};
 use crate::crypto::identity::NodeId;
 use crate::namespace::init::THIS_PROGRAM;
 use crate::namespace::sandbox::is_privileged;
 use crate::state::{StateDir, StateError};
 use crate::task::frame::Status;
 use crate::task::keeper::Announcement;
-use crate::task::kept::{COMPLAINTS, COVERS, Kept, TASK};
+use crate::task::kept::{COMPLAINTS, COVERS, ID_SHORT, Kept, TASK};
 use crate::task::{find_user, name, now_ms};
 
 /// How long a keeper may take to make namespaces.
 const KEEPER_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of what it announces.
 const ANNOUNCEMENT_MAX: u64 = 16 * 1024;
-/// Characters of a task's id that are its host name, as in Docker.
-const ID_SHORT: usize = 12;
 
 impl Tasks {
     /// Makes a task, ready to be started.
     pub(super) async fn create(self: &Arc<Self>, request: TaskCreate) -> Result<Arc<Task>, Refusal> {
         check(&request)?;
         let _making = self.making.lock().await;
-        let kept = self.settle(request).await?;
+        let wanted = request.networks.clone();
+        let mut kept = self.settle(request).await?;
         let directory = self.files.path().join(&kept.id);
-        let made = self.build(&directory, &kept).await;
+        let made = self.build(&directory, &mut kept, wanted).await;
         let status = match made {
             Ok(status) => status,
             Err(refusal) => {
@@ -83,16 +85,21 @@ impl Tasks {
         };
         let user = find_user(request.program.user.as_deref(), is_privileged());
         let user = user.map_err(|error| bad_request(error.to_string()))?;
-        let endpoints = self.places(&name, &request.networks).await?;
+        let endpoints = self.places(&request.networks).await?;
         let (program, remove) = (request.program, request.remove);
         Ok(Kept { id, name, hostname, program, user, endpoints, remove, created_ms: now_ms() })
     }
 
     /// Makes the directory, starts the keeper, and gives the task its places. If that fails, its keeper has been ended.
-    async fn build(&self, directory: &Path, kept: &Kept) -> Result<Status, Refusal> {
+    async fn build(
+        &self,
+        directory: &Path,
+        kept: &mut Kept,
+        wanted: Vec<TaskNetwork>,
+    ) -> Result<Status, Refusal> {
         let complaints = prepare(directory, kept).map_err(internal)?;
         let (keeper, pid) = start_keeper(directory, complaints).await?;
-        let placed = self.join_networks(directory, kept, pid).await;
+        let placed = self.join_networks(directory, kept, wanted, pid).await;
         if placed.is_err() {
             // Its room goes with it.
             let _gone = keeper.id().and_then(process).map(|pid| kill_process(pid, Signal::KILL));
@@ -137,15 +144,10 @@ fn check(request: &TaskCreate) -> Result<(), Refusal> {
 /// Writes what the keeper needs; gives where it is to complain.
 fn prepare(directory: &Path, kept: &Kept) -> Result<OwnedFd, StateError> {
     let files = StateDir::part(directory)?;
-    for (name, host) in COVERS {
-        let text = match name {
-            "hostname" => format!("{}\n", kept.hostname),
-            "hosts" => super::networks::hosts(&kept.hostname, &[]),
-            // Until networks say otherwise: without one of them there is nobody to be asked.
-            _ if kept.endpoints.is_empty() => String::new(),
-            _ => fs::read_to_string(host).unwrap_or_default(),
-        };
-        super::networks::write_shared(&files, name, &text)?;
+    for (name, _) in COVERS {
+        // The others are written when the task has its places; the keeper wants all of them to be there.
+        let text = if name == "hostname" { format!("{}\n", kept.hostname) } else { String::new() };
+        write_shared(&files, name, &text)?;
     }
     files.store(TASK, kept)?;
     files.append(COMPLAINTS).map(OwnedFd::from)
