@@ -55,6 +55,8 @@ enum Command {
     Rm(task::Rm),
     #[command(hide = true)]
     Keep(task::Keep),
+    #[command(hide = true)]
+    Envoy(task::Envoy),
     Status(status::Args),
     Cluster(settings::Args),
     Keys(keys::Args),
@@ -88,6 +90,7 @@ impl Cli {
             Command::Wait(args) => args.run(),
             Command::Rm(args) => args.run(),
             Command::Keep(args) => args.run(),
+            Command::Envoy(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Cluster(args) => args.run(),
             Command::Keys(args) => args.run(),

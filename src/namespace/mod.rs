@@ -14,6 +14,7 @@
 //! is.
 
 pub mod init;
+pub mod messages;
 pub mod names;
 pub mod netlink;
 pub mod netns;

@@ -7,7 +7,8 @@ use crate::switch::io::tap::{Offloads, Tap, TapConfig, TapError};
 use crate::switch::io::{Capabilities, FrameIo};
 use crate::switch::tunnel::Protection;
 
-use super::endpoint::EndpointSpec;
+use super::endpoint::{AttachError, EndpointSpec};
+use super::envoy::Abroad;
 
 /// An endpoint's device: held as long as the endpoint, whatever switch has a handle of it.
 ///
@@ -82,17 +83,21 @@ pub(super) fn open_tap(
     mtu: u32,
     queues: usize,
     offloads: Offloads,
-) -> Result<Tap, TapError> {
+) -> Result<Tap, AttachError> {
     let netns = spec.netns.as_deref().map(str::parse).transpose().map_err(|_| {
         // `EndpointSpec::check` has refused it before.
         TapError::Name(spec.tap.clone())
     })?;
-    Tap::open(&TapConfig {
+    let config = TapConfig {
         netns,
         mtu: Some(mtu),
         offloads,
         super_frame_max: protection.super_frame_max(mtu),
         queues,
         ..TapConfig::new(&spec.tap)
-    })
+    };
+    match Abroad::find(spec.netns.as_deref()) {
+        Some(abroad) => Ok(abroad.open(&config)?),
+        None => Ok(Tap::open(&config)?),
+    }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
+use super::envoy::EnvoyError;
 use super::view::NetworkId;
 use crate::api::HostAddress;
 use crate::namespace::netlink::NetlinkError;
@@ -77,6 +78,9 @@ pub enum AttachError {
     /// The TAP.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// Its TAP or addresses, in a user namespace that is not the daemon's.
+    #[error(transparent)]
+    Envoy(#[from] EnvoyError),
     /// Its addresses: the TAP could not be given them.
     #[error(transparent)]
     Interface(#[from] NetlinkError),

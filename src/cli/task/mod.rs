@@ -14,7 +14,7 @@ mod terminal;
 
 pub(super) use end::{Kill, Rm, Stop, Wait};
 pub(super) use exec::Exec;
-pub(super) use keep::Keep;
+pub(super) use keep::{Envoy, Keep};
 pub(super) use keys::Keys;
 pub(super) use logs::Logs;
 pub(super) use ps::Ps;
