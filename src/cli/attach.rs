@@ -1,21 +1,24 @@
 //! `vswitchd attach`, `detach`: TAP devices of this host in networks of the cluster.
 
 use std::io;
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use super::remote::Remote;
 use super::{failed, print, printable::printable, say};
 use crate::api::{AttachRequest, Attached, Call, Name};
 use crate::switch::io::netns::NetnsRef;
+use crate::switch::wire::MacAddr;
 
 /// Give a TAP device of this host a place in a network
 ///
-/// The device is made if it does not exist. It has no address yet: give it one as any other interface.
+/// The device is made if it does not exist, with addresses and, in a namespace of its own, the network's gateway as its way
+/// out. A device that exists stays as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
 Examples:
   vswitchd attach --network front --name web --tap tap0
-  vswitchd attach --network front --name web --tap eth0 --netns web
+  vswitchd attach --network front --name web --tap eth0 --netns web --ip 10.0.9.7 --alias www
 
 Exit status: 0 attached, 1 not, 2 wrong usage or configuration.")]
 pub(super) struct Attach {
@@ -26,7 +29,7 @@ pub(super) struct Attach {
     #[arg(long)]
     network: Name,
 
-    /// What it is called there; one of a kind on this node
+    /// What it is called there; one of a kind in the network
     #[arg(long)]
     name: Name,
 
@@ -37,6 +40,18 @@ pub(super) struct Attach {
     /// The network namespace that it is in [default: the daemon's]
     #[arg(long, value_name = "NAME|PATH|PID")]
     netns: Option<NetnsRef>,
+
+    /// The address that it is to have, of each IP version at most one [default: the next free ones]
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<IpAddr>,
+
+    /// Its MAC address [default: 02:42 and the bytes of its IPv4 address]
+    #[arg(long, value_name = "MAC")]
+    mac: Option<MacAddr>,
+
+    /// Another name of it in the network
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<Name>,
 }
 
 /// Take TAP devices of this host out of their networks
@@ -49,8 +64,8 @@ Prints each name that is detached. The others are detached all the same if one c
 
 Exit status: 0 all are detached, 1 one is not, 2 wrong usage or configuration.")]
 pub(super) struct Detach {
-    /// What they are called
-    #[arg(required = true, value_name = "NAME")]
+    /// Their names, ids, or beginnings of ids
+    #[arg(required = true, value_name = "ENDPOINT")]
     names: Vec<Name>,
 
     #[command(flatten)]
@@ -63,10 +78,11 @@ impl Attach {
             Ok(netns) => netns.map(|netns| netns.to_string()),
             Err(error) => return failed(&error),
         };
-        let Self { remote, network, name, tap, .. } = self;
-        let said = format!("{} is {name} in network {network} now.\n", printable(&tap));
-        match remote.ask::<Attached>(&Call::Attach(AttachRequest { network, name, tap, netns })) {
-            Ok(_) => print(&said),
+        let Self { remote, network, name, tap, ip, mac, aliases, .. } = self;
+        let said = format!("{} is {name} in network {network} now", printable(&tap));
+        let request = AttachRequest { network, name, tap, netns, ip, mac, aliases };
+        match remote.ask::<Attached>(&Call::Attach(request)) {
+            Ok(attached) => print(&format!("{said}: {}\n", addresses(&attached))),
             Err(code) => code,
         }
     }
@@ -76,6 +92,11 @@ impl Detach {
     pub(super) fn run(self) -> ExitCode {
         self.remote.ask_each(self.names, Call::Detach, |name, ()| say(&format!("{name}\n")))
     }
+}
+
+fn addresses(attached: &Attached) -> String {
+    let addresses: Vec<_> = attached.addresses.iter().map(ToString::to_string).collect();
+    format!("{} ({})", addresses.join(", "), attached.mac)
 }
 
 /// The daemon has another working directory.

@@ -15,6 +15,7 @@ mod config;
 mod device;
 mod endpoint;
 mod event;
+mod interface;
 mod path;
 mod plan;
 mod plane;

@@ -117,7 +117,7 @@ impl Host {
 
     fn spec(name: &str, network: &str) -> EndpointSpec {
         let network = NetworkId(format!("id-{network}"));
-        EndpointSpec { name: name.into(), network, tap: format!("tap-{name}"), netns: None }
+        EndpointSpec::new(name, name, network, format!("tap-{name}"))
     }
 
     fn attach(&mut self, name: &str, network: &str) -> EndpointView {

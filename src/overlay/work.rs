@@ -12,6 +12,7 @@ use super::config::OverlayConfig;
 use super::device::{Device, open_tap};
 use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
+use super::interface;
 use super::path::{PathView, Watch};
 use super::plan::{Refused, plan};
 use super::plane::{self, News, Plane, PlaneError};
@@ -44,7 +45,10 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) view: View,
+    /// Those that are there, by id.
     pub(super) endpoints: BTreeMap<String, Endpoint>,
+    /// Those of an earlier life that could not be attached again, and may be at the next start.
+    pub(super) later: Vec<Kept>,
     /// None after its workers have ended by themselves, until there are others.
     pub(super) plane: Option<Plane>,
     /// Where it is, or is to be.
@@ -92,16 +96,15 @@ impl Shared {
     /// Makes the switch have what it should have.
     pub(super) fn refresh(&self, inner: &mut Inner) {
         let Inner { view, endpoints, plane: Some(plane), local, refused, .. } = inner else { return };
-        let named =
-            endpoints.iter().map(|(name, endpoint)| (name.clone(), endpoint.kept.spec.network.clone()));
+        let named = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.network.clone()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
         let want = plan(view, &named.collect());
         let steps = steps(plane.have(), &want);
-        let vni = |name: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(name));
-        let device = |name: &str| {
-            let (&vni, _) = vni(name)?;
-            Some(plane::port(name, vni, &*endpoints.get(name)?.device))
+        let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));
+        let device = |id: &str| {
+            let ((&vni, _), endpoint) = (vni(id)?, endpoints.get(id)?);
+            Some(plane::port(&endpoint.kept.spec.name, vni, &*endpoint.device))
         };
         for failure in plane.apply(&steps, &want, device) {
             self.tell(OverlayEvent::SwitchRefused { what: failure.what, reason: failure.reason });
@@ -137,6 +140,7 @@ impl Shared {
         kept.check()?;
         let device = self.open(inner, &kept.spec, kept.protection())?;
         kept.check_made(device.made())?;
+        interface::settle(&mut kept.spec.clone(), device.made())?;
         Ok(device)
     }
 
@@ -147,19 +151,19 @@ impl Shared {
         protection: Protection,
         device: Box<dyn Device>,
     ) -> Result<EndpointView, AttachError> {
-        let name = spec.name.clone();
+        let id = spec.id.clone();
         let kept = Kept::new(spec, protection, device.made())?;
-        inner.endpoints.insert(name.clone(), Endpoint { kept, device });
+        inner.endpoints.insert(id.clone(), Endpoint { kept, device });
         if let Err(error) = self.keep(inner) {
-            inner.endpoints.remove(&name);
+            inner.endpoints.remove(&id);
             return Err(error.into());
         }
         self.refresh(inner);
-        Ok(inner.show(&inner.endpoints[&name]))
+        Ok(inner.show(&inner.endpoints[&id]))
     }
 
     pub(super) fn keep(&self, inner: &Inner) -> Result<(), StateError> {
-        endpoint::store(&self.state, inner.endpoints.values().map(|endpoint| &endpoint.kept))
+        endpoint::store(&self.state, inner.kept())
     }
 
     /// Puts another plane in the place of the one there is, if there is one.
@@ -187,7 +191,7 @@ impl Shared {
         match news {
             News::Event(Event::PortClosed { port, error }) => {
                 let closed = inner.plane.as_mut().and_then(|plane| plane.closed(port.id));
-                if let Some(endpoint) = closed.and_then(|name| inner.endpoints.remove(&name)) {
+                if let Some(endpoint) = closed.and_then(|id| inner.endpoints.remove(&id)) {
                     self.gone(&mut inner, &endpoint.kept.spec, error.to_string());
                 }
             }
@@ -232,13 +236,21 @@ impl Shared {
 impl Inner {
     pub(super) fn check(&self, spec: &EndpointSpec) -> Result<(), AttachError> {
         spec.check()?;
-        if self.endpoints.contains_key(&spec.name) {
+        let is_same = |other: &Kept| {
+            other.spec.id == spec.id || (&other.spec.network, &other.spec.name) == (&spec.network, &spec.name)
+        };
+        if self.kept().any(is_same) {
             return Err(AttachError::Taken(spec.name.clone()));
         }
         if self.endpoints.len() >= ENDPOINTS_MAX {
             return Err(AttachError::TooMany);
         }
         Ok(())
+    }
+
+    /// All that is in the file of endpoints.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.endpoints.values().map(|endpoint| &endpoint.kept).chain(&self.later)
     }
 
     pub(super) fn protection(&self, id: &NetworkId) -> Result<Protection, AttachError> {
@@ -261,7 +273,7 @@ impl Inner {
 
     pub(super) fn show(&self, endpoint: &Endpoint) -> EndpointView {
         let spec = endpoint.kept.spec.clone();
-        let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.name));
+        let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.id));
         EndpointView { spec, mtu: endpoint.device.mtu(), carried }
     }
 

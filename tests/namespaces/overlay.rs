@@ -77,7 +77,8 @@ fn start(address: Ipv4Addr, state: &Path) -> Result<(Overlay, Events)> {
 }
 
 fn spec(name: &str, network: &str, netns: Option<String>) -> EndpointSpec {
-    EndpointSpec { name: name.into(), network: NetworkId(network.into()), tap: format!("tap-{name}"), netns }
+    let network = NetworkId(network.into());
+    EndpointSpec { netns, ..EndpointSpec::new(name, name, network, format!("tap-{name}")) }
 }
 
 fn names(overlay: &Overlay) -> Vec<String> {
@@ -115,7 +116,7 @@ fn comes_and_goes() -> Result<()> {
         let [plain, sealed] = [overlay.attach(spec("a", "p", None))?, overlay.attach(spec("b", "s", None))?];
         ensure!((plain.mtu, sealed.mtu) == (1_450, 1_420), "{plain:?} {sealed:?}");
         ensure!(plain.carried && sealed.carried);
-        let again = EndpointSpec { name: "c".into(), ..plain.spec.clone() };
+        let again = EndpointSpec { id: "c".into(), name: "c".into(), ..plain.spec.clone() };
         let refused = overlay.attach(again).err().context("one TAP, two endpoints")?;
         ensure!(refused.to_string().contains("tap-a"), "{refused}");
 

@@ -67,6 +67,9 @@ fn calls() -> Vec<Call> {
         name: name_of("web"),
         tap: "tap0".into(),
         netns: Some("/run/netns/web".into()),
+        ip: vec!["10.0.9.7".parse().unwrap(), "fd00:9::7".parse().unwrap()],
+        mac: Some("02:42:0a:00:09:07".parse().unwrap()),
+        aliases: vec![name_of("www")],
     };
     let mut calls = membership();
     calls.extend([
