@@ -40,7 +40,8 @@ pub fn virtio(data: &[u8]) {
     assert!(offload.gso.is_none_or(|gso| gso.size > 0));
 }
 
-/// A stream gives the same frames however it is cut, and ends where a length can't be. The first byte says how it is cut.
+/// A stream gives the same frames however it is cut, and ends where a length can't be. The first byte says how it
+/// is cut.
 pub fn stream(data: &[u8]) {
     let Some((&step, stream)) = data.split_first() else { return };
     let (mut deframer, mut rest, mut expected) = (Deframer::default(), stream, stream);

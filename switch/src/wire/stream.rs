@@ -34,7 +34,8 @@ pub fn emit(len: usize) -> [u8; PREFIX_LEN] {
     u32::try_from(len).expect("a frame's length fits").to_be_bytes()
 }
 
-/// Cuts a stream into frames: read into [`Self::room`], state how much with [`Self::filled`], and take every frame.
+/// Cuts a stream into frames: read into [`Self::room`], state how much with [`Self::filled`], and take every
+/// frame.
 #[derive(Debug)]
 pub struct Deframer {
     bytes: Box<[u8]>,

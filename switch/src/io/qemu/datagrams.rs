@@ -1,9 +1,9 @@
 //! A datagram for each frame, both ways.
 //!
-//! One socket receives, from whoever may send to its file. Another one, without a name, is connected to where the guest
-//! receives: so sending looks no path up, tells that the guest has ended, and waits for room in its queue, which is as
-//! short as ten datagrams (`net.unix.max_dgram_qlen`). A guest whose own socket is connected would take frames from that
-//! one name only; QEMU's is not.
+//! One socket receives, from whoever may send to its file. Another one, without a name, is connected to where the
+//! guest receives: so sending looks no path up, tells that the guest has ended, and waits for room in its queue,
+//! which is as short as ten datagrams (`net.unix.max_dgram_qlen`). A guest whose own socket is connected would
+//! take frames from that one name only; QEMU's is not.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};

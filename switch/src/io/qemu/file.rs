@@ -83,8 +83,8 @@ impl SocketFile {
         };
         let opened = open(directory, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| QemuError::Directory { path: path.into(), source: errno.into() })?;
-        // Of two that find one dead socket, the later must not remove what the earlier has put in its place. The lock
-        // goes with the descriptor.
+        // Of two that find one dead socket, the later must not remove what the earlier has put in its place. The
+        // lock goes with the descriptor.
         match flock(&opened, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => return Err(QemuError::Locked(path.into())),
             outcome => outcome.map_err(failed(path, "locking its directory"))?,

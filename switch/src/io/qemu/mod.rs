@@ -1,14 +1,15 @@
-//! A virtual machine as a port: the sockets that QEMU's `-netdev stream` and `-netdev dgram` speak (QEMU 7.2 or newer).
+//! A virtual machine as a port: the sockets that QEMU's `-netdev stream` and `-netdev dgram` speak (QEMU 7.2 or
+//! newer).
 //!
 //! ```text
-//! stream   we listen at PATH    -netdev stream,id=n0,server=off,addr.type=unix,addr.path=PATH
-//! dgram    we are bound to PATH -netdev dgram,id=n0,local.type=unix,local.path=REMOTE,remote.type=unix,remote.path=PATH
+//! we listen at PATH       -netdev stream,id=n0,server=off,addr.type=unix,addr.path=PATH
+//! we are bound to PATH    -netdev dgram,id=n0,local.type=unix,local.path=REMOTE,remote.type=unix,remote.path=PATH
 //! ```
 //!
-//! Frames are finished and cut for it: these devices carry no offloads. One guest has the port at a time; when it has
-//! ended, the next one may come. Without a guest the port is down, and a guest that reads too slowly loses frames once
-//! a megabyte waits for it. The socket's file is made for its owner alone, in a directory that is there, and goes with
-//! the port. Who may write to it is the guest: nothing else is asked.
+//! Frames are finished and cut for it: these devices carry no offloads. One guest has the port at a time; when it
+//! has ended, the next one may come. Without a guest the port is down, and a guest that reads too slowly loses
+//! frames once a megabyte waits for it. The socket's file is made for its owner alone, in a directory that is
+//! there, and goes with the port. Who may write to it is the guest: nothing else is asked.
 //!
 //! A stream that announces a frame that can't be is at its end, and so is the port.
 
@@ -117,8 +118,8 @@ impl QemuPort {
         Ok(Self::of(shared, true, Some(file)))
     }
 
-    /// Another handle, which reads as this one does: for another switch after this one. This one must outlive it, since
-    /// the file goes with it. The guest keeps its connection.
+    /// Another handle, which reads as this one does: for another switch after this one. This one must outlive it,
+    /// since the file goes with it. The guest keeps its connection.
     #[must_use]
     pub fn share(&self) -> Self {
         Self::of(Arc::clone(&self.shared), true, None)

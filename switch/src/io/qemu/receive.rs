@@ -29,8 +29,8 @@ pub(super) struct Receiver {
     news: bool,
 }
 
-// SAFETY: the arrays hold raw pointers, into each other and into `buffers`, that are set anew by every call and not
-// followed outside of it; `buffers` is owned.
+// SAFETY: the arrays hold raw pointers, into each other and into `buffers`, that are set anew by every call and
+// not followed outside of it; `buffers` is owned.
 unsafe impl Send for Receiver {}
 
 impl Receiver {

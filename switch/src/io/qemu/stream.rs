@@ -1,7 +1,8 @@
 //! A listening socket with one guest's connection at a time.
 //!
-//! What a guest sends is read in bulk, once a turn, and cut into frames; what is left over is given at the next turn.
-//! What it does not take waits in order, so that a frame is never cut short, and goes when the guest has room.
+//! What a guest sends is read in bulk, once a turn, and cut into frames; what is left over is given at the next
+//! turn. What it does not take waits in order, so that a frame is never cut short, and goes when the guest has
+//! room.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -157,8 +158,8 @@ impl Stream {
     }
 }
 
-/// Sends as much as there is room for; gives how much. To a guest that has ended all goes, and is lost: that it has
-/// ended is found by whoever reads.
+/// Sends as much as there is room for; gives how much. To a guest that has ended all goes, and is lost: that it
+/// has ended is found by whoever reads.
 fn push(guest: &OwnedFd, bytes: &[u8]) -> usize {
     let mut sent = 0;
     while sent < bytes.len() {
