@@ -1,5 +1,6 @@
 //! From what gossip says to what the switch should have: a pure function.
 //!
+//! - With a network comes its gateway, at the same addresses on every node, and goes with it.
 //! - A network is in the switch while this node has ports in it, and not before or after (lazy).
 //! - A peer of a network is a live node that says it has ports there, under the same id and VNI.
 //! - Of two nodes that say they are at one address, the one with the later life is: the other has been there before.
@@ -10,8 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::gateways;
 use super::view::{NetworkId, NetworkView, NodeView, View};
 use crate::crypto::identity::NodeId;
+use crate::gateway::Addresses;
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::Vni;
 
@@ -39,6 +42,8 @@ pub struct Carried {
     pub peers: BTreeSet<NodeId>,
     /// This node's endpoints in it, by id.
     pub ports: BTreeSet<String>,
+    /// Where its gateway is, which this node has as every other.
+    pub gateway: Option<Addresses>,
 }
 
 /// Why a network with ports of this node is not carried.
@@ -102,8 +107,13 @@ pub fn plan(view: &View, endpoints: &BTreeMap<String, NetworkId>) -> Plan {
 }
 
 fn carried(record: &NetworkView) -> Carried {
-    let (peers, ports) = (BTreeSet::new(), BTreeSet::new());
-    Carried { id: record.id.clone(), protection: record.protection, peers, ports }
+    Carried {
+        id: record.id.clone(),
+        protection: record.protection,
+        peers: BTreeSet::new(),
+        ports: BTreeSet::new(),
+        gateway: gateways::addresses(record),
+    }
 }
 
 /// The node at each address.
@@ -134,10 +144,26 @@ fn winners(networks: &[NetworkView]) -> BTreeMap<Vni, &NetworkView> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Subnet;
 
     fn network(id: &str, vni: u32, created_ms: u64, protection: Protection) -> NetworkView {
         let (id, name) = (NetworkId(id.into()), format!("net-{id}"));
-        NetworkView { id, name, vni: Vni::new(vni).unwrap(), protection, underlay_mtu: None, created_ms }
+        let subnet = Subnet {
+            subnet: "10.0.9.0/24".parse().unwrap(),
+            gateway: [10, 0, 9, 1].into(),
+            ip_range: None,
+            reserved: Default::default(),
+        };
+        NetworkView {
+            id,
+            name,
+            vni: Vni::new(vni).unwrap(),
+            protection,
+            underlay_mtu: None,
+            subnets: vec![subnet],
+            internal: false,
+            created_ms,
+        }
     }
 
     fn node(number: u8, life: u64, present: &[(&str, u32)]) -> NodeView {
@@ -177,6 +203,8 @@ mod tests {
         assert_eq!((&b.peers, b.protection), (&ids(&[2, 3]), Protection::Sealed));
         assert_eq!(b.ports, ["y".to_owned(), "z".to_owned()].into());
         assert_eq!(both.sessions, ids(&[2, 3]));
+        let gateway = a.gateway.as_ref().unwrap();
+        assert!(gateway.is_at([10, 0, 9, 1].into()) && gateway.all().len() == 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 
 use super::plan::{Carried, Plan};
 use crate::crypto::identity::NodeId;
+use crate::gateway::Addresses;
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::Vni;
 
@@ -22,6 +23,10 @@ pub enum Step {
     Plug(String, Vni),
     /// Take an endpoint's port away.
     Unplug(String),
+    /// Give a network's gateway its port, and announce it there.
+    OpenGateway(Vni, Addresses),
+    /// Take the port of a network's gateway away.
+    CloseGateway(Vni),
     /// Add a node to a network's peers.
     AddPeer(Vni, NodeId, SocketAddr),
     /// Take a node out of a network's peers.
@@ -84,6 +89,9 @@ fn teardown(
     displaced: &BTreeSet<NodeId>,
     steps: &mut Vec<Step>,
 ) {
+    if carried.gateway.is_some() && wanted.is_none_or(|wanted| wanted.gateway != carried.gateway) {
+        steps.push(Step::CloseGateway(vni));
+    }
     let stays = |port: &String| wanted.is_some_and(|wanted| wanted.ports.contains(port));
     steps.extend(carried.ports.iter().filter(|port| !stays(port)).cloned().map(Step::Unplug));
     let goes = |node: &NodeId| wanted.is_none() || displaced.contains(node);
@@ -105,6 +113,9 @@ fn build(
     if carried.is_none() && wanted.protection == Protection::Sealed {
         steps.push(Step::Seal(vni));
     }
+    let gateway = wanted.gateway.as_ref();
+    let gateway = gateway.filter(|at| carried.is_none_or(|carried| carried.gateway.as_ref() != Some(*at)));
+    steps.extend(gateway.map(|at| Step::OpenGateway(vni, at.clone())));
     let none = BTreeSet::new();
     let there = carried.map_or(&none, |carried| &carried.peers);
     let new = wanted.peers.iter().filter(|node| !there.contains(node) || displaced.contains(node));
@@ -117,7 +128,7 @@ fn build(
 impl Have {
     /// Notes that a step has been done.
     ///
-    /// A network that is begun with [`Step::Plug`] or [`Step::AddPeer`] gets its id and protection from `want`.
+    /// A network that is begun with [`Step::Plug`], [`Step::OpenGateway`] or [`Step::AddPeer`] gets its id and protection from `want`.
     pub fn note(&mut self, step: &Step, want: &Plan) {
         match step {
             Step::Seal(vni) => self.begin(*vni, want),
@@ -126,6 +137,13 @@ impl Have {
                 self.networks.entry(*vni).and_modify(|carried| {
                     carried.ports.insert(port.clone());
                 });
+            }
+            Step::OpenGateway(vni, at) => {
+                self.begin(*vni, want);
+                self.networks.entry(*vni).and_modify(|carried| carried.gateway = Some(at.clone()));
+            }
+            Step::CloseGateway(vni) => {
+                self.networks.entry(*vni).and_modify(|carried| carried.gateway = None);
             }
             Step::Unplug(port) => self.networks.values_mut().for_each(|carried| {
                 carried.ports.remove(port);
@@ -158,6 +176,7 @@ impl Have {
             protection: wanted.protection,
             peers: BTreeSet::new(),
             ports: BTreeSet::new(),
+            gateway: None,
         });
     }
 }
@@ -192,7 +211,8 @@ mod tests {
             let peers: BTreeSet<_> = (1..=4).filter(|_| random.bool()).map(node).collect();
             let id_of = NetworkId(["x", "y"][random.usize(..2)].into());
             let ports = ports.drain(..taken).collect();
-            plan.networks.insert(vni(id), Carried { id: id_of, protection, peers, ports });
+            let gateway = Addresses::new(&[[10, 0, 9, random.u8(1..=2)].into()]).filter(|_| random.bool());
+            plan.networks.insert(vni(id), Carried { id: id_of, protection, peers, ports, gateway });
         }
         let named: BTreeSet<_> = plan.networks.values().flat_map(|carried| carried.peers.clone()).collect();
         for (node, port) in named.into_iter().zip(addresses) {
@@ -207,11 +227,14 @@ mod tests {
         sealed: BTreeSet<Vni>,
         peers: BTreeMap<(Vni, SocketAddr), NodeId>,
         ports: BTreeMap<String, Vni>,
+        gateways: BTreeMap<Vni, Addresses>,
     }
 
     impl Model {
         fn has_members(&self, vni: Vni) -> bool {
-            self.ports.values().any(|&at| at == vni) || self.peers.keys().any(|&(at, _)| at == vni)
+            self.ports.values().any(|&at| at == vni)
+                || self.gateways.contains_key(&vni)
+                || self.peers.keys().any(|&(at, _)| at == vni)
         }
 
         fn apply(&mut self, step: &Step, want: &Plan) {
@@ -225,6 +248,11 @@ mod tests {
                     assert_eq!(self.ports.insert(port.clone(), *vni), None);
                 }
                 Step::Unplug(port) => assert!(self.ports.remove(port).is_some()),
+                Step::OpenGateway(vni, at) => {
+                    self.check(*vni, want);
+                    assert_eq!(self.gateways.insert(*vni, at.clone()), None);
+                }
+                Step::CloseGateway(vni) => assert!(self.gateways.remove(vni).is_some()),
                 Step::AddPeer(vni, node, at) => {
                     self.check(*vni, want);
                     let taken = self.peers.iter().any(|(&(_, there), other)| there == *at && other != node);
@@ -263,6 +291,9 @@ mod tests {
                 assert_eq!(steps(&have, &want), [], "there is nothing left to do");
                 let members = want.networks.values().map(|carried| carried.peers.len()).sum::<usize>();
                 assert_eq!(model.peers.len(), members);
+                let gateways =
+                    want.networks.iter().filter_map(|(&vni, carried)| Some((vni, carried.gateway.clone()?)));
+                assert_eq!(model.gateways, gateways.collect());
             }
         }
     }
@@ -274,6 +305,7 @@ mod tests {
             protection: Protection::Sealed,
             peers: peers.iter().copied().map(node).collect(),
             ports: [port.to_owned()].into(),
+            gateway: None,
         };
         let at = SocketAddr::from(([192, 0, 2, 1], 4_789));
         let before = [(vni(1), carried(&[1], "a")), (vni(2), carried(&[], "b"))];

@@ -5,6 +5,7 @@
 mod capture;
 mod daemons;
 mod data;
+mod gateway;
 mod host;
 mod liveness;
 mod machine;
@@ -27,6 +28,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::a_partition_that_wrote_on_both_sides_merges", partition::merges),
         ("cluster::networks_are_made_with_addresses_and_refused_by_name", networks::made_and_refused),
         ("cluster::a_network_made_on_both_sides_of_a_partition_is_the_older_ones", networks::made_twice),
+        ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
         ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),
