@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use ring::rand::SystemRandom;
@@ -19,7 +20,7 @@ use crate::overlay::{AttachError, EndpointSpec, EndpointView, NetworkId, Overlay
 use crate::switch::wire::MacAddr;
 
 impl Cluster {
-    /// Gives a TAP a place in a network.
+    /// Gives a TAP or a virtual machine a place in a network.
     ///
     /// # Errors
     /// If the network is not there or for something else, or the name or the MAC address is another endpoint's.
@@ -36,16 +37,15 @@ impl Cluster {
             gateways: gateways(&network, &addresses),
             addresses,
             mac: request.mac,
-            netns: request.netns,
-            ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.tap)
+            ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
         };
         let made = overlay.attach(spec).map_err(|error| match error {
             AttachError::State(error) => internal(error),
             other => conflict(other),
         })?;
         info!(
-            "endpoint {} of network {}: TAP {}, MTU {}",
-            made.spec.name, network.name, made.spec.tap, made.mtu
+            "endpoint {} of network {}: {}, MTU {}",
+            made.spec.name, network.name, made.spec.device, made.mtu
         );
         self.say_presence(&overlay);
         self.say_endpoints(&overlay);
@@ -147,6 +147,9 @@ fn check(request: &AttachRequest) -> Result<(), Refusal> {
     if request.aliases.len() > ALIASES_MAX {
         return Err(bad_request(format!("an endpoint has at most {ALIASES_MAX} aliases")));
     }
+    if let Some(path) = request.device.sockets().find(|path| !Path::new(path).is_absolute()) {
+        return Err(bad_request(format!("{path:?} is no absolute path of a socket")));
+    }
     match request.mac {
         Some(mac) if mac.is_multicast() || mac.is_zero() => Err(bad_request(format!(
             "{mac} is no device's MAC address: the first byte is even, and not all are zero"
@@ -165,7 +168,7 @@ fn attached(network: &NetworkView, made: EndpointView) -> Attached {
     Attached {
         id: spec.id,
         network: network.id.clone(),
-        interface: spec.tap,
+        interface: spec.device.interface().into(),
         mac: spec.mac.unwrap_or(MacAddr([0; 6])),
         addresses: spec.addresses,
         gateways: spec.gateways,

@@ -14,9 +14,9 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
-use super::endpoint::EndpointSpec;
+use super::endpoint::{AttachError, EndpointSpec};
 use super::interface;
-use crate::api::text;
+use crate::api::{EndpointDevice, text};
 use crate::namespace::init::THIS_PROGRAM;
 use crate::namespace::messages::{self, CodecError, DESCRIPTORS_MAX};
 use crate::namespace::netns::NetNs;
@@ -101,16 +101,15 @@ pub(super) struct Abroad {
 }
 
 impl Abroad {
-    /// Looks whether a namespace is one. One that can't be opened is none: who tries to says why.
-    pub(super) fn find(netns: Option<&str>) -> Option<Self> {
-        if is_privileged() {
-            return None;
-        }
-        let net = netns?.parse::<NetnsRef>().ok()?.open().ok()?;
-        let user = owner(net.as_fd()).ok()?;
-        let (own, theirs) = (fstat(Kind::User.own().ok()?).ok()?, fstat(&user).ok()?);
-        let foreign = (own.st_dev, own.st_ino) != (theirs.st_dev, theirs.st_ino);
-        foreign.then_some(Self { user, net })
+    /// Looks whether an endpoint's is one. One whose owner isn't told is none: who tries to enter it says why not.
+    pub(super) fn find(spec: &EndpointSpec) -> Result<Option<Self>, AttachError> {
+        let Some(netns) = spec.netns_ref()?.filter(|_| !is_privileged()) else { return Ok(None) };
+        let net = netns.open()?;
+        let Ok(user) = owner(net.as_fd()) else { return Ok(None) };
+        let place = |namespace: &OwnedFd| fstat(namespace).map(|stat| (stat.st_dev, stat.st_ino));
+        let own = Kind::User.own().map_err(EnvoyError::from)?;
+        let foreign = place(&own) != place(&user);
+        Ok(foreign.then_some(Self { user, net }))
     }
 
     /// Opens a TAP there.
@@ -206,7 +205,7 @@ fn run(
             Ok((Answer::Opened { name, created, offloads: to_flags(offloads), mac, mtu }, queues))
         }
         Errand::Settle { mut spec, made } => {
-            spec.netns = Some(place);
+            spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));
             interface::settle_here(&mut spec, made)?;
             Ok((Answer::Settled { mac: spec.mac }, Vec::new()))
         }

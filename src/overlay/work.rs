@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::config::OverlayConfig;
-use super::device::{Device, open_tap};
+use super::device::{Device, open_device};
 use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
 use super::gateways::Gateways;
@@ -145,7 +145,7 @@ impl Shared {
     ) -> Result<Box<dyn Device>, AttachError> {
         let mtu = inner.mtu(&spec.network, protection);
         let queues = self.config.workers.get();
-        Ok(Box::new(open_tap(spec, protection, mtu, queues, self.config.offloads)?))
+        open_device(spec, protection, mtu, queues, self.config.offloads)
     }
 
     pub(super) fn reopen(&self, inner: &Inner, kept: &Kept) -> Result<Box<dyn Device>, AttachError> {

@@ -10,7 +10,8 @@ use tracing::warn;
 use super::make::bad_request;
 use super::{Tasks, conflict, internal};
 use crate::api::{
-    AttachRequest, Attached, Call, Code, Name, NetworkDetail, Refusal, TaskEndpoint, TaskNetwork,
+    AttachRequest, Attached, Call, Code, EndpointDevice, Name, NetworkDetail, Refusal, TaskEndpoint,
+    TaskNetwork,
 };
 use crate::state::{StateDir, StateError};
 use crate::task::kept::{ID_SHORT, Kept, TASK};
@@ -59,8 +60,7 @@ impl Tasks {
             let request = AttachRequest {
                 network: place.network.parse().map_err(internal)?,
                 name: kept.name.clone(),
-                tap: place.interface.clone(),
-                netns: Some(pid.to_string()),
+                device: EndpointDevice::tap(&place.interface, Some(pid.to_string())),
                 ip: wanted.ip,
                 mac: wanted.mac,
                 aliases: wanted.aliases.into_iter().chain([short_id.clone()]).collect(),
