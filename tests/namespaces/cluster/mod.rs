@@ -16,6 +16,8 @@ mod partition;
 mod process;
 mod rights;
 mod strangers;
+mod tasks;
+mod terminal;
 mod wire;
 
 use crate::Test;
@@ -29,6 +31,12 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::networks_are_made_with_addresses_and_refused_by_name", networks::made_and_refused),
         ("cluster::a_network_made_on_both_sides_of_a_partition_is_the_older_ones", networks::made_twice),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
+        ("cluster::tasks_run_programs_in_rooms_of_their_own", tasks::programs),
+        ("cluster::signals_to_run_are_the_programs", tasks::signals),
+        ("cluster::tasks_outlive_daemons_but_not_keepers", tasks::recovery),
+        ("cluster::stand_alone_programs_on_two_hosts", tasks::walkthrough),
+        ("cluster::a_shell_in_a_task_has_a_terminal", terminal::shell),
+        ("cluster::a_terminal_can_be_left_and_come_back_to", terminal::detached),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
         ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),
