@@ -113,7 +113,7 @@ impl Keeper {
         let unread = if program.stdin { Stdio::piped } else { Stdio::null };
         command.stdin(stdin.unwrap_or_else(unread));
         command.stdout(stdout.unwrap_or_else(Stdio::piped)).stderr(stderr.unwrap_or_else(Stdio::piped));
-        command.current_dir(program.workdir.as_deref().unwrap_or(Path::new("/")));
+        command.current_dir(program.workdir.as_deref().unwrap_or_else(|| Path::new("/")));
         if let Some((uid, gid)) = self.kept.user.ids {
             command.uid(uid).gid(gid);
         }
