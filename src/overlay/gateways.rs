@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use super::device::{ChannelDevice, Device};
 use super::plan::{Carried, Plan};
 use super::view::{NetworkId, NetworkView};
-use crate::gateway::{Addresses, Gateway, Own, Resolvers, port_spec};
+use crate::gateway::{Addresses, Gateway, Own, Resolvers, Tables, port_spec};
 use crate::names::Zone;
 use crate::switch::io::FrameIo;
 use crate::switch::tables::PortSpec;
@@ -42,15 +42,17 @@ struct Held {
 struct Facts {
     name: String,
     internal: bool,
+    mtu: u16,
 }
 
 impl Facts {
     fn of(network: &NetworkView) -> Self {
-        Self { name: network.name.clone(), internal: network.internal }
+        Self { name: network.name.clone(), internal: network.internal, mtu: 0 }
     }
 
-    fn zone(&self) -> Zone {
-        Zone::new(&self.name, self.internal)
+    fn tables(&self) -> Tables {
+        let zone = Zone::new(&self.name, self.internal);
+        Tables { zone, mtu: self.mtu, ..Tables::default() }
     }
 }
 
@@ -115,13 +117,16 @@ impl Gateways {
 
 impl Held {
     fn start(at: &Addresses, facts: Facts, resolvers: Resolvers, mtu: u32) -> io::Result<Self> {
-        let (gateway, port) = Gateway::open(at.clone(), facts.zone(), resolvers)?;
+        let facts = Facts { mtu: u16::try_from(mtu).unwrap_or(u16::MAX), ..facts };
+        let (gateway, port) = Gateway::open(at.clone(), facts.tables(), resolvers)?;
         Ok(Self { gateway, device: ChannelDevice { port, mtu }, facts })
     }
 
     fn learn(&mut self, facts: Facts) {
+        // Its MTU is that of its port, which stays.
+        let facts = Facts { mtu: self.facts.mtu, ..facts };
         if facts != self.facts {
-            self.gateway.set_zone(facts.zone());
+            self.gateway.set_tables(facts.tables());
             self.facts = facts;
         }
     }

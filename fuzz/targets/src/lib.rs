@@ -17,7 +17,7 @@ mod packets;
 mod switch;
 
 pub use cluster::{certificate, group, keyring, token};
-pub use gateway::{gateway, names};
+pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, virtio, vxlan};
 pub use node::{api, join, link, record};
@@ -31,6 +31,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("api", api),
     ("certificate", certificate),
+    ("dhcp", dhcp),
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),
