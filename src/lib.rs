@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod gateway;
+pub mod ipam;
 pub mod lab;
 pub mod names;
 pub mod namespace;

@@ -63,7 +63,7 @@ pub enum Call {
     RemoveNetwork(Name),
     /// To give a TAP device a place in a network.
     Attach(AttachRequest),
-    /// To take it away from the endpoint of this name.
+    /// To take it away from this endpoint: by its id, its name, or the beginning of its id.
     Detach(Name),
 }
 

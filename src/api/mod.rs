@@ -23,10 +23,10 @@
 //! GET    /v1/networks/NETWORK    –               NetworkDetail
 //! DELETE /v1/networks/NETWORK    –               null
 //! POST   /v1/endpoints           AttachRequest   Attached
-//! DELETE /v1/endpoints/NAME      –               null
+//! DELETE /v1/endpoints/ENDPOINT  –               null
 //! ```
 //!
-//! `NODE` and `NETWORK` are a name, an id or the beginning of one; `FILTER` is `KEY=VALUE` of `role`, `status`, `name`
+//! `NODE`, `NETWORK` and `ENDPOINT` are a name, an id or the beginning of one; `FILTER` is `KEY=VALUE` of `role`, `status`, `name`
 //! and `id`, several joined by `&`.
 //!
 //! A path begins with the version of what it means. Every refusal has the status of its [`Code`] and the body
@@ -36,8 +36,11 @@
 //! kernel says of the peer. [`Call`] is the one place where paths and bodies are parsed and emitted: the server and
 //! the [`client`] share it.
 
+mod attach;
 mod call;
 pub mod client;
+mod device;
+mod host_address;
 mod name;
 mod network_filter;
 mod networks;
@@ -48,16 +51,19 @@ mod refusal;
 pub mod server;
 pub mod settings;
 mod socket;
-mod text;
+pub(crate) mod text;
 mod types;
 
+pub use attach::{ALIASES_MAX, AttachRequest, Attached};
 pub use call::Call;
+pub use device::EndpointDevice;
+pub use host_address::{HostAddress, HostAddressError};
 pub use name::{NAME_MAX, Name, NameError};
 pub use network_filter::{NETWORK_TERMS_MAX, NetworkFilter, NetworkTerm, NetworkTermError};
 pub use networks::{
-    AttachRequest, Attached, KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict,
-    NetworkCreate, NetworkCreated, NetworkDetail, NetworkEndpoint, NetworkOptions, NetworkPeer, NetworkRef,
-    NetworkView, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest,
+    KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict, NetworkCreate, NetworkCreated,
+    NetworkDetail, NetworkEndpoint, NetworkOptions, NetworkPeer, NetworkRef, NetworkView, Pruned,
+    RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest,
 };
 pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
 pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};

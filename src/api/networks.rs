@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{IpPrefix, Name};
+use super::{EndpointDevice, IpPrefix, Name};
 
 /// Subnets of a network: a few of each IP version.
 pub const SUBNETS_MAX: usize = 16;
@@ -180,10 +180,9 @@ pub struct NetworkPeer {
 pub struct NetworkEndpoint {
     /// What it is called.
     pub name: String,
-    /// Its TAP.
-    pub tap: String,
-    /// The namespace that the TAP is in; none: the daemon's.
-    pub netns: Option<String>,
+    /// What its frames go in and out by.
+    #[serde(flatten)]
+    pub device: EndpointDevice,
     /// Bytes of its largest packet.
     pub mtu: u32,
     /// Whether its frames are carried.
@@ -206,28 +205,6 @@ impl fmt::Display for NetworkConflict {
             Self::Subnet { own, other, holder } => write!(f, "{own} overlaps {other} of {}", of(holder)),
         }
     }
-}
-
-/// What [`super::Call::Attach`] is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AttachRequest {
-    /// The network, by name or id.
-    pub network: Name,
-    /// What the new endpoint is called.
-    pub name: Name,
-    /// The TAP device; it is made if it does not exist.
-    pub tap: String,
-    /// The namespace that it is in: a name, an absolute path or a process id. None: the daemon's own.
-    #[serde(default)]
-    pub netns: Option<String>,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attached {
-    /// The network's id.
-    pub network: String,
 }
 
 /// What came of [`super::Call::RotateKeys`].

@@ -247,16 +247,27 @@ impl Endpoint {
     /// If there is no such link, or the kernel refuses.
     pub fn configure(&self) -> Result<(), LabError> {
         let named = |source| LabError::Endpoint { endpoint: self.plan.name.clone(), source };
-        self.set_addresses().map_err(named)
+        self.set_addresses().map_err(named)?;
+        self.set_routes()
     }
 
     fn set_addresses(&self) -> Result<(), NetlinkError> {
         let mut netlink = Netlink::open(&self.netns)?;
-        netlink.set_up("lo")?;
         netlink.set_mac(ENDPOINT_LINK, self.plan.mac)?;
         netlink.set_up(ENDPOINT_LINK)?;
         netlink.add_address(ENDPOINT_LINK, self.plan.v4.into(), NETWORK_PREFIX.0)?;
-        netlink.add_address(ENDPOINT_LINK, self.plan.v6.into(), NETWORK_PREFIX.1)?;
+        netlink.add_address(ENDPOINT_LINK, self.plan.v6.into(), NETWORK_PREFIX.1)
+    }
+
+    /// The rest of it, where somebody else has given it its addresses.
+    pub(super) fn set_routes(&self) -> Result<(), LabError> {
+        let named = |source| LabError::Endpoint { endpoint: self.plan.name.clone(), source };
+        self.add_routes().map_err(named)
+    }
+
+    fn add_routes(&self) -> Result<(), NetlinkError> {
+        let mut netlink = Netlink::open(&self.netns)?;
+        netlink.set_up("lo")?;
         netlink.add_route((IpAddr::V4(Ipv4Addr::new(10, 0, 0, 0)), 8), None, ENDPOINT_LINK)?;
         netlink.add_route((IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0)), 16), None, ENDPOINT_LINK)
     }

@@ -20,8 +20,8 @@ use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
 use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
-    AttachRequest, Attached, Call, InitRequest, Initialized, IpPrefix, JoinRequest, Joined, Liveness, Name,
-    NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
+    AttachRequest, Attached, Call, EndpointDevice, InitRequest, Initialized, IpPrefix, JoinRequest, Joined,
+    Liveness, Name, NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
 };
 
 /// The socket of a node's daemon, in the node's directory.
@@ -93,7 +93,7 @@ pub struct DaemonPlace {
 
 impl Lab {
     /// Runs `program daemon …` in every node, makes one cluster of them with the planned networks, attaches every
-    /// endpoint and gives it its addresses.
+    /// endpoint with its addresses.
     ///
     /// State and sockets are below `directory`, which must be there, be ours and have a short path: a socket's has at
     /// most 107 bytes (unix(7)). Whoever has made the directory removes it.
@@ -114,7 +114,7 @@ impl Lab {
         let desks: Vec<Desk<'_>> = self.desks().collect();
         form(&desks)?;
         furnish(&self.plan, &desks)?;
-        self.endpoints().try_for_each(Endpoint::configure)
+        self.endpoints().try_for_each(Endpoint::set_routes)
     }
 
     fn start_daemon(&mut self, index: usize, program: &OsString, directory: &Path) -> Result<(), LabError> {
@@ -218,8 +218,10 @@ impl Desk<'_> {
             let request = AttachRequest {
                 network: named(&plan.networks[endpoint.network].name),
                 name: named(&endpoint.name),
-                tap: ENDPOINT_LINK.into(),
-                netns: Some(netns.clone()),
+                device: EndpointDevice::tap(ENDPOINT_LINK, Some(netns.clone())),
+                ip: vec![endpoint.v4.into(), endpoint.v6.into()],
+                mac: Some(endpoint.mac),
+                aliases: Vec::new(),
             };
             self.ask::<Attached>("attach", &Call::Attach(request))?;
         }

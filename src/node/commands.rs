@@ -4,23 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Value, json};
-use tracing::info;
 
 use super::Node;
 use super::cluster::Cluster;
-use super::life::{conflict, internal};
-use super::networks::{find_network, may_attach};
+use super::life::internal;
 use super::records::{ClusterSettings, MemberRecord, NodeRecord};
 use super::requests::{
     Member, PeerFacts, Said, find_node, list_nodes, list_peers, may_demote, may_remove, must_be_manager,
 };
 use crate::api::{
-    self, AttachRequest, Attached, Call, ClusterUpdate, Code, DataStatus, Digest, GossipStatus, Ipv4Prefix,
-    KeysRotated, KeysStatus, Liveness, Name, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
+    self, Call, ClusterUpdate, Code, DataStatus, Digest, GossipStatus, Ipv4Prefix, KeysRotated, KeysStatus,
+    Liveness, Name, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
 };
 use crate::crypto::identity::{NodeId, Role};
 use crate::gossip::{Comparison, PeerStatus};
-use crate::overlay::{AttachError, EndpointSpec, NetworkId, PathView};
+use crate::overlay::PathView;
 
 impl Node {
     /// Answers what only a member can.
@@ -143,39 +141,6 @@ impl Cluster {
         let settings = settings.map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
         self.set_settings(&kept_settings(&settings)).await.map_err(internal)?;
         Ok(settings)
-    }
-
-    async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attached, Refusal> {
-        let network = find_network(&self.network_views(), &request.network)?.clone();
-        may_attach(&network)?;
-        let overlay = self.start_overlay().await.map_err(conflict)?;
-        let spec = EndpointSpec {
-            name: request.name.to_string(),
-            network: NetworkId(network.id),
-            tap: request.tap,
-            netns: request.netns,
-        };
-        let made = overlay.attach(spec).map_err(|error| match error {
-            AttachError::State(error) => internal(error),
-            other => conflict(other),
-        })?;
-        info!(
-            "endpoint {} of network {}: TAP {}, MTU {}",
-            made.spec.name, network.name, made.spec.tap, made.mtu
-        );
-        self.say_presence(&overlay);
-        Ok(Attached { network: network.name })
-    }
-
-    fn detach(&self, name: &Name) -> Result<(), Refusal> {
-        let missing = || Refusal::new(Code::NotFound, format!("this node has no endpoint {name}"));
-        let overlay = self.overlay().ok_or_else(missing)?;
-        if !overlay.detach(name.as_str()).map_err(internal)? {
-            return Err(missing());
-        }
-        info!("endpoint {name} is detached");
-        self.say_presence(&overlay);
-        Ok(())
     }
 
     /// How the data plane is, if it runs.

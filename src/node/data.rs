@@ -177,6 +177,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>) {
             }
             overlay.update(cluster.view());
             cluster.say_presence(&overlay);
+            cluster.say_endpoints(&overlay);
             let now = cluster.keys.ring().epoch();
             // New shared keys are a sign that somebody wants all keys to be new.
             if std::mem::replace(&mut epoch, now) != now {

@@ -14,6 +14,7 @@ mod commands;
 mod credentials;
 mod data;
 mod door;
+mod endpoints;
 mod follow;
 mod gossip_parts;
 #[doc(hidden)]

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`NodeRecord`] | `self` | each node, of itself |
 //! | [`Presence`] | network id | each node, of itself |
+//! | [`EndpointRecord`] | endpoint id | each node, of itself |
 //! | [`MemberRecord`] | node id | managers: who belongs to the cluster, alive or not |
 //! | [`Removed`] | node id | managers: who does no more |
 //! | [`RevokedSerial`] | serial number | managers: certificates with rights that their node has lost |
@@ -11,7 +12,7 @@
 //! | [`NetworkRecord`] | network id | managers |
 //! | [`TokenState`] | role | managers: which join token is in force |
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +78,25 @@ pub(crate) struct Presence {
 
 impl Record for Presence {
     const TABLE: TableId = TableId::owned(2);
+}
+
+/// An endpoint: who it is to its network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct EndpointRecord {
+    /// The id of the network that it is in.
+    pub(crate) network: String,
+    /// Its name there.
+    pub(crate) name: String,
+    /// Its addresses, at most one of each IP version.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Where its frames go to.
+    pub(crate) mac: [u8; 6],
+    /// Its other names.
+    pub(crate) aliases: Vec<String>,
+}
+
+impl Record for EndpointRecord {
+    const TABLE: TableId = TableId::owned(3);
 }
 
 /// A node that belongs to the cluster, alive or not.
@@ -169,6 +189,7 @@ pub(crate) fn table_name(table: TableId) -> &'static str {
     [
         (NodeRecord::TABLE, "node"),
         (Presence::TABLE, "presence"),
+        (EndpointRecord::TABLE, "endpoint"),
         (MemberRecord::TABLE, "member"),
         (Removed::TABLE, "removed"),
         (ClusterSettings::TABLE, "settings"),

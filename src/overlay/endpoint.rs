@@ -4,15 +4,21 @@
 //! One whose TAP or namespace is gone by then is dropped: a TAP that was there before must not be made by us, and a
 //! process id must not stand for another process.
 
+use std::net::IpAddr;
+
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
 use super::view::NetworkId;
+use crate::api::{EndpointDevice, HostAddress};
+use crate::namespace::netlink::NetlinkError;
 use crate::state::{StateDir, StateError};
 use crate::switch::io::netns::{NetnsError, NetnsRef, NetnsRefError};
+use crate::switch::io::qemu::QemuError;
 use crate::switch::io::tap::TapError;
 use crate::switch::tables::PORTS_MAX;
 use crate::switch::tunnel::Protection;
+use crate::switch::wire::MacAddr;
 
 /// The file.
 pub const FILE: &str = "endpoints.json";
@@ -24,14 +30,25 @@ pub const NAME_MAX: usize = 63;
 /// An endpoint to be attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSpec {
-    /// Its name, unique on this node: 1 to [`NAME_MAX`] letters, digits, `-`, `_` or `.`.
+    /// What it is known by, unique in the cluster: characters as in a name.
+    pub id: String,
+    /// Its name, unique in its network: 1 to [`NAME_MAX`] letters, digits, `-`, `_` or `.`.
     pub name: String,
+    /// Its other names there.
+    pub aliases: Vec<String>,
     /// The network that it is in.
     pub network: NetworkId,
-    /// Its TAP, which is made if it is not there.
-    pub tap: String,
-    /// The namespace that the TAP is in, by name, path or process id; this process's without.
-    pub netns: Option<String>,
+    /// Its addresses, each with the length of its subnet's prefix.
+    pub addresses: Vec<HostAddress>,
+    /// Its MAC address. None before it is attached: then it gets the one that follows from its addresses, or that which
+    /// its TAP has had before.
+    #[serde(with = "crate::api::text::optional")]
+    pub mac: Option<MacAddr>,
+    /// Where packets for the world outside go: at most one of each IP version.
+    pub gateways: Vec<IpAddr>,
+    /// What its frames go in and out by.
+    #[serde(flatten)]
+    pub device: EndpointDevice,
 }
 
 /// Why an endpoint was not attached. Nothing has changed.
@@ -40,8 +57,10 @@ pub enum AttachError {
     /// Not a name.
     #[error("an endpoint's name is 1 to {NAME_MAX} letters, digits, '-', '_' or '.', not {0:?}")]
     Name(String),
-    /// The name is in use.
-    #[error("this node has an endpoint {0} already: `detach` it first, or choose another name")]
+    /// The name is in use there.
+    #[error(
+        "this node has an endpoint {0} in that network already: `detach` it first, or choose another name"
+    )]
     Taken(String),
     /// No such network.
     #[error("there is no network {0}")]
@@ -58,6 +77,12 @@ pub enum AttachError {
     /// The TAP.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A virtual machine's socket.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
+    /// Its addresses: the TAP could not be given them.
+    #[error(transparent)]
+    Interface(#[from] NetlinkError),
     /// It can't be kept.
     #[error(transparent)]
     State(#[from] StateError),
@@ -81,16 +106,50 @@ impl AttachError {
 }
 
 impl EndpointSpec {
+    /// One without addresses.
+    pub fn new(
+        id: impl Into<String>,
+        name: impl Into<String>,
+        network: NetworkId,
+        device: EndpointDevice,
+    ) -> Self {
+        Self {
+            id: id.into(),
+            name: name.into(),
+            aliases: Vec::new(),
+            network,
+            addresses: Vec::new(),
+            mac: None,
+            gateways: Vec::new(),
+            device,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), AttachError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if self.name.is_empty() || self.name.len() > NAME_MAX || !self.name.chars().all(fits) {
-            return Err(AttachError::Name(self.name.clone()));
+        let is_name = |text: &str| (1..=NAME_MAX).contains(&text.len()) && text.chars().all(fits);
+        let names = [&self.id, &self.name].into_iter().chain(&self.aliases);
+        if let Some(bad) = names.into_iter().find(|text| !is_name(text)) {
+            return Err(AttachError::Name(bad.clone()));
         }
         self.netns_ref().map(drop).map_err(AttachError::from)
     }
 
-    fn netns_ref(&self) -> Result<Option<NetnsRef>, NetnsRefError> {
-        self.netns.as_deref().map(str::parse).transpose()
+    /// The MAC address that follows from its IPv4 address, as in Docker; without one, a `random` one of its own
+    /// (IEEE 802, clause 8.4.4.2: locally administered, unicast).
+    pub(super) fn usual_mac(&self, random: u64) -> MacAddr {
+        let v4 = self.addresses.iter().find_map(|own| match own.address() {
+            IpAddr::V4(v4) => Some(v4.octets()),
+            IpAddr::V6(_) => None,
+        });
+        match (v4, random.to_le_bytes()) {
+            (Some([a, b, c, d]), _) => MacAddr([0x02, 0x42, a, b, c, d]),
+            (None, [first, a, b, c, d, e, ..]) => MacAddr([first & !1 | 2, a, b, c, d, e]),
+        }
+    }
+
+    pub(super) fn netns_ref(&self) -> Result<Option<NetnsRef>, NetnsRefError> {
+        self.device.netns().map(str::parse).transpose()
     }
 }
 
@@ -123,14 +182,14 @@ impl Kept {
         if identity(&self.spec)? == self.process_netns {
             return Ok(());
         }
-        let process = self.spec.netns.as_deref().unwrap_or_default();
+        let process = self.spec.device.netns().unwrap_or_default();
         Err(AttachError::Gone(format!("process {process}, whose namespace it was in,")))
     }
 
     /// Whether its TAP is the one that it had; a new one stands in for one that we had made only.
     pub(super) fn check_made(&self, made: bool) -> Result<(), AttachError> {
         if made && !self.made {
-            return Err(AttachError::Gone(format!("TAP {}, which was there before,", self.spec.tap)));
+            return Err(AttachError::Gone(format!("{}, which was there before,", self.spec.device)));
         }
         Ok(())
     }
@@ -166,12 +225,8 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, netns: Option<&str>) -> EndpointSpec {
-        EndpointSpec {
-            name: name.into(),
-            network: NetworkId("n".into()),
-            tap: "tap0".into(),
-            netns: netns.map(Into::into),
-        }
+        let device = EndpointDevice::tap("tap0", netns.map(Into::into));
+        EndpointSpec::new("id", name, NetworkId("n".into()), device)
     }
 
     #[test]
@@ -181,6 +236,18 @@ mod tests {
             assert!(matches!(spec(name, None).check(), Err(AttachError::Name(_))), "{name:?}");
         }
         assert!(matches!(spec("a", Some("")).check(), Err(AttachError::NetnsRef(_))));
+    }
+
+    #[test]
+    fn mac_addresses_follow_from_ipv4_or_are_of_their_own() {
+        let with = |addresses: &[&str]| {
+            let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+            EndpointSpec { addresses, ..spec("a", None) }
+        };
+        assert_eq!(with(&["fd00::2/64", "10.0.9.2/24"]).usual_mac(0).to_string(), "02:42:0a:00:09:02");
+        let own = with(&["fd00::2/64"]).usual_mac(u64::MAX);
+        assert_eq!((own.0[0], own.is_multicast()), (0xfe, false));
+        assert_eq!(with(&[]).usual_mac(0).0[0], 2);
     }
 
     #[test]

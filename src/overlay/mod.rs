@@ -17,6 +17,7 @@ mod device;
 mod endpoint;
 mod event;
 mod gateways;
+mod interface;
 mod path;
 mod plan;
 mod plane;

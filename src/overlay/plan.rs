@@ -40,7 +40,7 @@ pub struct Carried {
     pub protection: Protection,
     /// The nodes that its frames go to.
     pub peers: BTreeSet<NodeId>,
-    /// Names of this node's endpoints in it.
+    /// This node's endpoints in it, by id.
     pub ports: BTreeSet<String>,
     /// Where its gateway is, which this node has as every other.
     pub gateway: Option<Addresses>,
@@ -66,12 +66,12 @@ pub enum Refused {
     },
 }
 
-/// What the switch should have, given this node's endpoints by name, each with its network.
+/// What the switch should have, given this node's endpoints by id, each with its network.
 #[must_use]
 pub fn plan(view: &View, endpoints: &BTreeMap<String, NetworkId>) -> Plan {
     let winners = winners(&view.networks);
     let mut plan = Plan::default();
-    for (name, id) in endpoints {
+    for (endpoint, id) in endpoints {
         let record = view.networks.iter().find(|network| network.id == *id);
         match record.map(|record| (record, winners[&record.vni])) {
             None => {
@@ -83,7 +83,7 @@ pub fn plan(view: &View, endpoints: &BTreeMap<String, NetworkId>) -> Plan {
             }
             Some((record, _)) => {
                 let carried = plan.networks.entry(record.vni).or_insert_with(|| carried(record));
-                carried.ports.insert(name.clone());
+                carried.ports.insert(endpoint.clone());
             }
         }
     }

@@ -12,6 +12,7 @@ use super::device::Device;
 use super::endpoint::{self, AttachError, EndpointSpec};
 use super::event::OverlayEvent;
 use super::gateways::Gateways;
+use super::interface;
 use super::path::{PathView, Watch};
 use super::plan::Plan;
 use super::plane::{self, Plane, PlaneError};
@@ -63,6 +64,7 @@ impl Overlay {
         let inner = Inner {
             view: View::default(),
             endpoints: BTreeMap::new(),
+            later: Vec::new(),
             local: plane.local,
             plane: Some(plane),
             generations: 0,
@@ -108,15 +110,16 @@ impl Overlay {
         networks.map(|network| (network.id.clone(), network.vni)).collect()
     }
 
-    /// Gives a TAP a place in a network, and keeps that.
+    /// Gives a TAP or a virtual machine a place in a network, and keeps that. One that is made gets its MAC address and addresses and is up then.
     ///
     /// # Errors
     /// See [`AttachError`].
-    pub fn attach(&self, spec: EndpointSpec) -> Result<EndpointView, AttachError> {
+    pub fn attach(&self, mut spec: EndpointSpec) -> Result<EndpointView, AttachError> {
         let mut inner = self.shared.inner();
         inner.check(&spec)?;
         let protection = inner.protection(&spec.network)?;
         let device = self.shared.open(&inner, &spec, protection)?;
+        interface::settle(&mut spec, device.made())?;
         self.shared.add(&mut inner, spec, protection, device)
     }
 
@@ -127,22 +130,27 @@ impl Overlay {
     /// See [`AttachError`].
     pub fn attach_device(
         &self,
-        spec: EndpointSpec,
+        mut spec: EndpointSpec,
         device: Box<dyn Device>,
     ) -> Result<EndpointView, AttachError> {
         let mut inner = self.shared.inner();
         inner.check(&spec)?;
+        spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(plane::random())));
         let protection = inner.protection(&spec.network)?;
         self.shared.add(&mut inner, spec, protection, device)
     }
 
-    /// Takes an endpoint out of its network; gives whether there was one. A TAP that was made for it goes.
+    /// Takes an endpoint out of its network, by its id; gives whether there was one. A TAP that was made for it goes.
     ///
     /// # Errors
     /// If that can't be kept: it is detached until the next start.
-    pub fn detach(&self, name: &str) -> Result<bool, StateError> {
+    pub fn detach(&self, id: &str) -> Result<bool, StateError> {
         let mut inner = self.shared.inner();
-        let Some(endpoint) = inner.endpoints.remove(name) else { return Ok(false) };
+        let endpoint = inner.endpoints.remove(id);
+        let later = inner.later.extract_if(.., |kept| kept.spec.id == id).count();
+        if endpoint.is_none() && later == 0 {
+            return Ok(false);
+        }
         self.shared.refresh(&mut inner);
         drop(endpoint);
         self.shared.keep(&inner).map(|()| true)
@@ -152,7 +160,15 @@ impl Overlay {
     #[must_use]
     pub fn endpoints(&self) -> Vec<EndpointView> {
         let inner = self.shared.inner();
-        inner.endpoints.values().map(|endpoint| inner.show(endpoint)).collect()
+        let mut views: Vec<_> = inner.endpoints.values().map(|endpoint| inner.show(endpoint)).collect();
+        views.sort_by(|one, other| (&one.spec.name, &one.spec.id).cmp(&(&other.spec.name, &other.spec.id)));
+        views
+    }
+
+    /// Ids and names of the endpoints that are there, or may be again at the next start.
+    #[must_use]
+    pub fn kept(&self) -> Vec<(String, String)> {
+        self.shared.inner().kept().map(|kept| (kept.spec.id.clone(), kept.spec.name.clone())).collect()
     }
 
     /// Attaches the endpoints of this node's earlier life again. Gives those that could not be, each with the reason;
@@ -162,22 +178,22 @@ impl Overlay {
     /// If the file of endpoints can't be read, or those left not be kept.
     pub fn restore(&self) -> Result<Vec<(EndpointSpec, AttachError)>, StateError> {
         let mut inner = self.shared.inner();
-        let (mut failed, mut later) = (Vec::new(), Vec::new());
+        let mut failed = Vec::new();
         for kept in endpoint::load(&self.shared.state)? {
             match self.shared.reopen(&inner, &kept) {
                 Ok(device) => {
-                    inner.endpoints.insert(kept.spec.name.clone(), Endpoint { kept, device });
+                    inner.endpoints.insert(kept.spec.id.clone(), Endpoint { kept, device });
                 }
                 Err(error) => {
-                    failed.push((kept.spec.clone(), error));
-                    later.push(kept);
+                    let spec = kept.spec.clone();
+                    if !error.is_gone() {
+                        inner.later.push(kept);
+                    }
+                    failed.push((spec, error));
                 }
             }
         }
-        let later =
-            later.iter().zip(&failed).filter(|(_, (_, error))| !error.is_gone()).map(|(kept, _)| kept);
-        let there = inner.endpoints.values().map(|endpoint| &endpoint.kept);
-        endpoint::store(&self.shared.state, there.chain(later))?;
+        self.shared.keep(&inner)?;
         self.shared.refresh(&mut inner);
         Ok(failed)
     }

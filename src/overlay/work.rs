@@ -9,10 +9,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::config::OverlayConfig;
-use super::device::{Device, open_tap};
+use super::device::{Device, open_device};
 use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
 use super::gateways::Gateways;
+use super::interface;
 use super::path::{PathView, Watch};
 use super::plan::{Carried, Refused, plan};
 use super::plane::{self, Closed, News, Plane, PlaneError, Whose};
@@ -45,7 +46,10 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) view: View,
+    /// Those that are there, by id.
     pub(super) endpoints: BTreeMap<String, Endpoint>,
+    /// Those of an earlier life that could not be attached again, and may be at the next start.
+    pub(super) later: Vec<Kept>,
     /// None after its workers have ended by themselves, until there are others.
     pub(super) plane: Option<Plane>,
     /// Where it is, or is to be.
@@ -96,8 +100,7 @@ impl Shared {
         let Inner { view, endpoints, plane: Some(plane), local, refused, gateways, .. } = inner else {
             return;
         };
-        let named =
-            endpoints.iter().map(|(name, endpoint)| (name.clone(), endpoint.kept.spec.network.clone()));
+        let named = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.network.clone()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
         let want = plan(view, &named.collect());
@@ -107,11 +110,11 @@ impl Shared {
             self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
         }
         let steps = steps(plane.have(), &want);
-        let vni = |name: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(name));
+        let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));
         let device = |whose: Whose<'_>| match whose {
-            Whose::Endpoint(name) => {
-                let (&vni, _) = vni(name)?;
-                Some(plane::port(name, vni, &*endpoints.get(name)?.device))
+            Whose::Endpoint(id) => {
+                let ((&vni, _), endpoint) = (vni(id)?, endpoints.get(id)?);
+                Some(plane::port(&endpoint.kept.spec.name, vni, &*endpoint.device))
             }
             Whose::Gateway(vni) => gateways.port(&want.networks.get(&vni)?.id, vni),
         };
@@ -142,7 +145,7 @@ impl Shared {
     ) -> Result<Box<dyn Device>, AttachError> {
         let mtu = inner.mtu(&spec.network, protection);
         let queues = self.config.workers.get();
-        Ok(Box::new(open_tap(spec, protection, mtu, queues, self.config.offloads)?))
+        open_device(spec, protection, mtu, queues, self.config.offloads)
     }
 
     pub(super) fn reopen(&self, inner: &Inner, kept: &Kept) -> Result<Box<dyn Device>, AttachError> {
@@ -150,6 +153,7 @@ impl Shared {
         kept.check()?;
         let device = self.open(inner, &kept.spec, kept.protection())?;
         kept.check_made(device.made())?;
+        interface::settle(&mut kept.spec.clone(), device.made())?;
         Ok(device)
     }
 
@@ -160,19 +164,19 @@ impl Shared {
         protection: Protection,
         device: Box<dyn Device>,
     ) -> Result<EndpointView, AttachError> {
-        let name = spec.name.clone();
+        let id = spec.id.clone();
         let kept = Kept::new(spec, protection, device.made())?;
-        inner.endpoints.insert(name.clone(), Endpoint { kept, device });
+        inner.endpoints.insert(id.clone(), Endpoint { kept, device });
         if let Err(error) = self.keep(inner) {
-            inner.endpoints.remove(&name);
+            inner.endpoints.remove(&id);
             return Err(error.into());
         }
         self.refresh(inner);
-        Ok(inner.show(&inner.endpoints[&name]))
+        Ok(inner.show(&inner.endpoints[&id]))
     }
 
     pub(super) fn keep(&self, inner: &Inner) -> Result<(), StateError> {
-        endpoint::store(&self.state, inner.endpoints.values().map(|endpoint| &endpoint.kept))
+        endpoint::store(&self.state, inner.kept())
     }
 
     /// Puts another plane in the place of the one there is, if there is one.
@@ -200,8 +204,8 @@ impl Shared {
         match news {
             News::Event(Event::PortClosed { port, error }) => {
                 match inner.plane.as_mut().and_then(|plane| plane.closed(port.id)) {
-                    Some(Closed::Endpoint(name)) => {
-                        if let Some(endpoint) = inner.endpoints.remove(&name) {
+                    Some(Closed::Endpoint(id)) => {
+                        if let Some(endpoint) = inner.endpoints.remove(&id) {
                             self.gone(&mut inner, &endpoint.kept.spec, error.to_string());
                         }
                     }
@@ -254,13 +258,21 @@ impl Shared {
 impl Inner {
     pub(super) fn check(&self, spec: &EndpointSpec) -> Result<(), AttachError> {
         spec.check()?;
-        if self.endpoints.contains_key(&spec.name) {
+        let is_same = |other: &Kept| {
+            other.spec.id == spec.id || (&other.spec.network, &other.spec.name) == (&spec.network, &spec.name)
+        };
+        if self.kept().any(is_same) {
             return Err(AttachError::Taken(spec.name.clone()));
         }
         if self.endpoints.len() >= ENDPOINTS_MAX {
             return Err(AttachError::TooMany);
         }
         Ok(())
+    }
+
+    /// All that is in the file of endpoints.
+    pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
+        self.endpoints.values().map(|endpoint| &endpoint.kept).chain(&self.later)
     }
 
     pub(super) fn protection(&self, id: &NetworkId) -> Result<Protection, AttachError> {
@@ -274,7 +286,7 @@ impl Inner {
 
     pub(super) fn show(&self, endpoint: &Endpoint) -> EndpointView {
         let spec = endpoint.kept.spec.clone();
-        let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.name));
+        let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.id));
         EndpointView { spec, mtu: endpoint.device.mtu(), carried }
     }
 

@@ -17,10 +17,11 @@ use vswitchd_crypto::seal::Sealer;
 use crate::counters::Traffic;
 use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
 use crate::io::Capabilities;
+use crate::path_mtu;
 use crate::probe;
 use crate::storm::{StormBucket, StormLimit};
 use crate::tunnel::Protection;
-use crate::vtep::{SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
+use crate::vtep::{PathMtu, SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
 use crate::wire::{MacAddr, Vni};
 use announced::Announced;
 
@@ -418,8 +419,16 @@ impl Master {
         if id.0 == self.next_id {
             self.next_id += 1;
             let traffic = Arc::new(Traffic::new(self.workers));
-            let replies = Arc::new(Mutex::new(StormBucket::new(probe::REPLIES)));
-            self.topology().peers.insert(id, Vtep { address, traffic, sealer: None, replies });
+            let bucket = |limit| Arc::new(Mutex::new(StormBucket::new(limit)));
+            let vtep = Vtep {
+                address,
+                traffic,
+                sealer: None,
+                replies: bucket(probe::REPLIES),
+                path_mtu: PathMtu::default(),
+                too_big: bucket(path_mtu::MESSAGES),
+            };
+            self.topology().peers.insert(id, vtep);
         }
         Ok(id)
     }

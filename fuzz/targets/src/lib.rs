@@ -19,7 +19,7 @@ mod switch;
 pub use cluster::{certificate, group, keyring, token};
 pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
-pub use headers::{ethernet, virtio, vxlan};
+pub use headers::{ethernet, stream, virtio, vxlan};
 pub use node::{api, join, link, record};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
@@ -48,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("record", record),
     ("sealed", sealed),
     ("segment", segment),
+    ("stream", stream),
     ("token", token),
     ("virtio", virtio),
     ("vxlan", vxlan),

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::option::{MTU, VNIS};
 use super::{DRIVER, SCOPE};
-use crate::api::{Call, Name, NetworkDetail, Subnet};
+use crate::api::{Call, EndpointDevice, Name, NetworkDetail, Subnet};
 use crate::cli::date::rfc3339;
 use crate::cli::printable;
 use crate::cli::remote::Remote;
@@ -97,13 +97,16 @@ fn containers(detail: &NetworkDetail) -> Value {
         return Value::Null;
     }
     let endpoint = |endpoint: &crate::api::NetworkEndpoint| {
-        let document = json!({
-            "Name": endpoint.name,
-            "Tap": endpoint.tap,
-            "Netns": endpoint.netns,
-            "MTU": endpoint.mtu,
-            "Carried": endpoint.carried,
-        });
+        let mut document = json!({ "Name": endpoint.name, "MTU": endpoint.mtu, "Carried": endpoint.carried });
+        match &endpoint.device {
+            EndpointDevice::Tap { tap, netns } => {
+                (document["Tap"], document["Netns"]) = (json!(tap), json!(netns))
+            }
+            EndpointDevice::QemuStream { qemu_stream } => document["QemuStream"] = json!(qemu_stream),
+            EndpointDevice::QemuDgram { qemu_dgram, qemu_remote } => {
+                (document["QemuDgram"], document["QemuRemote"]) = (json!(qemu_dgram), json!(qemu_remote));
+            }
+        }
         (endpoint.name.clone(), document)
     };
     Value::Object(detail.endpoints.iter().map(endpoint).collect())
@@ -163,8 +166,7 @@ mod tests {
         let peer = NetworkPeer { id: "n1".into(), name: "one".into(), address: Some([192, 0, 2, 1].into()) };
         let endpoint = NetworkEndpoint {
             name: "web".into(),
-            tap: "tap0".into(),
-            netns: Some("web".into()),
+            device: EndpointDevice::tap("tap0", Some("web".into())),
             mtu: 1450,
             carried: true,
         };

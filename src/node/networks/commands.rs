@@ -73,8 +73,7 @@ impl Cluster {
         let here = endpoints.into_iter().filter(|endpoint| endpoint.spec.network.0 == network.id);
         let endpoint = |view: crate::overlay::EndpointView| NetworkEndpoint {
             name: view.spec.name,
-            tap: view.spec.tap,
-            netns: view.spec.netns,
+            device: view.spec.device,
             mtu: view.mtu,
             carried: view.carried,
         };

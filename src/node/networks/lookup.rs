@@ -75,7 +75,7 @@ mod tests {
     use super::super::conflict::mark;
     use super::super::create::tests::network;
     use super::*;
-    use crate::api::{Code, NetworkEndpoint, NetworkPeer};
+    use crate::api::{Code, EndpointDevice, NetworkEndpoint, NetworkPeer};
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -108,8 +108,7 @@ mod tests {
     fn users_are_named() {
         let endpoint = |name: &str| NetworkEndpoint {
             name: name.into(),
-            tap: "tap0".into(),
-            netns: None,
+            device: EndpointDevice::tap("tap0", None),
             mtu: 1450,
             carried: true,
         };

@@ -1,11 +1,13 @@
 //! Drivers: the only place of the data plane that meets the system.
 //!
 //! [`FrameIo`] is a port, [`DatagramIo`] the underlay; both move batches and never block. A TAP is [`tap`], UDP is
-//! [`udp`], a program in this process is at a [`channel`], and [`mem`] is a link whose faults are chosen.
+//! [`udp`], a virtual machine is at a socket of [`qemu`], a program in this process at a [`channel`], and [`mem`] is a link
+//! whose faults are chosen.
 
 pub mod channel;
 pub mod mem;
 pub mod netns;
+pub mod qemu;
 pub mod tap;
 #[cfg(feature = "compat-tun-tap")]
 pub mod tun_tap;
@@ -43,7 +45,7 @@ pub struct Capabilities {
 pub trait FrameIo: Send + std::fmt::Debug {
     /// Appends frames to `into`: at most `max`, and no more than there are now and than `pool` has buffers for.
     ///
-    /// Gives how many frames were left out because their offload header makes no sense.
+    /// Gives how many frames were left out because their offload header makes no sense, or no buffer holds them.
     ///
     /// # Errors
     /// Only where the device as a whole fails; what was appended before stays.

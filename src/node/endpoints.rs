@@ -1,0 +1,199 @@
+//! This node's endpoints: attached with a name that nobody has, said to all, and detached.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use ring::rand::SystemRandom;
+use tracing::{info, warn};
+
+use super::cluster::Cluster;
+use super::life::{bad_request, conflict, internal};
+use super::networks::{find_network, may_attach};
+use super::records::{EndpointRecord, node_id};
+use super::requests::find;
+use crate::api::{ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, Name, NetworkView, Refusal};
+use crate::crypto::identity::NodeId;
+use crate::gossip::SetError;
+use crate::overlay::{AttachError, EndpointSpec, EndpointView, NetworkId, Overlay};
+use crate::switch::wire::MacAddr;
+
+impl Cluster {
+    /// Gives a TAP or a virtual machine a place in a network.
+    ///
+    /// # Errors
+    /// If the network is not there or for something else, or the name or the MAC address is another endpoint's.
+    pub(super) async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attached, Refusal> {
+        let network = find_network(&self.network_views(), &request.network)?.clone();
+        may_attach(&network)?;
+        check(&request)?;
+        self.check_free(&network, &request)?;
+        let overlay = self.start_overlay().await.map_err(conflict)?;
+        let addresses = settle(&network, &request.ip)?;
+        let id = NodeId::random(&SystemRandom::new()).map_err(internal)?.to_string();
+        let spec = EndpointSpec {
+            aliases: request.aliases.iter().map(ToString::to_string).collect(),
+            gateways: gateways(&network, &addresses),
+            addresses,
+            mac: request.mac,
+            ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
+        };
+        let made = overlay.attach(spec).map_err(|error| match error {
+            AttachError::State(error) => internal(error),
+            other => conflict(other),
+        })?;
+        info!(
+            "endpoint {} of network {}: {}, MTU {}",
+            made.spec.name, network.name, made.spec.device, made.mtu
+        );
+        self.say_presence(&overlay);
+        self.say_endpoints(&overlay);
+        Ok(attached(&network, made))
+    }
+
+    /// Takes an endpoint out of its network.
+    ///
+    /// # Errors
+    /// If there is none, or several have that name.
+    pub(super) fn detach(&self, wanted: &Name) -> Result<(), Refusal> {
+        let missing = || Refusal::new(Code::NotFound, format!("this node has no endpoint {wanted}"));
+        let overlay = self.overlay().ok_or_else(missing)?;
+        let all = overlay.kept();
+        let found = find("endpoint", wanted, &all, |(id, name)| (id.clone(), name));
+        let (id, name) = found.map_err(|refusal| match refusal.code {
+            Code::NotFound => missing(),
+            _ => refusal,
+        })?;
+        if !overlay.detach(id).map_err(internal)? {
+            return Err(missing());
+        }
+        info!("endpoint {name} is detached");
+        self.say_presence(&overlay);
+        self.say_endpoints(&overlay);
+        Ok(())
+    }
+
+    /// Every endpoint of the cluster, as far as its node is heard: its node, its id, and what it is.
+    pub(super) fn endpoint_records(&self) -> Vec<(NodeId, String, EndpointRecord)> {
+        let records = self.gossip.list::<EndpointRecord>().into_iter();
+        records.filter_map(|(owner, id, record)| Some((node_id(owner?), id, record))).collect()
+    }
+
+    /// What people call a node.
+    pub(super) fn node_name(&self, node: NodeId) -> String {
+        let named = self.nodes().into_iter().find(|&(known, _)| known == node);
+        named.map_or_else(|| node.to_string(), |(_, record)| record.name)
+    }
+
+    /// Whether no other endpoint of the network has the name or MAC address that is asked for. Two that are attached at one
+    /// moment on two nodes both get it.
+    fn check_free(&self, network: &NetworkView, request: &AttachRequest) -> Result<(), Refusal> {
+        for (node, _, record) in self.endpoint_records() {
+            if record.network != network.id {
+                continue;
+            }
+            let place = || format!("on node {}", self.node_name(node));
+            if record.name == request.name.as_str() {
+                let (name, network) = (&record.name, &network.name);
+                return Err(conflict(format!(
+                    "network {network} has an endpoint {name} {} already: `detach` it first, or choose another name",
+                    place()
+                )));
+            }
+            if let Some(mac) = request.mac.filter(|mac| mac.0 == record.mac) {
+                return Err(conflict(format!("{mac} is that of endpoint {} {}", record.name, place())));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the others which endpoints we have.
+    pub(super) fn say_endpoints(&self, overlay: &Overlay) {
+        let record = |view: EndpointView| {
+            let spec = view.spec;
+            let record = EndpointRecord {
+                network: spec.network.0,
+                name: spec.name,
+                addresses: spec.addresses.iter().map(|own| own.address()).collect(),
+                mac: spec.mac.unwrap_or(MacAddr([0; 6])).0,
+                aliases: spec.aliases,
+            };
+            (spec.id, record)
+        };
+        let wanted: BTreeMap<String, EndpointRecord> = overlay.endpoints().into_iter().map(record).collect();
+        let said = self.endpoint_records().into_iter().filter(|(node, ..)| *node == self.id);
+        let said: BTreeMap<String, EndpointRecord> = said.map(|(_, id, record)| (id, record)).collect();
+        let tell = || -> Result<(), SetError> {
+            for (id, record) in wanted.iter().filter(|(id, record)| said.get(*id) != Some(record)) {
+                self.gossip.set(id, record)?;
+            }
+            said.keys()
+                .filter(|id| !wanted.contains_key(*id))
+                .try_for_each(|id| self.gossip.delete::<EndpointRecord>(id))
+        };
+        if let Err(error) = tell() {
+            warn!("can't say which endpoints this node has: {error}");
+        }
+    }
+}
+
+/// Whether a request makes sense in itself.
+fn check(request: &AttachRequest) -> Result<(), Refusal> {
+    let v4 = request.ip.iter().filter(|address| address.is_ipv4()).count();
+    if v4 > 1 || request.ip.len() - v4 > 1 {
+        return Err(bad_request("an endpoint has at most one address of each IP version"));
+    }
+    if request.aliases.len() > ALIASES_MAX {
+        return Err(bad_request(format!("an endpoint has at most {ALIASES_MAX} aliases")));
+    }
+    if let Some(path) = request.device.sockets().find(|path| !Path::new(path).is_absolute()) {
+        return Err(bad_request(format!("{path:?} is no absolute path of a socket")));
+    }
+    match request.mac {
+        Some(mac) if mac.is_multicast() || mac.is_zero() => Err(bad_request(format!(
+            "{mac} is no device's MAC address: the first byte is even, and not all are zero"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn attached(network: &NetworkView, made: EndpointView) -> Attached {
+    let spec = made.spec;
+    // Of the subnet that it has an address of.
+    let subnet = network
+        .subnets
+        .iter()
+        .find(|subnet| spec.addresses.iter().any(|own| subnet.subnet.contains(own.address())));
+    Attached {
+        id: spec.id,
+        network: network.id.clone(),
+        interface: spec.device.interface().into(),
+        mac: spec.mac.unwrap_or(MacAddr([0; 6])),
+        addresses: spec.addresses,
+        gateways: spec.gateways,
+        resolver: subnet.map(|subnet| subnet.gateway),
+        mtu: made.mtu,
+    }
+}
+
+/// The addresses that are asked for, each with its subnet's prefix.
+fn settle(network: &NetworkView, wanted: &[IpAddr]) -> Result<Vec<HostAddress>, Refusal> {
+    let settled = |&address: &IpAddr| {
+        let subnet = network.subnets.iter().find(|subnet| subnet.subnet.contains(address));
+        let subnet =
+            subnet.ok_or_else(|| bad_request(format!("{address} is in no subnet of {}", network.name)))?;
+        HostAddress::new(address, subnet.subnet.length())
+            .ok_or_else(|| internal("a prefix longer than an address"))
+    };
+    wanted.iter().map(settled).collect()
+}
+
+/// The way out from these addresses: the gateways of their subnets, unless there is no world outside.
+fn gateways(network: &NetworkView, addresses: &[HostAddress]) -> Vec<IpAddr> {
+    let of = |own: &HostAddress| {
+        let subnet = network.subnets.iter().find(|subnet| subnet.subnet.contains(own.address()))?;
+        Some(subnet.gateway)
+    };
+    if network.options.internal { Vec::new() } else { addresses.iter().filter_map(of).collect() }
+}
