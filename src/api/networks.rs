@@ -166,6 +166,55 @@ pub struct NetworkDetail {
     pub peers: Vec<NetworkPeer>,
     /// The endpoints that the node has that is asked, by name.
     pub endpoints: Vec<NetworkEndpoint>,
+    /// The endpoints of all nodes, as far as they are heard, by name.
+    pub members: Vec<NetworkMember>,
+    /// How its addresses are used, in the order of its subnets.
+    pub addresses: Vec<SubnetUse>,
+}
+
+/// An endpoint of any node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkMember {
+    /// Its id.
+    pub id: String,
+    /// What it is called.
+    pub name: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// The name of its node.
+    pub node: String,
+    /// Its MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<HostAddress>,
+}
+
+/// How the addresses of a subnet are used: those that endpoints get which ask for none in particular. 2^64 - 1 stands for
+/// that many or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetUse {
+    /// The subnet.
+    pub subnet: IpPrefix,
+    /// How many there are.
+    pub capacity: u64,
+    /// What the nodes hold that have been heard of, by name.
+    pub nodes: Vec<NodeUse>,
+}
+
+/// What a node holds of a subnet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUse {
+    /// The node's name.
+    pub node: String,
+    /// Whether it is the one that is asked.
+    pub own: bool,
+    /// Addresses that only this node gives to endpoints: `free` and `used` together.
+    pub owned: u64,
+    /// Those that no endpoint has.
+    pub free: u64,
+    /// Those that one has.
+    pub used: u64,
 }
 
 /// A node with endpoints in a network.
@@ -182,8 +231,17 @@ pub struct NetworkPeer {
 /// An endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkEndpoint {
+    /// Its id.
+    pub id: String,
     /// What it is called.
     pub name: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// Its MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<HostAddress>,
     /// Its TAP.
     pub tap: String,
     /// The namespace that the TAP is in; none: the daemon's.

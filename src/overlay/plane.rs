@@ -9,9 +9,10 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::OverlayConfig;
 use super::device::Device;
-use super::plan::Plan;
+use super::plan::{At, Plan};
 use super::reconcile::{Have, Step};
 use crate::crypto::identity::NodeId;
+use crate::switch::fdb::Place;
 use crate::switch::io::FrameIo;
 use crate::switch::io::udp::{BindError, SOURCES_DEFAULT, Udp, UdpConfig};
 use crate::switch::probe::ProbeConfig;
@@ -212,6 +213,17 @@ impl Plane {
                 }
                 Ok(())
             }
+            Step::Announce(vni, mac, own) => {
+                let at = match &own.at {
+                    At::Here(endpoint) => self.ports.get(endpoint).map(|&port| Place::Port(port)),
+                    At::There(node) => self.vteps.get(node).map(|&vtep| Place::Vtep(vtep)),
+                };
+                master.announce(*vni, *mac, &own.addresses, at.ok_or(TableError::NoSuchPlace)?)
+            }
+            Step::Withdraw(vni, mac) => {
+                master.withdraw(*vni, *mac);
+                Ok(())
+            }
             Step::Plug(..) | Step::Unplug(_) => Ok(()),
         }
     }
@@ -226,6 +238,7 @@ fn vni(step: &Step) -> Option<Vni> {
     match step {
         Step::Seal(vni) | Step::Forget(vni) | Step::Plug(_, vni) => Some(*vni),
         Step::AddPeer(vni, ..) | Step::RemovePeer(vni, ..) => Some(*vni),
+        Step::Announce(vni, ..) | Step::Withdraw(vni, _) => Some(*vni),
         Step::Unplug(_) => None,
     }
 }
@@ -238,6 +251,8 @@ fn describe(step: &Step) -> String {
         Step::Unplug(name) => format!("unplug endpoint {name}"),
         Step::AddPeer(vni, node, address) => format!("add node {node} at {address} to network {vni}"),
         Step::RemovePeer(vni, node, _) => format!("take node {node} out of network {vni}"),
+        Step::Announce(vni, mac, _) => format!("announce {mac} in network {vni}"),
+        Step::Withdraw(vni, mac) => format!("withdraw {mac} from network {vni}"),
     }
 }
 

@@ -96,10 +96,10 @@ impl Shared {
     /// Makes the switch have what it should have.
     pub(super) fn refresh(&self, inner: &mut Inner) {
         let Inner { view, endpoints, plane: Some(plane), local, refused, .. } = inner else { return };
-        let named = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.network.clone()));
+        let own = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.local()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
-        let want = plan(view, &named.collect());
+        let want = plan(view, &own.collect());
         let steps = steps(plane.have(), &want);
         let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));
         let device = |id: &str| {
