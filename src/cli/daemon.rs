@@ -44,6 +44,10 @@ pub(super) struct Given {
     /// Log lines to print: error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+
+    /// Resolvers to ask for names of the world outside, at most three [default: this host's, /etc/resolv.conf]
+    #[arg(long, value_name = "ADDRESS[:PORT],...")]
+    dns: Option<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -67,6 +71,7 @@ impl Given {
             (Key::Socket, self.socket),
             (Key::SocketGroup, self.socket_group),
             (Key::LogLevel, self.log_level),
+            (Key::Dns, self.dns),
         ];
         let given = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
         Flags { config: self.config, values: given.collect() }

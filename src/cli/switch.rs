@@ -83,7 +83,7 @@ pub(super) struct Args {
     #[arg(long)]
     probe: bool,
 
-    /// Addresses of a network's gateway, at most one IPv4 and one IPv6: VNI:ADDRESS[,ADDRESS]
+    /// Addresses of a network's gateway, IPv4 and IPv6: VNI:ADDRESS[,ADDRESS]...
     ///
     /// It answers ping and resolves names: those of --host, and of others what this host's resolvers say. Every switch of
     /// the network may have it: each answers its own TAPs. It does not lead out of the network.

@@ -1,14 +1,18 @@
 //! The keys of the configuration, and the texts that their values are parsed from.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::Surroundings;
 use super::resolve::Reason;
+use crate::names::UPSTREAMS_MAX;
 
 /// Bytes of a UNIX socket's path: `sun_path` has 108, of which one ends it (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
+/// RFC 1035 §4.2.
+const DNS_PORT: u16 = 53;
 
 /// A key: `state-dir` in the file, `VSWITCHD_STATE_DIR` in the environment, `--state-dir` as a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,11 +25,13 @@ pub enum Key {
     SocketGroup,
     /// How much is logged.
     LogLevel,
+    /// Resolvers that are asked for names that no network has.
+    Dns,
 }
 
 impl Key {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [Self::StateDir, Self::Socket, Self::SocketGroup, Self::LogLevel];
+    pub const ALL: [Self; 5] = [Self::StateDir, Self::Socket, Self::SocketGroup, Self::LogLevel, Self::Dns];
 
     /// Its name in the file, and as a flag behind `--`.
     #[must_use]
@@ -35,6 +41,7 @@ impl Key {
             Self::Socket => "socket",
             Self::SocketGroup => "socket-group",
             Self::LogLevel => "log-level",
+            Self::Dns => "dns",
         }
     }
 
@@ -46,6 +53,7 @@ impl Key {
             Self::Socket => "VSWITCHD_SOCKET",
             Self::SocketGroup => "VSWITCHD_SOCKET_GROUP",
             Self::LogLevel => "VSWITCHD_LOG_LEVEL",
+            Self::Dns => "VSWITCHD_DNS",
         }
     }
 }
@@ -104,6 +112,21 @@ pub struct Group {
     pub name: String,
     /// Its number.
     pub gid: u32,
+}
+
+/// Resolvers: addresses, each with a port if that is not DNS's, with commas in between.
+pub(super) fn parse_resolvers(text: &str) -> Result<Vec<SocketAddr>, Reason> {
+    let parse = |text: &str| {
+        let text = text.trim();
+        let whole = text.parse::<SocketAddr>().ok();
+        let found = whole.or_else(|| Some(SocketAddr::new(text.parse().ok()?, DNS_PORT)));
+        found.ok_or_else(|| Reason::Resolver(text.into()))
+    };
+    let servers = text.split(',').map(parse).collect::<Result<Vec<_>, _>>()?;
+    match servers.len() {
+        1..=UPSTREAMS_MAX => Ok(servers),
+        _ => Err(Reason::ManyResolvers),
+    }
 }
 
 /// A path that is absolute, or made so where it was given on a terminal.

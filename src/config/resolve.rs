@@ -2,11 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, FILE_MAX};
-use super::key::{Group, Key, LogLevel, parse_group, parse_path, parse_socket};
+use super::key::{Group, Key, LogLevel, parse_group, parse_path, parse_resolvers, parse_socket};
 use super::{Origin, Surroundings};
+use crate::names::UPSTREAMS_MAX;
 
 /// The variable that names the file.
 const CONFIG_VARIABLE: &str = "VSWITCHD_CONFIG";
@@ -24,6 +26,8 @@ pub struct Config {
     pub socket_group: Option<Group>,
     /// How much is logged.
     pub log_level: LogLevel,
+    /// Resolvers that are asked for names that no network has, at most [`UPSTREAMS_MAX`]; none: the host's own.
+    pub dns: Vec<SocketAddr>,
     origins: [Origin; Key::ALL.len()],
 }
 
@@ -82,6 +86,12 @@ pub enum Reason {
     /// Not a level.
     #[error("{0:?} is no level: want error, warn, info, debug or trace")]
     Level(String),
+    /// Not a resolver.
+    #[error("{0:?} is no resolver: want an address, or ADDRESS:PORT")]
+    Resolver(String),
+    /// Too many resolvers.
+    #[error("more than {UPSTREAMS_MAX} resolvers")]
+    ManyResolvers,
     /// Not a group of this system.
     #[error("this system has no group {0:?}")]
     NoGroup(String),
@@ -180,6 +190,7 @@ struct Draft {
     socket: Option<(PathBuf, Origin)>,
     socket_group: Option<(Group, Origin)>,
     log_level: Option<(LogLevel, Origin)>,
+    dns: Option<(Vec<SocketAddr>, Origin)>,
 }
 
 impl Draft {
@@ -199,6 +210,7 @@ impl Draft {
                 self.socket_group = Some((parse_group(text, surroundings).map_err(refused)?, origin));
             }
             Key::LogLevel => self.log_level = Some((text.parse().map_err(refused)?, origin)),
+            Key::Dns => self.dns = Some((parse_resolvers(text).map_err(refused)?, origin)),
         }
         Ok(())
     }
@@ -224,10 +236,12 @@ impl Draft {
         let (socket_group, group_origin) = self.socket_group.unzip();
         let (log_level, level_origin) = self.log_level.unzip();
         let log_level = log_level.unwrap_or_default();
-        let [group_origin, level_origin] =
-            [group_origin, level_origin].map(|origin| origin.unwrap_or(Origin::Default));
-        let origins = [state_dir_origin, socket_origin, group_origin, level_origin];
-        Ok(Config { file, state_dir, socket, socket_group, log_level, origins })
+        let (dns, dns_origin) = self.dns.unzip();
+        let dns = dns.unwrap_or_default();
+        let [group_origin, level_origin, dns_origin] =
+            [group_origin, level_origin, dns_origin].map(|origin| origin.unwrap_or(Origin::Default));
+        let origins = [state_dir_origin, socket_origin, group_origin, level_origin, dns_origin];
+        Ok(Config { file, state_dir, socket, socket_group, log_level, dns, origins })
     }
 }
 
@@ -240,6 +254,8 @@ impl Config {
             Some(self.socket.display().to_string()),
             self.socket_group.as_ref().map(|group| group.name.clone()),
             Some(self.log_level.name().into()),
+            (!self.dns.is_empty())
+                .then(|| self.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
         ];
         let rows = Key::ALL.into_iter().zip(values).zip(self.origins.clone());
         rows.map(|((key, value), origin)| Setting { key, value, origin }).collect()

@@ -86,6 +86,7 @@ fn later_sources_win_and_are_named() {
         ("/work-dir/c.sock".into(), "--socket".into()),
         ("wheel".into(), line(3)),
         ("warn".to_owned(), line(2)),
+        (String::new(), "default".into()),
     ];
     assert_eq!(shown, expected);
     assert_eq!(config.socket_group.unwrap().gid, 10);
@@ -103,15 +104,17 @@ fn errors_name_line_key_and_reason() {
             "log-level = \"loud\"",
             "1: log-level: \"loud\" is no level: want error, warn, info, debug or trace",
         ),
+        ("dns = \"192.0.2.53, there\"", "1: dns: \"there\" is no resolver: want an address, or ADDRESS:PORT"),
+        ("dns = \"::1,::2,::3,::4\"", "1: dns: more than 3 resolvers"),
         ("socket-group = \"nobody-here\"", "1: socket-group: this system has no group \"nobody-here\""),
         ("socket-group = \"broken\"", "1: socket-group: this system has no group \"broken\""),
         (
             "sokcet = \"/a\"",
-            "1: unknown key \"sokcet\": there are state-dir, socket, socket-group, log-level",
+            "1: unknown key \"sokcet\": there are state-dir, socket, socket-group, log-level, dns",
         ),
         (
             "[api]\nsocket = \"/a\"",
-            "1: unknown key \"api\": there are state-dir, socket, socket-group, log-level",
+            "1: unknown key \"api\": there are state-dir, socket, socket-group, log-level, dns",
         ),
     ] {
         assert_eq!(scratch.refused(text), expected, "{text}");
@@ -155,4 +158,14 @@ fn groups_may_be_numbers() {
     let flags = Flags { config: None, values: vec![(Key::SocketGroup, "4711".into())] };
     let config = resolve(&scratch.user(&[("HOME", "/home/a")]), &flags).unwrap();
     assert_eq!(config.socket_group, Some(Group { name: "4711".into(), gid: 4711 }));
+}
+
+#[test]
+fn resolvers_have_ports_if_others_than_dns_have() {
+    let scratch = Scratch::new("resolvers");
+    let given = "192.0.2.53, [2001:db8::53]:5353,2001:db8::54";
+    let flags = Flags { config: None, values: vec![(Key::Dns, given.into())] };
+    let config = resolve(&scratch.user(&[("HOME", "/home/a")]), &flags).unwrap();
+    let shown = config.settings().pop().unwrap();
+    assert_eq!(shown.value.as_deref(), Some("192.0.2.53:53,[2001:db8::53]:5353,[2001:db8::54]:53"));
 }

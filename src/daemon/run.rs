@@ -57,7 +57,7 @@ async fn serve_until_signal(config: &Config) -> Result<(), DaemonError> {
         None => Admission::Owner(geteuid().as_raw()),
     };
     info!("state in {}, API at {}", state.path().display(), socket.path().display());
-    let node = Node::start(state).await?;
+    let node = Node::start(state, config.dns.clone()).await?;
     let daemon = Arc::new(Daemon { config: config.clone(), node, started: Instant::now() });
     let manager = env::var_os(NOTIFY_SOCKET);
     tell(manager.as_ref(), Notice::Ready);

@@ -30,7 +30,7 @@ pub(super) struct Back {
 }
 
 /// Our address and the other's, of one family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Ends {
     V4(Ipv4Addr, Ipv4Addr),
     V6(Ipv6Addr, Ipv6Addr),
@@ -46,11 +46,12 @@ pub(super) enum Unreachable {
 }
 
 impl Ends {
-    /// The other's address.
-    pub(super) fn other(self) -> IpAddr {
-        match self {
-            Self::V4(_, other) => other.into(),
-            Self::V6(_, other) => other.into(),
+    /// These two. `None` if they are not of one family.
+    pub(super) fn of(own: IpAddr, other: IpAddr) -> Option<Self> {
+        match (own, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => Some(Self::V4(own, other)),
+            (IpAddr::V6(own), IpAddr::V6(other)) => Some(Self::V6(own, other)),
+            _ => None,
         }
     }
 }

@@ -20,5 +20,5 @@ pub mod station;
 mod streams;
 mod upstream;
 
-pub use self::addresses::{Addresses, mac_of};
-pub use self::run::{Gateway, Resolvers};
+pub use self::addresses::{Addresses, Own, mac_of};
+pub use self::run::{Gateway, Resolvers, port_spec};

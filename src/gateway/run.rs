@@ -17,7 +17,11 @@ use super::addresses::Addresses;
 use super::station::{Action, Question, Station};
 use super::upstream::ask;
 use crate::names::{Zone, upstreams};
-use crate::switch::io::channel::{ChannelEnd, ChannelReceiveError};
+use crate::switch::io::FrameIo;
+use crate::switch::io::channel::{ChannelEnd, ChannelPort, ChannelReceiveError, channel};
+use crate::switch::storm::StormLimit;
+use crate::switch::tables::PortSpec;
+use crate::switch::wire::Vni;
 
 /// Questions that resolvers elsewhere are asked at a time for one network: each holds a socket. One more is refused at
 /// once.
@@ -78,17 +82,20 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one at the end of a channel whose port takes no offloads ([`crate::switch::io::channel::channel`], with
-    /// [`QUEUE`] frames). The switch should have `at.mac` announced at that port, with the IPv4 address: then it stays on
-    /// this node, and ARP for it does, too. Not with the IPv6 address, since the switch does not say of any that it is a
-    /// router's (RFC 4861 §4.4).
+    /// Starts one, and gives the device of its port ([`port_spec`]). The switch should have [`Addresses::announced`]
+    /// there: then what is for the gateway stays on this node, and ARP for it does, too.
     ///
     /// # Errors
-    /// No thread can be had.
-    pub fn start(at: Addresses, zone: Zone, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
+    /// No thread or descriptor can be had.
+    pub fn open(at: Addresses, zone: Zone, resolvers: Resolvers) -> io::Result<(Self, ChannelPort)> {
+        let (port, end) = channel(QUEUE)?;
+        Ok((Self::start(at, zone, end, resolvers)?, port))
+    }
+
+    fn start(at: Addresses, zone: Zone, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
         let zone = Arc::new(ArcSwap::from_pointee(zone));
         let names = Arc::clone(&zone);
-        let station = Station::new(at, random(), Instant::now());
+        let station = Station::new(at.clone(), random(), Instant::now());
         let work = Work {
             station: Arc::new(Mutex::new(station)),
             end: Arc::new(end),
@@ -102,8 +109,8 @@ impl Gateway {
 
     /// Where it is.
     #[must_use]
-    pub fn addresses(&self) -> Addresses {
-        self.at
+    pub fn addresses(&self) -> &Addresses {
+        &self.at
     }
 
     /// Answers with these names from now on.
@@ -115,6 +122,18 @@ impl Gateway {
     #[must_use]
     pub fn join(self) -> bool {
         self.thread.join().is_ok()
+    }
+}
+
+/// The port that a network's gateway has in a switch; `mtu` is that of the network's other ports.
+#[must_use]
+pub fn port_spec(vni: Vni, mtu: u32, port: &ChannelPort) -> PortSpec {
+    PortSpec {
+        name: format!("gateway@{vni}"),
+        vni,
+        mtu: usize::try_from(mtu).unwrap_or(usize::MAX),
+        capabilities: port.capabilities(),
+        storm: StormLimit::default(),
     }
 }
 

@@ -143,23 +143,22 @@ impl Station {
     }
 
     fn arp(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
-        let own = self.at.v4()?;
         let arp = ArpPacketSlice::from_slice(frame.get(header.payload..)?).ok()?;
         if arp.hw_addr_type() != ArpHardwareId::ETHERNET
             || arp.proto_addr_type().0 != EtherType::IPV4.0
             || arp.operation() != ArpOperation::REQUEST
             || arp.sender_hw_addr() != header.source.0
-            || arp.target_protocol_addr() != own.octets()
         {
             return None;
         }
-        let asker = Ipv4Addr::from(<[u8; 4]>::try_from(arp.sender_protocol_addr()).ok()?);
+        let address = |bytes: &[u8]| Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?));
+        let own = address(arp.target_protocol_addr()).filter(|&own| self.at.is_at(own.into()))?;
+        let asker = address(arp.sender_protocol_addr())?;
         // Gratuitous ARP tells, and does not ask.
         (asker != own).then(|| arp_reply(self.at.mac(), own, header.source, asker))
     }
 
     fn solicitation(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
-        let own = self.at.v6()?;
         let found = Transport::find(frame, header)?;
         if found.ip != IpVersion::V6 || found.protocol != IpNumber::IPV6_ICMP.0 {
             return None;
@@ -176,9 +175,9 @@ impl Station {
         if !solicited || *ip.get(HOP_LIMIT)? != HOPS_ND || !verifies_v6(message, source, destination, found) {
             return None;
         }
-        let target = NeighborSolicitationPayloadSlice::from_slice(payload).ok()?.target_address();
+        let own = NeighborSolicitationPayloadSlice::from_slice(payload).ok()?.target_address();
         let asker = (!source.is_unspecified()).then_some(source);
-        let asked = target == own && source != own && !source.is_multicast();
+        let asked = self.at.is_at(own.into()) && source != own && !source.is_multicast();
         asked.then(|| advertisement(self.at.mac(), own, header.source, asker)).flatten()
     }
 
@@ -188,8 +187,9 @@ impl Station {
         if !is_host(source) || !is_host(destination) || !verifies(frame, found, source, destination) {
             return Action::Nothing;
         }
-        let ours = [self.at.v4().map(IpAddr::V4), self.at.v6().map(IpAddr::V6)].contains(&Some(destination));
-        let Some(ends) = self.ends(source) else { return Action::Nothing };
+        let ours = self.at.is_at(destination);
+        let own = if ours { Some(destination) } else { self.at.towards(source) };
+        let Some(ends) = own.and_then(|own| Ends::of(own, source)) else { return Action::Nothing };
         let packet = Packet {
             ip: &frame[found.ip_start..found.end],
             transport: &frame[found.start..found.end],
@@ -203,14 +203,6 @@ impl Station {
             UDP => self.datagram(&packet, zone, now),
             TCP => self.segment(&packet, zone, now),
             _ => self.icmp(frame, header, &packet).map_or(Action::Nothing, Action::Send),
-        }
-    }
-
-    /// Our address of that family, and the other's.
-    fn ends(&self, source: IpAddr) -> Option<Ends> {
-        match source {
-            IpAddr::V4(source) => self.at.v4().map(|own| Ends::V4(own, source)),
-            IpAddr::V6(source) => self.at.v6().map(|own| Ends::V6(own, source)),
         }
     }
 

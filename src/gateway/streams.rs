@@ -33,8 +33,8 @@ const SEND_LEN: usize = 16 << 10;
 /// DNS (RFC 1035 §4.2).
 const DNS: u16 = 53;
 
-/// A client: its address and port.
-pub(super) type Client = (IpAddr, u16);
+/// A client: its address, which of ours it asks, and its port.
+pub(super) type Client = (Ends, u16);
 
 /// A connection, of all that there have ever been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Streams {
         now: Instant,
     ) -> Option<Progress> {
         let Segment { packet, back, port, is_syn } = segment;
-        let client = (back.ends.other(), port);
+        let client = (back.ends, port);
         let at = self.time(now);
         if !self.open.contains_key(&client) {
             if !is_syn || self.open.len() >= STREAMS_MAX {

@@ -80,6 +80,8 @@ pub(super) struct Cluster {
     pub(super) state: Arc<StateDir>,
     pub(super) id: NodeId,
     pub(super) shared: Shared,
+    /// Who is asked for names that no network has; none: this host's resolvers.
+    pub(super) dns: Vec<SocketAddr>,
     pub(super) gossip: Gossip,
     pub(super) keys: Arc<Keys>,
     pub(super) links: Links,
@@ -115,13 +117,14 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Runs the member that is kept in `shared`. `door` is a socket for nodes that want to join, if it is open already.
+    /// Runs the member that is kept in `shared`. `dns` is asked for names that no network has; `door` is a socket for nodes that want to join, if it is open already.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub(super) async fn start(
         state: Arc<StateDir>,
         shared: Shared,
+        dns: Vec<SocketAddr>,
         door: Option<TcpListener>,
     ) -> Result<Arc<Self>, StartError> {
         let (id, root, role, me, listen, seeds) = {
@@ -154,6 +157,7 @@ impl Cluster {
             state,
             id,
             shared,
+            dns,
             gossip,
             keys,
             links,

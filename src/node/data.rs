@@ -50,6 +50,7 @@ impl Cluster {
         let mut config = OverlayConfig::new(self.id, name, local);
         config.shares_address =
             self.nodes().iter().any(|(node, record)| *node != self.id && record.data.ip() == local.ip());
+        config.dns.clone_from(&self.dns);
         let agree = Arc::new(OverLinks(Arc::downgrade(self)));
         let (overlay, events) = Overlay::start(config, agree, Arc::clone(&self.state))?;
         let overlay = Arc::new(overlay);
@@ -83,8 +84,10 @@ impl Cluster {
         let network = |(id, record): (String, NetworkRecord)| {
             let protection = if record.options.encrypted { Protection::Sealed } else { Protection::Plain };
             let (id, name, created_ms) = (NetworkId(id), record.name, record.created_ms);
-            let (vni, mtu) = (Vni::new(record.vni)?, record.options.mtu);
-            Some(NetworkView { id, name, vni, protection, underlay_mtu: mtu, created_ms })
+            let (vni, underlay_mtu, internal) =
+                (Vni::new(record.vni)?, record.options.mtu, record.options.internal);
+            let subnets = record.subnets;
+            Some(NetworkView { id, name, vni, protection, underlay_mtu, subnets, internal, created_ms })
         };
         View {
             nodes: live.filter_map(node).collect(),

@@ -1,6 +1,7 @@
 //! The node: what it is asked to do, one thing after the other.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -38,21 +39,25 @@ const MANAGERS_TRIED_MAX: usize = 16;
 pub struct Node {
     state: Arc<StateDir>,
     member: Shared,
+    /// Who is asked for names that no network has; none: this host's resolvers.
+    dns: Vec<SocketAddr>,
     /// Held by whoever changes the membership; with what starts the member, if that takes time.
     changing: Mutex<Option<AbortHandle>>,
     cluster: std::sync::Mutex<Option<Arc<Cluster>>>,
 }
 
 impl Node {
-    /// The node whose state this is; a member goes on where it was.
+    /// The node whose state this is; a member goes on where it was. `dns` is asked for names that no network has, or if
+    /// there is none, this host's own resolvers.
     ///
     /// # Errors
     /// If its state can't be read or makes no sense.
-    pub async fn start(state: StateDir) -> Result<Arc<Self>, StateError> {
+    pub async fn start(state: StateDir, dns: Vec<SocketAddr>) -> Result<Arc<Self>, StateError> {
         let member = Member::load(&state)?;
         let node = Arc::new(Self {
             state: Arc::new(state),
             member: Shared::default(),
+            dns,
             changing: Mutex::default(),
             cluster: std::sync::Mutex::default(),
         });
@@ -69,7 +74,8 @@ impl Node {
                 let starting = tokio::spawn(async move {
                     let mut told = false;
                     while let Some(node) = starting.upgrade() {
-                        match Cluster::start(Arc::clone(&node.state), Arc::clone(&node.member), None).await {
+                        let (state, member) = (Arc::clone(&node.state), Arc::clone(&node.member));
+                        match Cluster::start(state, member, node.dns.clone(), None).await {
                             Ok(cluster) => {
                                 cluster.found_again().await;
                                 *node.running() = Some(cluster);
@@ -291,7 +297,10 @@ impl Node {
         let stored = keys::store(&self.state, ring).and_then(|()| member.store(&self.state));
         *self.member() = Some(member);
         let started = match stored {
-            Ok(()) => Cluster::start(Arc::clone(&self.state), Arc::clone(&self.member), door).await,
+            Ok(()) => {
+                let (state, member) = (Arc::clone(&self.state), Arc::clone(&self.member));
+                Cluster::start(state, member, self.dns.clone(), door).await
+            }
             Err(error) => Err(error.into()),
         };
         started.map_err(|error| {

@@ -33,6 +33,8 @@ pub struct OverlayConfig {
     pub offloads: Offloads,
     /// Between two probes of a path.
     pub probe_interval: Duration,
+    /// Who is asked for names that no network has, in this order; none: this host's own resolvers.
+    pub dns: Vec<SocketAddr>,
 }
 
 impl OverlayConfig {
@@ -49,6 +51,7 @@ impl OverlayConfig {
             storm: StormLimit::default(),
             offloads: Offloads::ALL,
             probe_interval: Duration::from_secs(1),
+            dns: Vec::new(),
         }
     }
 }

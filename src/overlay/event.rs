@@ -48,6 +48,8 @@ pub enum OverlayEvent {
         /// What was met.
         reason: String,
     },
+    /// A network's gateway on this node has ended by itself; another has been started.
+    GatewayEnded(NetworkId),
     /// A network that this node has endpoints in carries nothing.
     NetworkRefused(Refused),
     /// A network carries frames that was refused before.
@@ -82,6 +84,9 @@ impl fmt::Display for OverlayEvent {
             Self::PathMtu { name, mtu, .. } => write!(f, "data path to {name} carries packets of {mtu} bytes"),
             Self::EndpointGone { endpoint, network, reason } => {
                 write!(f, "endpoint {endpoint} of network {network} is gone: {reason}")
+            }
+            Self::GatewayEnded(network) => {
+                write!(f, "the gateway of network {network} has ended and is started anew")
             }
             Self::NetworkRefused(refused) => refused.fmt(f),
             Self::NetworkCarried(network) => write!(f, "network {network} carries frames again"),

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! View (nodes, networks)  ──► plan ──► Plan ──► steps ──► Plane (Switch, Workers)   one at a time, replaced as a whole
-//! endpoints (TAPs, kept)  ──►             └──► Sessions (keys of the peers in it)   outlive the plane
+//! endpoints (TAPs, kept)  ──►             ├──► Sessions (keys of the peers in it)   outlive the plane
+//!                                         └──► Gateways (of the networks in it)     likewise
 //! ```
 //!
 //! [`plan`] and [`steps`] are pure. [`sessions`] knows no network, only peers that need keys. [`Overlay`] joins them,
@@ -15,6 +16,7 @@ mod config;
 mod device;
 mod endpoint;
 mod event;
+mod gateways;
 mod interface;
 mod path;
 mod plan;

@@ -1,5 +1,6 @@
 //! From what gossip says to what the switch should have: a pure function.
 //!
+//! - With a network comes its gateway, at the same addresses on every node, and goes with it.
 //! - A network is in the switch while this node has ports in it, and not before or after (lazy).
 //! - A peer of a network is a live node that says it has ports there, under the same id and VNI.
 //! - Endpoints are announced with their MAC addresses and addresses: this node's at their ports, others' at their nodes.
@@ -11,8 +12,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::gateways;
 use super::view::{NetworkId, NetworkView, NodeView, View};
 use crate::crypto::identity::NodeId;
+use crate::gateway::Addresses;
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::{MacAddr, Vni};
 
@@ -40,6 +43,8 @@ pub struct Carried {
     pub peers: BTreeSet<NodeId>,
     /// This node's endpoints in it, by id.
     pub ports: BTreeSet<String>,
+    /// Where its gateway is, which this node has as every other.
+    pub gateway: Option<Addresses>,
     /// Endpoints whose place and addresses are known, so that nobody has to ask or to learn.
     pub announced: BTreeMap<MacAddr, Announcement>,
 }
@@ -145,9 +150,15 @@ impl Carried {
     /// Of two that say they have one MAC address, ours counts, or the node's that comes first. What is no device's is
     /// nobody's.
     fn announce(&mut self, mac: MacAddr, at: At, addresses: &[IpAddr]) {
-        if !mac.is_multicast() && !mac.is_zero() {
-            self.announced.entry(mac).or_insert_with(|| Announcement { at, addresses: addresses.to_vec() });
+        let gateway = self.gateway.as_ref();
+        if mac.is_multicast() || mac.is_zero() || gateway.is_some_and(|gateway| gateway.mac() == mac) {
+            return;
         }
+        let is_free = |address: &&IpAddr| {
+            !gateway.is_some_and(|gateway| gateway.all().iter().any(|own| own.address == **address))
+        };
+        let addresses = addresses.iter().filter(is_free).copied().collect();
+        self.announced.entry(mac).or_insert(Announcement { at, addresses });
     }
 }
 
@@ -158,6 +169,7 @@ fn carried(record: &NetworkView) -> Carried {
         peers: BTreeSet::new(),
         ports: BTreeSet::new(),
         announced: BTreeMap::new(),
+        gateway: gateways::addresses(record),
     }
 }
 
@@ -190,10 +202,26 @@ fn winners(networks: &[NetworkView]) -> BTreeMap<Vni, &NetworkView> {
 mod tests {
     use super::super::view::RemoteEndpoint;
     use super::*;
+    use crate::api::Subnet;
 
     fn network(id: &str, vni: u32, created_ms: u64, protection: Protection) -> NetworkView {
         let (id, name) = (NetworkId(id.into()), format!("net-{id}"));
-        NetworkView { id, name, vni: Vni::new(vni).unwrap(), protection, underlay_mtu: None, created_ms }
+        let subnet = Subnet {
+            subnet: "10.0.9.0/24".parse().unwrap(),
+            gateway: [10, 0, 9, 1].into(),
+            ip_range: None,
+            reserved: Default::default(),
+        };
+        NetworkView {
+            id,
+            name,
+            vni: Vni::new(vni).unwrap(),
+            protection,
+            underlay_mtu: None,
+            subnets: vec![subnet],
+            internal: false,
+            created_ms,
+        }
     }
 
     fn node(number: u8, life: u64, present: &[(&str, u32)]) -> NodeView {
@@ -236,6 +264,8 @@ mod tests {
         assert_eq!((&b.peers, b.protection), (&ids(&[2, 3]), Protection::Sealed));
         assert_eq!(b.ports, ["y".to_owned(), "z".to_owned()].into());
         assert_eq!(both.sessions, ids(&[2, 3]));
+        let gateway = a.gateway.as_ref().unwrap();
+        assert!(gateway.is_at([10, 0, 9, 1].into()) && gateway.all().len() == 1);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use super::config::OverlayConfig;
 use super::device::Device;
 use super::plan::{At, Plan};
 use super::reconcile::{Have, Step};
+use super::view::NetworkId;
 use crate::crypto::identity::NodeId;
+use crate::gateway::Addresses;
 use crate::switch::fdb::Place;
 use crate::switch::io::FrameIo;
 use crate::switch::io::udp::{BindError, SOURCES_DEFAULT, Udp, UdpConfig};
@@ -72,8 +74,27 @@ pub(super) struct Plane {
     have: Have,
     vteps: BTreeMap<NodeId, VtepId>,
     ports: BTreeMap<String, PortId>,
+    gateways: BTreeMap<Vni, PortId>,
     storm: StormLimit,
 }
+
+/// Whose port it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whose<'p> {
+    Endpoint(&'p str),
+    Gateway(Vni),
+}
+
+/// A port that the workers have closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    Endpoint(String),
+    /// The gateway of that network.
+    Gateway(Vni, NetworkId),
+}
+
+/// What a port is made with, and a handle of its device.
+pub(super) type Port = (PortSpec, io::Result<Box<dyn FrameIo>>);
 
 /// A step that the switch has refused.
 #[derive(Debug)]
@@ -105,8 +126,9 @@ impl Plane {
         let events = move |event| ending.tell(News::Event(event));
         let underlays = underlays.into_iter().map(|underlay| Box::new(underlay) as _).collect();
         let workers = Workers::spawn(switch.clone(), underlays, Vec::new(), WorkerConfig::default(), events)?;
-        let (have, vteps, ports) = (Have::default(), BTreeMap::new(), BTreeMap::new());
-        Ok(Self { generation, local, switch, workers, have, vteps, ports, storm: config.storm })
+        let (have, vteps, storm) = (Have::default(), BTreeMap::new(), config.storm);
+        let (ports, gateways) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { generation, local, switch, workers, have, vteps, ports, gateways, storm })
     }
 
     /// The place of a node in the switch.
@@ -124,12 +146,16 @@ impl Plane {
         self.ports.contains_key(endpoint)
     }
 
-    /// The endpoint of a port that the workers have closed; it has none now.
-    pub(super) fn closed(&mut self, port: PortId) -> Option<String> {
-        let name = self.ports.iter().find(|&(_, &id)| id == port)?.0.clone();
-        self.ports.remove(&name);
-        self.have.note(&Step::Unplug(name.clone()), &Plan::default());
-        Some(name)
+    /// Whose port it was that the workers have closed; they have none now.
+    pub(super) fn closed(&mut self, port: PortId) -> Option<Closed> {
+        if let Some((name, _)) = self.ports.extract_if(.., |_, &mut id| id == port).next() {
+            self.have.note(&Step::Unplug(name.clone()), &Plan::default());
+            return Some(Closed::Endpoint(name));
+        }
+        let (vni, _) = self.gateways.extract_if(.., |_, &mut id| id == port).next()?;
+        let id = self.have.networks.get(&vni)?.id.clone();
+        self.have.note(&Step::CloseGateway(vni), &Plan::default());
+        Some(Closed::Gateway(vni, id))
     }
 
     /// Does steps, published together. A network that can't be made what it should be gets no members.
@@ -137,7 +163,7 @@ impl Plane {
         &mut self,
         steps: &[Step],
         want: &Plan,
-        device: impl Fn(&str) -> Option<(PortSpec, io::Result<Box<dyn FrameIo>>)>,
+        device: impl Fn(Whose<'_>) -> Option<Port>,
     ) -> Vec<Failure> {
         let (mut failures, mut barred, mut plugged) = (Vec::new(), Vec::new(), Vec::new());
         let mut unplugged = Vec::new();
@@ -149,7 +175,18 @@ impl Plane {
                 }
                 let done = match step {
                     Step::Plug(name, vni) => {
-                        self.plug(master, name, *vni, device(name)).map(|new| plugged.push(new))
+                        let whose = Whose::Endpoint(name);
+                        self.plug(master, whose, *vni, device(whose)).map(|new| plugged.push(new))
+                    }
+                    Step::OpenGateway(vni, at) => {
+                        let device = device(Whose::Gateway(*vni));
+                        self.open_gateway(master, *vni, at, device).map(|new| plugged.push(new))
+                    }
+                    Step::CloseGateway(vni) => {
+                        unplugged.extend(
+                            self.gateways.remove(vni).inspect(|&port| drop(master.remove_port(port))),
+                        );
+                        Ok(())
                     }
                     Step::Unplug(name) => {
                         unplugged
@@ -177,7 +214,11 @@ impl Plane {
         for (port, handle) in plugged {
             if let Err(error) = self.workers.attach(port, handle) {
                 self.switch.remove_port(port);
-                let what = self.closed(port).map_or_else(String::new, |name| format!("plug {name}"));
+                let what = match self.closed(port) {
+                    Some(Closed::Endpoint(name)) => format!("plug {name}"),
+                    Some(Closed::Gateway(vni, _)) => format!("open the gateway of network {vni}"),
+                    None => continue,
+                };
                 failures.push(Failure { what, reason: error.to_string() });
             }
         }
@@ -187,16 +228,41 @@ impl Plane {
     fn plug(
         &mut self,
         master: &mut Master,
-        name: &str,
+        whose: Whose<'_>,
         vni: Vni,
-        device: Option<(PortSpec, io::Result<Box<dyn FrameIo>>)>,
+        device: Option<Port>,
     ) -> Result<(PortId, Box<dyn FrameIo>), String> {
         let (spec, handle) = device.ok_or("it has no device")?;
         let handle = handle.map_err(|error| error.to_string())?;
         let spec = PortSpec { vni, storm: self.storm, ..spec };
         let port = master.add_port(spec).map_err(|error| error.to_string())?;
-        self.ports.insert(name.to_owned(), port);
+        match whose {
+            Whose::Endpoint(name) => self.ports.insert(name.to_owned(), port),
+            Whose::Gateway(vni) => self.gateways.insert(vni, port),
+        };
         Ok((port, handle))
+    }
+
+    /// Gives a gateway its port, and makes known that it is there. If that can't be it has no port, rather than one that
+    /// its frames get to by flooding.
+    fn open_gateway(
+        &mut self,
+        master: &mut Master,
+        vni: Vni,
+        at: &Addresses,
+        device: Option<Port>,
+    ) -> Result<(PortId, Box<dyn FrameIo>), String> {
+        let (port, handle) = self.plug(master, Whose::Gateway(vni), vni, device)?;
+        // Every node has one, so what it says to all is for this node's endpoints.
+        master.keep_here(port);
+        match master.announce(vni, at.mac(), &at.announced(), Place::Port(port)) {
+            Ok(()) => Ok((port, handle)),
+            Err(error) => {
+                self.gateways.remove(&vni);
+                master.remove_port(port);
+                Err(error.to_string())
+            }
+        }
     }
 
     fn step(&mut self, master: &mut Master, step: &Step) -> Result<(), TableError> {
@@ -224,7 +290,7 @@ impl Plane {
                 master.withdraw(*vni, *mac);
                 Ok(())
             }
-            Step::Plug(..) | Step::Unplug(_) => Ok(()),
+            Step::Plug(..) | Step::Unplug(_) | Step::OpenGateway(..) | Step::CloseGateway(_) => Ok(()),
         }
     }
 
@@ -239,6 +305,7 @@ fn vni(step: &Step) -> Option<Vni> {
         Step::Seal(vni) | Step::Forget(vni) | Step::Plug(_, vni) => Some(*vni),
         Step::AddPeer(vni, ..) | Step::RemovePeer(vni, ..) => Some(*vni),
         Step::Announce(vni, ..) | Step::Withdraw(vni, _) => Some(*vni),
+        Step::OpenGateway(vni, _) | Step::CloseGateway(vni) => Some(*vni),
         Step::Unplug(_) => None,
     }
 }
@@ -249,6 +316,8 @@ fn describe(step: &Step) -> String {
         Step::Forget(vni) => format!("forget network {vni}"),
         Step::Plug(name, vni) => format!("plug endpoint {name} into network {vni}"),
         Step::Unplug(name) => format!("unplug endpoint {name}"),
+        Step::OpenGateway(vni, _) => format!("open the gateway of network {vni}"),
+        Step::CloseGateway(vni) => format!("close the gateway of network {vni}"),
         Step::AddPeer(vni, node, address) => format!("add node {node} at {address} to network {vni}"),
         Step::RemovePeer(vni, node, _) => format!("take node {node} out of network {vni}"),
         Step::Announce(vni, mac, _) => format!("announce {mac} in network {vni}"),
@@ -257,7 +326,7 @@ fn describe(step: &Step) -> String {
 }
 
 /// What a device's port is made with, network and limits aside, and a handle of it.
-pub(super) fn port(name: &str, vni: Vni, device: &dyn Device) -> (PortSpec, io::Result<Box<dyn FrameIo>>) {
+pub(super) fn port(name: &str, vni: Vni, device: &dyn Device) -> Port {
     let spec = PortSpec {
         name: name.to_owned(),
         vni,

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 
 use super::plan::{Announcement, At, Carried, Plan};
 use crate::crypto::identity::NodeId;
+use crate::gateway::Addresses;
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::{MacAddr, Vni};
 
@@ -24,6 +25,10 @@ pub enum Step {
     Plug(String, Vni),
     /// Take an endpoint's port away.
     Unplug(String),
+    /// Give a network's gateway its port, and announce it there.
+    OpenGateway(Vni, Addresses),
+    /// Take the port of a network's gateway away.
+    CloseGateway(Vni),
     /// Add a node to a network's peers.
     AddPeer(Vni, NodeId, SocketAddr),
     /// Take a node out of a network's peers.
@@ -93,6 +98,9 @@ fn teardown(
     let announced = |mac: &MacAddr| wanted.is_some_and(|wanted| wanted.announced.contains_key(mac));
     let gone = carried.announced.keys().filter(|mac| !announced(mac));
     steps.extend(gone.map(|&mac| Step::Withdraw(vni, mac)));
+    if carried.gateway.is_some() && wanted.is_none_or(|wanted| wanted.gateway != carried.gateway) {
+        steps.push(Step::CloseGateway(vni));
+    }
     let stays = |port: &String| wanted.is_some_and(|wanted| wanted.ports.contains(port));
     steps.extend(carried.ports.iter().filter(|port| !stays(port)).cloned().map(Step::Unplug));
     let goes = |node: &NodeId| wanted.is_none() || displaced.contains(node);
@@ -114,6 +122,9 @@ fn build(
     if carried.is_none() && wanted.protection == Protection::Sealed {
         steps.push(Step::Seal(vni));
     }
+    let gateway = wanted.gateway.as_ref();
+    let gateway = gateway.filter(|at| carried.is_none_or(|carried| carried.gateway.as_ref() != Some(*at)));
+    steps.extend(gateway.map(|at| Step::OpenGateway(vni, at.clone())));
     let none = BTreeSet::new();
     let there = carried.map_or(&none, |carried| &carried.peers);
     let new = wanted.peers.iter().filter(|node| !there.contains(node) || displaced.contains(node));
@@ -133,7 +144,7 @@ fn build(
 impl Have {
     /// Notes that a step has been done.
     ///
-    /// A network that is begun with [`Step::Plug`] or [`Step::AddPeer`] gets its id and protection from `want`.
+    /// A network that is begun with [`Step::Plug`], [`Step::OpenGateway`] or [`Step::AddPeer`] gets its id and protection from `want`.
     pub fn note(&mut self, step: &Step, want: &Plan) {
         match step {
             Step::Seal(vni) => self.begin(*vni, want),
@@ -142,6 +153,13 @@ impl Have {
                 self.networks.entry(*vni).and_modify(|carried| {
                     carried.ports.insert(port.clone());
                 });
+            }
+            Step::OpenGateway(vni, at) => {
+                self.begin(*vni, want);
+                self.networks.entry(*vni).and_modify(|carried| carried.gateway = Some(at.clone()));
+            }
+            Step::CloseGateway(vni) => {
+                self.networks.entry(*vni).and_modify(|carried| carried.gateway = None);
             }
             Step::Unplug(port) => self.networks.values_mut().for_each(|carried| {
                 carried.ports.remove(port);
@@ -187,6 +205,7 @@ impl Have {
             peers: BTreeSet::new(),
             ports: BTreeSet::new(),
             announced: BTreeMap::new(),
+            gateway: None,
         });
     }
 }
@@ -230,7 +249,9 @@ mod tests {
                 announced
                     .extend(at.map(|at| (MacAddr([2, 0, 0, 0, 0, last]), Announcement { at, addresses })));
             }
-            plan.networks.insert(vni(id), Carried { id: id_of, protection, peers, ports, announced });
+            let gateway = Addresses::new(&[[10, 0, 9, random.u8(1..=2)].into()]).filter(|_| random.bool());
+            plan.networks
+                .insert(vni(id), Carried { id: id_of, protection, peers, ports, announced, gateway });
         }
         let named: BTreeSet<_> = plan.networks.values().flat_map(|carried| carried.peers.clone()).collect();
         for (node, port) in named.into_iter().zip(addresses) {
@@ -246,11 +267,14 @@ mod tests {
         peers: BTreeMap<(Vni, SocketAddr), NodeId>,
         ports: BTreeMap<String, Vni>,
         announced: BTreeMap<(Vni, MacAddr), Announcement>,
+        gateways: BTreeMap<Vni, Addresses>,
     }
 
     impl Model {
         fn has_members(&self, vni: Vni) -> bool {
-            self.ports.values().any(|&at| at == vni) || self.peers.keys().any(|&(at, _)| at == vni)
+            self.ports.values().any(|&at| at == vni)
+                || self.gateways.contains_key(&vni)
+                || self.peers.keys().any(|&(at, _)| at == vni)
         }
 
         fn apply(&mut self, step: &Step, want: &Plan) {
@@ -267,6 +291,11 @@ mod tests {
                     let vni = self.ports.remove(port).unwrap();
                     self.announced.retain(|(at, _), own| *at != vni || own.at != At::Here(port.clone()));
                 }
+                Step::OpenGateway(vni, at) => {
+                    self.check(*vni, want);
+                    assert_eq!(self.gateways.insert(*vni, at.clone()), None);
+                }
+                Step::CloseGateway(vni) => assert!(self.gateways.remove(vni).is_some()),
                 Step::AddPeer(vni, node, at) => {
                     self.check(*vni, want);
                     let taken = self.peers.iter().any(|(&(_, there), other)| there == *at && other != node);
@@ -321,6 +350,9 @@ mod tests {
                     carried.announced.iter().map(move |(&mac, own)| ((vni, mac), own.clone()))
                 });
                 assert_eq!(model.announced, announced.collect());
+                let gateways =
+                    want.networks.iter().filter_map(|(&vni, carried)| Some((vni, carried.gateway.clone()?)));
+                assert_eq!(model.gateways, gateways.collect());
             }
         }
     }
@@ -333,6 +365,7 @@ mod tests {
             peers: peers.iter().copied().map(node).collect(),
             ports: [port.to_owned()].into(),
             announced: BTreeMap::new(),
+            gateway: None,
         };
         let at = SocketAddr::from(([192, 0, 2, 1], 4_789));
         let before = [(vni(1), carried(&[1], "a")), (vni(2), carried(&[], "b"))];

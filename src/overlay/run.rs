@@ -11,8 +11,10 @@ use super::config::OverlayConfig;
 use super::device::Device;
 use super::endpoint::{self, AttachError, EndpointSpec};
 use super::event::OverlayEvent;
+use super::gateways::Gateways;
 use super::interface;
 use super::path::{PathView, Watch};
+use super::plan::Plan;
 use super::plane::{self, Plane, PlaneError};
 use super::sessions::{Agree, Sessions};
 use super::view::{NetworkId, View};
@@ -69,6 +71,7 @@ impl Overlay {
             news,
             refused: BTreeMap::new(),
             watch: Watch::default(),
+            gateways: Gateways::new(&config.dns),
         };
         let shared = Arc::new(Shared { config, sessions, state, tell, inner: Mutex::new(inner) });
         let mut tasks = JoinSet::new();
@@ -233,5 +236,6 @@ impl Drop for Overlay {
         // workers end matters to nobody any more.
         drop(inner.plane.take());
         inner.endpoints.clear();
+        inner.gateways.end(&Plan::default());
     }
 }

@@ -1,27 +1,33 @@
 //! Whole data planes on loopback, which all nodes share, with programs of this process in the place of TAPs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use etherparse::PacketBuilder;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
 use super::sessions::{Agree, AgreeError, Agreeing, Agreement, Answered, Confirm, Sessions};
 use super::*;
+use crate::api::Subnet;
 use crate::crypto::envelope::SessionId;
 use crate::crypto::exporter::SessionKeys;
 use crate::crypto::identity::NodeId;
 use crate::crypto::key::Key;
+use crate::gateway::mac_of;
 use crate::state::StateDir;
+use crate::switch::drops::DropReason;
 use crate::switch::io::channel::{ChannelEnd, channel};
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::Vni;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Where the gateway of every network is.
+const GATEWAY: [u8; 4] = [10, 0, 9, 1];
 
 /// A directory for one test's state, which goes with it.
 struct Folder(PathBuf);
@@ -88,6 +94,13 @@ fn network(name: &str, vni: u32, protection: Protection, created_ms: u64) -> Net
         vni,
         protection,
         underlay_mtu: None,
+        subnets: vec![Subnet {
+            subnet: "10.0.9.0/24".parse().unwrap(),
+            gateway: GATEWAY.into(),
+            ip_range: None,
+            reserved: BTreeMap::new(),
+        }],
+        internal: false,
         created_ms,
     }
 }
@@ -357,4 +370,58 @@ async fn what_can_not_be_attached_is_refused_and_nothing_is_kept() {
     assert_eq!(names, ["a".to_owned()].into());
     let file = std::fs::read_to_string(folder.0.join("1").join(FILE)).unwrap();
     assert!(file.contains("\"name\":\"a\"") && !file.contains("\"b\""), "{file}");
+}
+
+/// An echo request to the gateway.
+fn ping(number: u16) -> Vec<u8> {
+    let own = mac_of(IpAddr::from(GATEWAY)).0;
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2(mac(1), own).ipv4([10, 0, 9, 7], GATEWAY, 64);
+    step.icmpv4_echo_request(7, number).write(&mut frame, b"there?").unwrap();
+    frame
+}
+
+/// Whether the gateway answers an endpoint, and nothing else is heard there.
+fn is_answered(host: &Host, end: &str, number: u16) -> bool {
+    let end = &host.ends[end];
+    end.send(&ping(number)).unwrap();
+    let reply = end.receive_timeout(PATIENCE).unwrap();
+    (&reply[..6], reply[34], &reply[40..42]) == (&mac(1)[..], 0, &number.to_be_bytes()[..])
+}
+
+#[tokio::test]
+async fn each_node_has_the_gateway_of_a_network_while_it_has_endpoints_there() {
+    let (folder, links) = (Folder::new("gateway"), Arc::default());
+    let mut hosts: Vec<_> = (1..=2).map(|number| Host::start(number, &folder, &links)).collect();
+    let networks = [network("net", 1, Protection::Plain, 1)];
+    gossip(&hosts, &networks);
+    for host in &mut hosts {
+        host.attach("a", "net");
+    }
+    gossip(&hosts, &networks);
+    reaches((&hosts[0], "a"), (&hosts[1], "a")).await;
+    // The other one's gateway hears nothing of it, so nothing has to be dropped that it says.
+    for (number, host) in (1..).zip(&hosts) {
+        assert!(is_answered(host, "a", number));
+    }
+    for _ in 0..2 {
+        hosts[0].overlay.move_to(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        gossip(&hosts, &networks);
+        assert!(is_answered(&hosts[0], "a", 7), "it is a port of the next switch, too");
+    }
+    // Another address is another gateway.
+    let mut moved = networks.clone();
+    moved[0].subnets[0].gateway = [10, 0, 9, 254].into();
+    gossip(&hosts, &moved);
+    hosts[0].ends["a"].send(&ping(9)).unwrap();
+    reaches((&hosts[1], "a"), (&hosts[0], "a")).await;
+    gossip(&hosts, &networks);
+    assert!(is_answered(&hosts[0], "a", 10));
+    assert!(hosts[0].overlay.detach("a").unwrap());
+    hosts[0].attach("b", "net");
+    assert!(is_answered(&hosts[0], "b", 11));
+    let drops = hosts.iter().filter_map(|host| Some(host.overlay.report()?.drops));
+    let drops: Vec<_> =
+        drops.flatten().filter(|(reason, _)| *reason == DropReason::SourceElsewhere).collect();
+    assert_eq!(drops, []);
 }

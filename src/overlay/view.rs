@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::Subnet;
 use crate::crypto::identity::NodeId;
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::{MacAddr, Vni};
@@ -34,6 +35,10 @@ pub struct NetworkView {
     pub protection: Protection,
     /// Bytes of the underlay's packets that it may count on, if it says so.
     pub underlay_mtu: Option<u16>,
+    /// Its subnets, each with its gateway's address.
+    pub subnets: Vec<Subnet>,
+    /// Whether it has no way out.
+    pub internal: bool,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
 }

@@ -12,10 +12,11 @@ use super::config::OverlayConfig;
 use super::device::{Device, open_tap};
 use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
+use super::gateways::Gateways;
 use super::interface;
 use super::path::{PathView, Watch};
-use super::plan::{Refused, plan};
-use super::plane::{self, News, Plane, PlaneError};
+use super::plan::{Carried, Refused, plan};
+use super::plane::{self, Closed, News, Plane, PlaneError, Whose};
 use super::reconcile::steps;
 use super::run::EndpointView;
 use super::sessions::{SessionPeer, Sessions};
@@ -57,6 +58,7 @@ pub(super) struct Inner {
     pub(super) news: UnboundedSender<(u64, News)>,
     pub(super) refused: BTreeMap<NetworkId, Refused>,
     pub(super) watch: Watch,
+    pub(super) gateways: Gateways,
 }
 
 #[derive(Debug)]
@@ -95,20 +97,31 @@ impl Shared {
 
     /// Makes the switch have what it should have.
     pub(super) fn refresh(&self, inner: &mut Inner) {
-        let Inner { view, endpoints, plane: Some(plane), local, refused, .. } = inner else { return };
+        let Inner { view, endpoints, plane: Some(plane), local, refused, gateways, .. } = inner else {
+            return;
+        };
         let own = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.local()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
         let want = plan(view, &own.collect());
+        let mtu = |carried: &Carried| network_mtu(view, *local, &carried.id, carried.protection);
+        for (id, error) in gateways.start(&want, &view.networks, mtu) {
+            let what = format!("start the gateway of network {id}");
+            self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
+        }
         let steps = steps(plane.have(), &want);
         let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));
-        let device = |id: &str| {
-            let ((&vni, _), endpoint) = (vni(id)?, endpoints.get(id)?);
-            Some(plane::port(&endpoint.kept.spec.name, vni, &*endpoint.device))
+        let device = |whose: Whose<'_>| match whose {
+            Whose::Endpoint(id) => {
+                let ((&vni, _), endpoint) = (vni(id)?, endpoints.get(id)?);
+                Some(plane::port(&endpoint.kept.spec.name, vni, &*endpoint.device))
+            }
+            Whose::Gateway(vni) => gateways.port(&want.networks.get(&vni)?.id, vni),
         };
         for failure in plane.apply(&steps, &want, device) {
             self.tell(OverlayEvent::SwitchRefused { what: failure.what, reason: failure.reason });
         }
+        gateways.end(&want);
         let lives: BTreeMap<NodeId, u64> = view.nodes.iter().map(|node| (node.node, node.life)).collect();
         let peer =
             |&node: &NodeId| Some(SessionPeer { node, at: plane.vtep(node)?, life: *lives.get(&node)? });
@@ -190,9 +203,18 @@ impl Shared {
         }
         match news {
             News::Event(Event::PortClosed { port, error }) => {
-                let closed = inner.plane.as_mut().and_then(|plane| plane.closed(port.id));
-                if let Some(endpoint) = closed.and_then(|id| inner.endpoints.remove(&id)) {
-                    self.gone(&mut inner, &endpoint.kept.spec, error.to_string());
+                match inner.plane.as_mut().and_then(|plane| plane.closed(port.id)) {
+                    Some(Closed::Endpoint(id)) => {
+                        if let Some(endpoint) = inner.endpoints.remove(&id) {
+                            self.gone(&mut inner, &endpoint.kept.spec, error.to_string());
+                        }
+                    }
+                    Some(Closed::Gateway(_, network)) => {
+                        inner.gateways.lose(&network);
+                        self.refresh(&mut inner);
+                        self.tell(OverlayEvent::GatewayEnded(network));
+                    }
+                    None => {}
                 }
             }
             // Paths are looked at each second, together with what gossip says.
@@ -258,17 +280,8 @@ impl Inner {
         found.map(|network| network.protection).ok_or_else(|| AttachError::NoNetwork(id.clone()))
     }
 
-    /// What a new endpoint's packets may have, by what its network says of the underlay, and what the kernel knows of
-    /// the paths to all nodes.
     fn mtu(&self, id: &NetworkId, protection: Protection) -> u32 {
-        let network = self.view.networks.iter().find(|network| network.id == *id);
-        let most = network.and_then(|network| network.underlay_mtu).map_or(UNDERLAY_MTU, u32::from);
-        let own = self.local.ip();
-        let nodes: BTreeSet<IpAddr> = self.view.nodes.iter().map(|node| node.data.ip()).collect();
-        // One that can't be reached now says nothing.
-        let paths = nodes.into_iter().filter_map(|node| path_mtu(own, node).ok());
-        let path = paths.min().unwrap_or(most).min(most);
-        protection.mtu(own, path).clamp(MTU_MIN, MTU_MAX)
+        network_mtu(&self.view, self.local, id, protection)
     }
 
     pub(super) fn show(&self, endpoint: &Endpoint) -> EndpointView {
@@ -291,4 +304,17 @@ impl Inner {
         paths.sort_unstable_by_key(|path| path.node);
         paths
     }
+}
+
+/// What a new endpoint's packets may have, by what its network says of the underlay, and what the kernel knows of the
+/// paths to all nodes.
+fn network_mtu(view: &View, local: SocketAddr, id: &NetworkId, protection: Protection) -> u32 {
+    let network = view.networks.iter().find(|network| network.id == *id);
+    let most = network.and_then(|network| network.underlay_mtu).map_or(UNDERLAY_MTU, u32::from);
+    let own = local.ip();
+    let nodes: BTreeSet<IpAddr> = view.nodes.iter().map(|node| node.data.ip()).collect();
+    // One that can't be reached now says nothing.
+    let paths = nodes.into_iter().filter_map(|node| path_mtu(own, node).ok());
+    let path = paths.min().unwrap_or(most).min(most);
+    protection.mtu(own, path).clamp(MTU_MIN, MTU_MAX)
 }

@@ -8,22 +8,18 @@ use tokio::runtime::Handle;
 
 use super::config::{NetworkSpec, vni};
 use super::{ConfigError, RunError};
-use crate::gateway::run::QUEUE;
-use crate::gateway::{Addresses, Gateway, Resolvers};
+use crate::gateway::{Addresses, Gateway, Resolvers, port_spec};
 use crate::names::{Host, Zone, ZoneFull};
 use crate::switch::fdb::Place;
 use crate::switch::io::FrameIo;
-use crate::switch::io::channel::channel;
-use crate::switch::storm::StormLimit;
 use crate::switch::switch::Switch;
-use crate::switch::tables::{PortId, PortSpec};
+use crate::switch::tables::PortId;
 use crate::switch::wire::Vni;
 
 /// A network's gateway: `VNI:ADDRESS[,ADDRESS]`, and what it knows.
 #[derive(Clone, Debug)]
 pub struct GatewaySpec {
     vni: Vni,
-    addresses: Vec<IpAddr>,
     at: Addresses,
     zone: Zone,
 }
@@ -39,7 +35,7 @@ pub struct HostSpec {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GatewayError {
     /// Not a gateway.
-    #[error("\"{0}\" is no gateway: want VNI:ADDRESS, or VNI:IPV4,IPV6")]
+    #[error("\"{0}\" is no gateway: want VNI:ADDRESS[,ADDRESS...]")]
     Gateway(String),
     /// Not a host.
     #[error("\"{0}\" is no host: want VNI:NAME=ADDRESS[,ADDRESS...]")]
@@ -67,11 +63,7 @@ impl FromStr for GatewaySpec {
         let vni = vni(id)?;
         let addresses = parse_addresses(listed).ok_or_else(wrong)?;
         let at = Addresses::new(&addresses).ok_or_else(wrong)?;
-        let taken = usize::from(at.v4().is_some()) + usize::from(at.v6().is_some());
-        if taken != addresses.len() {
-            return Err(wrong().into());
-        }
-        Ok(Self { vni, addresses, at, zone: Zone::new(&vni.to_string(), false) })
+        Ok(Self { vni, at, zone: Zone::new(&vni.to_string(), false) })
     }
 }
 
@@ -132,23 +124,17 @@ impl GatewaySpec {
         self.vni
     }
 
-    pub(super) fn addresses(&self) -> &[IpAddr] {
-        &self.addresses
+    pub(super) fn addresses(&self) -> Vec<IpAddr> {
+        self.at.all().iter().map(|own| own.address).collect()
     }
 
-    /// Makes its port and starts it. It ends with the port, so nobody need hold it.
+    /// Makes its port and starts it.
     pub(super) fn open(&self, switch: &Switch, mtu: u32) -> Result<(PortId, Box<dyn FrameIo>), RunError> {
-        let (device, end) = channel(QUEUE)?;
-        let port = switch.add_port(PortSpec {
-            name: format!("gateway@{}", self.vni),
-            vni: self.vni,
-            mtu: usize::try_from(mtu).unwrap_or(usize::MAX),
-            capabilities: device.capabilities(),
-            storm: StormLimit::default(),
-        })?;
-        let answered: Vec<IpAddr> = self.at.v4().map(IpAddr::V4).into_iter().collect();
-        switch.announce(self.vni, self.at.mac(), &answered, Place::Port(port))?;
-        Gateway::start(self.at, self.zone.clone(), end, Resolvers::host(Handle::current()))?;
+        let resolvers = Resolvers::host(Handle::current());
+        // It ends with its port.
+        let (_, device) = Gateway::open(self.at.clone(), self.zone.clone(), resolvers)?;
+        let port = switch.add_port(port_spec(self.vni, mtu, &device))?;
+        switch.announce(self.vni, self.at.mac(), &self.at.announced(), Place::Port(port))?;
         Ok((port, Box::new(device)))
     }
 }
@@ -187,9 +173,7 @@ mod tests {
 
     #[test]
     fn texts_that_are_none() {
-        for text in
-            ["1", "1:", "1:x", "x:10.0.9.1", "1:10.0.9.1,10.0.9.2", "1:0.0.0.0", "1:224.0.0.1", "1:127.0.0.1"]
-        {
+        for text in ["1", "1:", "1:x", "x:10.0.9.1", "1:0.0.0.0", "1:224.0.0.1", "1:127.0.0.1"] {
             assert!(text.parse::<GatewaySpec>().is_err(), "{text}");
         }
         let long = format!("1:{}=10.0.9.2", "a".repeat(64));

@@ -147,7 +147,7 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
     let mut gateways = HashSet::new();
     for spec in &config.gateways {
         let (port, device) = spec.open(&switch, mtu)?;
-        printer.print(&Line::Gateway { vni: spec.vni().id(), addresses: spec.addresses() });
+        printer.print(&Line::Gateway { vni: spec.vni().id(), addresses: &spec.addresses() });
         gateways.insert(port);
         ports.push((port, device));
     }

@@ -6,7 +6,8 @@
 //! 4. [`local`] hands the frame to another port as it is.
 //! 5. [`flood`] does that and the next for everybody in the network (head-end replication), within the port's
 //!    storm limit.
-//! 6. [`remote`] takes the way to one peer, [`replicate`] to many: [`Tunnel`] says how.
+//! 6. [`remote`] takes the way to one peer, [`replicate`] to many: [`Tunnel`] says how. Of what is too big for one
+//!    peer's path the sender is told ([`tell_too_big`]).
 //! 7. [`encap`] puts the frame behind a VXLAN header and seals it where the network is sealed, [`encap_cut`]
 //!    does so with its segments, [`encap_copy`] with a copy for each of many peers.
 //!
@@ -14,6 +15,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::PoisonError;
 
 use crate::datapath::Context;
 use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
@@ -21,8 +23,9 @@ use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Frame;
 use crate::neighbour::{self, Question};
-use crate::outbox::{Delivery, Outbox, RUN_BYTES_MAX, Transmit};
-use crate::packet::{DATA_MAX, HEADROOM};
+use crate::outbox::{Delivery, Outbox, Transmit};
+use crate::packet::{DATA_MAX, HEADROOM, PacketBuf};
+use crate::path_mtu;
 use crate::runs;
 use crate::segment::Segmenter;
 use crate::tables::{Network, News, Port, PortId};
@@ -63,7 +66,7 @@ pub(crate) fn egress(cx: &mut Context<'_>, id: PortId, port: &Port, frame: Frame
     let outcome = match verdict {
         Ok(Verdict::Answer(question, mac)) => answer(cx, network, id, &question, mac),
         Ok(Verdict::Local(to)) => local(cx, network, to, &mut stowed),
-        Ok(Verdict::Remote(peer)) => remote(cx, network, port.spec.vni, peer, &mut stowed),
+        Ok(Verdict::Remote(peer)) => remote(cx, id, port, network, peer, &mut stowed),
         Ok(Verdict::Flood) => flood(cx, id, port, network, &mut stowed),
         Err(reason) => Err(reason),
     };
@@ -142,11 +145,16 @@ fn answer(
     let mut buf = cx.pool.take().ok_or(DropReason::NoBuffer)?;
     let len = question.answer(mac, buf.room());
     buf.set_len(len);
-    network.traffic.by(cx.worker).sent(1, len);
+    give_back(cx, network, id, buf);
+    Ok(())
+}
+
+/// Gives the port a frame of ours.
+fn give_back(cx: &mut Context<'_>, network: &Network, id: PortId, buf: PacketBuf) {
     let (packet, range) = (cx.out.packets.len(), buf.range());
+    network.traffic.by(cx.worker).sent(1, range.len());
     cx.out.packets.push(buf);
     cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: Offload::default() });
-    Ok(())
 }
 
 fn local(cx: &mut Context<'_>, network: &Network, to: PortId, frame: &mut Stowed) -> Result<(), DropReason> {
@@ -164,7 +172,8 @@ fn flood(
     network: &Network,
     frame: &mut Stowed,
 ) -> Result<(), DropReason> {
-    if network.peers.is_empty() && network.ports.len() < 2 {
+    let crosses = !port.here_only && !network.peers.is_empty();
+    if !crosses && network.ports.len() < 2 {
         return Err(DropReason::NoMembers);
     }
     let frames = match frame.offload.gso {
@@ -183,8 +192,7 @@ fn flood(
         finish_checksum(cx, frame)?;
     }
     // The tunnels first: encapsulation may finish the checksum in the bytes that the ports share.
-    let mut outcome =
-        if network.peers.is_empty() { Ok(()) } else { replicate(cx, network, port.spec.vni, frame) };
+    let mut outcome = if crosses { replicate(cx, network, port.spec.vni, frame) } else { Ok(()) };
     for (other, entry) in others() {
         // One that can't have it must not keep it from the others.
         if let Err(reason) = deliver(cx, network, other, entry, frame) {
@@ -197,8 +205,9 @@ fn flood(
 /// Sends the frame to one peer, sealed in its own buffer where the network is.
 fn remote(
     cx: &mut Context<'_>,
+    id: PortId,
+    port: &Port,
     network: &Network,
-    vni: Vni,
     peer: VtepId,
     frame: &mut Stowed,
 ) -> Result<(), DropReason> {
@@ -206,10 +215,42 @@ fn remote(
         return Err(DropReason::BatchFull);
     }
     let first = cx.out.transmits.len();
-    let tunnel = Tunnel::find(&cx.tables.topology, network, vni, peer)?;
+    let tunnel = Tunnel::find(&cx.tables.topology, network, port.spec.vni, peer)?;
+    if let Some(transport) = &frame.transport {
+        let bytes = cx.out.packets[frame.packet].slice_mut(frame.range.clone());
+        let packet_max = tunnel.frame_max().saturating_sub(frame.header.payload);
+        path_mtu::clamp_mss(bytes, transport, frame.offload.checksum, packet_max);
+    }
     let outcome = encap(cx, &tunnel, frame);
     count_sent(cx, network, first);
+    if outcome == Err(DropReason::TooBig) {
+        tell_too_big(cx, network, id, peer, tunnel.frame_max(), frame);
+    }
     outcome
+}
+
+/// Tells the sender what fits, if it can be told and not too many were of late.
+fn tell_too_big(
+    cx: &mut Context<'_>,
+    network: &Network,
+    id: PortId,
+    peer: VtepId,
+    frame_max: usize,
+    frame: &Stowed,
+) {
+    let Some(vtep) = cx.tables.topology.peers.peer(peer) else { return };
+    let Some(mut buf) = cx.pool.take() else { return };
+    let bytes = cx.out.packets[frame.packet].slice(frame.range.clone());
+    let len = path_mtu::too_big(bytes, &frame.header, frame_max, buf.room());
+    // Nothing panics while it holds the lock.
+    let may = |cx: &Context<'_>| vtep.too_big.lock().unwrap_or_else(PoisonError::into_inner).allow(1, cx.now);
+    match len.filter(|_| may(cx)) {
+        Some(len) => {
+            buf.set_len(len);
+            give_back(cx, network, id, buf);
+        }
+        None => cx.pool.put(buf),
+    }
 }
 
 /// Sends the frame to every peer: in clear the same bytes to all, else a copy sealed for each.
@@ -233,13 +274,15 @@ fn replicate(
             }
             if let Some(runs) = shared.clone() {
                 for index in runs {
-                    let again = tunnel.transmit_again(&cx.out.transmits[index]);
+                    let again = tunnel.transmit_again(&cx.out.transmits[index])?;
                     cx.out.transmits.push(again);
                 }
                 return Ok(());
             }
+            let begin = cx.out.transmits.len();
             let sent = encap(cx, &tunnel, frame);
-            shared = Some(first..cx.out.transmits.len());
+            // What one peer's path does not take, another's may.
+            shared = (sent != Err(DropReason::TooBig)).then_some(begin..cx.out.transmits.len());
             sent
         });
         // One that can't have it must not keep it from the others.
@@ -263,15 +306,15 @@ fn encap(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &mut Stowed) -> Resul
     if frame.offload.gso.is_some() {
         return encap_cut(cx, tunnel, frame);
     }
+    if frame.range.len() > tunnel.frame_max() {
+        return Err(DropReason::TooBig);
+    }
     finish_checksum(cx, frame)?;
     let entropy = entropy(cx, frame);
     let Outbox { packets, transmits, .. } = &mut *cx.out;
     debug_assert_eq!(frame.range.start, HEADROOM, "a port's frame starts behind the headroom");
     let wrap = tunnel.wrap();
     let range = HEADROOM - wrap.before()..frame.range.end + wrap.behind();
-    if range.len() > RUN_BYTES_MAX {
-        return Err(DropReason::TooBig);
-    }
     wrap.wrapper(1)?.close(packets[frame.packet].slice_mut(range.clone()));
     transmits.push(tunnel.transmit(entropy, frame.packet, range.clone(), range.len()));
     Ok(())
@@ -282,6 +325,9 @@ fn encap_cut(cx: &mut Context<'_>, tunnel: &Tunnel<'_>, frame: &Stowed) -> Resul
     let Outbox { packets, heads, transmits, .. } = &mut *cx.out;
     let bytes = packets[frame.packet].slice(frame.range.clone());
     let segments = Segmenter::new(bytes, frame.offload, &frame.header)?;
+    if segments.segment_len(0) > tunnel.frame_max() {
+        return Err(DropReason::TooBig);
+    }
     if let Wrap::Clear(vni) = tunnel.wrap() {
         return runs::scatter(&segments, vni, cx.pool, heads, |run| {
             let payload = frame.range.start + run.payload.start..frame.range.start + run.payload.end;
@@ -306,13 +352,13 @@ fn encap_copy(
     if frame.offload.gso.is_some() {
         return encap_cut(cx, tunnel, frame);
     }
+    if frame.range.len() > tunnel.frame_max() {
+        return Err(DropReason::TooBig);
+    }
     finish_checksum(cx, frame)?;
     let entropy = entropy(cx, frame);
     let wrap = tunnel.wrap();
     let len = frame.range.len() + wrap.overhead();
-    if len > RUN_BYTES_MAX {
-        return Err(DropReason::TooBig);
-    }
     let mut wrapper = wrap.wrapper(1)?;
     let (packet, range) = copies.room(cx, len)?;
     let Outbox { packets, transmits, .. } = &mut *cx.out;

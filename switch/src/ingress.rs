@@ -177,7 +177,10 @@ fn hand_over(
 /// Never joined: that changes a frame's header, which the receivers share.
 fn flood(cx: &mut Context<'_>, network: &Network, frame: &mut Stowed) -> Result<(), DropReason> {
     let topology = &cx.tables.topology;
-    let ports = || network.ports.iter().filter_map(|&id| Some((id, topology.ports.get(&id)?)));
+    let ports = || {
+        let ports = network.ports.iter().filter_map(|&id| Some((id, topology.ports.get(&id)?)));
+        ports.filter(|(_, port)| !port.here_only)
+    };
     let mtu = ports().map(|(_, port)| port.spec.mtu).min().ok_or(DropReason::PortGone)?;
     recognise(cx, frame, mtu);
     if ports().any(|(_, port)| needs_checksum(port, frame.offload)) {

@@ -36,6 +36,7 @@ pub mod neighbour;
 pub mod offload;
 pub mod outbox;
 pub mod packet;
+mod path_mtu;
 pub mod probe;
 mod runs;
 pub mod segment;

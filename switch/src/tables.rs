@@ -17,10 +17,11 @@ use vswitchd_crypto::seal::Sealer;
 use crate::counters::Traffic;
 use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
 use crate::io::Capabilities;
+use crate::path_mtu;
 use crate::probe;
 use crate::storm::{StormBucket, StormLimit};
 use crate::tunnel::Protection;
-use crate::vtep::{SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
+use crate::vtep::{PathMtu, SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
 use crate::wire::{MacAddr, Vni};
 use announced::Announced;
 
@@ -61,6 +62,8 @@ pub struct Port {
     pub traffic: Arc<Traffic>,
     /// What it may still have flooded, shared by every snapshot and worker; only flooding takes the lock.
     pub(crate) storm: Arc<Mutex<StormBucket>>,
+    /// Whether what is flooded stays on this node, from there and to there.
+    pub(crate) here_only: bool,
 }
 
 /// A network in the tables: who gets what is flooded.
@@ -306,7 +309,8 @@ impl Master {
         let capabilities = Capabilities { tso, uso, ..spec.capabilities };
         let storm = Arc::new(Mutex::new(StormBucket::new(spec.storm)));
         let traffic = Arc::new(Traffic::new(self.workers));
-        let port = Port { spec: Arc::new(PortSpec { capabilities, ..spec }), traffic, storm };
+        let port =
+            Port { spec: Arc::new(PortSpec { capabilities, ..spec }), traffic, storm, here_only: false };
         self.network(vni)?.ports.push(id);
         self.next_id += 1;
         self.topology().ports.insert(id, port);
@@ -372,6 +376,12 @@ impl Master {
         self.topology().peers.remove_session(session)
     }
 
+    /// Has what is flooded from a port stay on this node, and what peers flood not come there: for what every node has
+    /// for itself, such as a gateway. Frames for one address go as they always do. Gives whether there is such a port.
+    pub fn keep_here(&mut self, id: PortId) -> bool {
+        self.topology().ports.get_mut(&id).map(|port| port.here_only = true).is_some()
+    }
+
     /// Removes a port and all that was known to be there, and gives it. A plain network with nobody left goes too.
     pub fn remove_port(&mut self, id: PortId) -> Option<Port> {
         let port = self.topology().ports.remove(&id)?;
@@ -409,8 +419,16 @@ impl Master {
         if id.0 == self.next_id {
             self.next_id += 1;
             let traffic = Arc::new(Traffic::new(self.workers));
-            let replies = Arc::new(Mutex::new(StormBucket::new(probe::REPLIES)));
-            self.topology().peers.insert(id, Vtep { address, traffic, sealer: None, replies });
+            let bucket = |limit| Arc::new(Mutex::new(StormBucket::new(limit)));
+            let vtep = Vtep {
+                address,
+                traffic,
+                sealer: None,
+                replies: bucket(probe::REPLIES),
+                path_mtu: PathMtu::default(),
+                too_big: bucket(path_mtu::MESSAGES),
+            };
+            self.topology().peers.insert(id, vtep);
         }
         Ok(id)
     }

@@ -14,7 +14,7 @@ use vswitchd_crypto::open::OpenError;
 use vswitchd_crypto::seal::{Sealer, Seals};
 
 use crate::drops::DropReason;
-use crate::outbox::{Payload, Transmit, run_datagrams};
+use crate::outbox::{Payload, RUN_BYTES_MAX, Transmit, run_datagrams};
 use crate::tables::{Network, Topology};
 use crate::vtep::{Vtep, VtepId};
 use crate::wire::{Vni, ethernet, probe, vxlan};
@@ -67,6 +67,11 @@ impl Protection {
         let bytes = (segments + 1) * mtu.checked_sub(HEADERS_MAX)? + TCP_HEADER_MAX - 1;
         (bytes < 65_536).then_some(bytes)
     }
+}
+
+/// Bytes of the IP and UDP headers of datagrams to such an address.
+fn outer_headers(to: SocketAddr) -> u16 {
+    if to.is_ipv4() { 20 + 8 } else { 40 + 8 }
 }
 
 /// What is put around a frame.
@@ -151,6 +156,7 @@ pub(crate) struct Tunnel<'t> {
     to: SocketAddr,
     vni: Vni,
     wrap: Wrap<'t>,
+    frame_max: usize,
 }
 
 impl<'t> Tunnel<'t> {
@@ -169,7 +175,17 @@ impl<'t> Tunnel<'t> {
             Protection::Plain => Wrap::Clear(vni),
             Protection::Sealed => Wrap::Sealed(vni, vtep.sealer.as_deref().ok_or(DropReason::NoSession)?),
         };
-        Ok(Self { peer, to: vtep.address, vni, wrap })
+        let to = vtep.address;
+        let datagram_max = match vtep.path_mtu.get() {
+            Some(mtu) => usize::from(mtu).saturating_sub(outer_headers(to).into()).min(RUN_BYTES_MAX),
+            None => RUN_BYTES_MAX,
+        };
+        Ok(Self { peer, to, vni, wrap, frame_max: datagram_max.saturating_sub(wrap.overhead()) })
+    }
+
+    /// Bytes of the longest frame that its path carries, as far as is known.
+    pub(crate) fn frame_max(&self) -> usize {
+        self.frame_max
     }
 
     /// What goes around its frames.
@@ -193,7 +209,7 @@ impl<'t> Tunnel<'t> {
         range: Range<usize>,
         segment: usize,
     ) -> Transmit {
-        let &Self { peer, to, vni, wrap } = self;
+        let &Self { peer, to, vni, wrap, .. } = self;
         let payload = Payload::Frames(vni);
         Transmit {
             peer,
@@ -209,9 +225,15 @@ impl<'t> Tunnel<'t> {
     }
 
     /// Names what has been named for another peer of the network, where they share it.
-    pub(crate) fn transmit_again(&self, other: &Transmit) -> Transmit {
+    ///
+    /// # Errors
+    /// [`DropReason::TooBig`] for this peer's path.
+    pub(crate) fn transmit_again(&self, other: &Transmit) -> Result<Transmit, DropReason> {
         debug_assert!(self.shares_datagrams(), "sealed for another peer");
-        Transmit { peer: self.peer, to: self.to, ..other.clone() }
+        if other.segment - other.overhead > self.frame_max {
+            return Err(DropReason::TooBig);
+        }
+        Ok(Transmit { peer: self.peer, to: self.to, ..other.clone() })
     }
 }
 
@@ -241,8 +263,7 @@ impl<'t> ProbeTunnel<'t> {
 
     /// Bytes of its IP packet besides the probe.
     pub(crate) fn around(&self) -> u16 {
-        let headers = if self.to.is_ipv4() { 20 + 8 } else { 40 + 8 };
-        headers + if self.sealer.is_some() { ENVELOPE } else { 0 }
+        outer_headers(self.to) + if self.sealer.is_some() { ENVELOPE } else { 0 }
     }
 
     /// Seals a datagram with that room around the probe, where it is to be.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vswitchd_crypto::envelope::SessionId;
@@ -33,6 +33,26 @@ pub struct Vtep {
     pub sealer: Option<Arc<Sealer>>,
     /// How many of its probes may still be answered, shared by every snapshot and worker.
     pub(crate) replies: Arc<Mutex<StormBucket>>,
+    /// What the path to it carries.
+    pub(crate) path_mtu: PathMtu,
+    /// How many senders may still be told that their packets are too big for that, shared likewise.
+    pub(crate) too_big: Arc<Mutex<StormBucket>>,
+}
+
+/// Bytes of the largest IP packet that a path carries, shared by every snapshot and worker; unknown at first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PathMtu(Arc<AtomicU16>);
+
+impl PathMtu {
+    /// It is this, or not known any more.
+    pub(crate) fn set(&self, mtu: Option<u16>) {
+        self.0.store(mtu.unwrap_or_default(), Ordering::Relaxed);
+    }
+
+    /// What it is, if it is known.
+    pub(crate) fn get(&self) -> Option<u16> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|&mtu| mtu > 0)
+    }
 }
 
 /// A key that opens what a peer seals.

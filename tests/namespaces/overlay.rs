@@ -63,6 +63,8 @@ fn start(address: Ipv4Addr, state: &Path) -> Result<(Overlay, Events)> {
     let network = |id: &str, vni, protection| -> Result<NetworkView> {
         let vni = Vni::new(vni).context("24 bits")?;
         Ok(NetworkView {
+            subnets: Vec::new(),
+            internal: false,
             id: NetworkId(id.into()),
             name: id.into(),
             vni,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::process::Output;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +23,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("probes::rtt_and_mtu_of_a_jumbo_underlay", || measured(9_000, false)),
         ("probes::rtt_and_mtu_of_an_ipv6_underlay", || measured(1_500, true)),
         ("probes::a_narrower_link_in_the_middle_is_found", narrow),
+        ("probes::who_sends_what_it_does_not_carry_is_told", told),
         ("probes::a_firewall_is_told_and_its_end", firewall),
         ("probes::a_pulled_cable_is_told_and_its_end", cable),
         ("probes::a_kernel_vxlan_device_does_not_answer_and_takes_no_harm", kernel),
@@ -72,16 +74,50 @@ fn measured(mtu: u32, ipv6: bool) -> Result<()> {
     Ok(())
 }
 
-/// Both hosts' own links take 9000 bytes; the bridge between them drops what is longer than 1400, silently.
-fn narrow() -> Result<()> {
+/// Both hosts' own links take 9000 bytes; the bridge between them drops what is longer than 1400, silently. All have
+/// found that out when this returns.
+fn narrowed() -> Result<Lab> {
     let plan = Plan { underlay_mtu: 9_000, ..Plan::new(shape(2, 1, 1, false))? };
     let mut lab = Lab::build(plan)?;
     // A bridge's port sends nothing larger than its own MTU.
     let Underlay::Veth(bridge) = lab.underlay() else { bail!("a bridge was planned") };
-    Netlink::open(bridge)?.set_mtu("node2", 1_400)?;
+    let mut bridge = Netlink::open(bridge)?;
+    ["node1", "node2"].iter().try_for_each(|port| bridge.set_mtu(port, 1_400))?;
     start(&mut lab, 0..2, &["--probe"])?;
-    let found = wait(program(&lab, 0)?, "path-mtu", |_| true)?;
-    ensure!(found["path_mtu"] == 1_400, "{found}");
+    for node in [0, 1] {
+        let found = wait(program(&lab, node)?, "path-mtu", |_| true)?;
+        ensure!(found["path_mtu"] == 1_400, "{found}");
+    }
+    Ok(lab)
+}
+
+fn narrow() -> Result<()> {
+    let mut lab = narrowed()?;
+    lab.stop()?;
+    Ok(())
+}
+
+/// The endpoints' interfaces believe in 8950 bytes.
+fn told() -> Result<()> {
+    let mut lab = narrowed()?;
+    let [a, b] = [0, 1].map(|node| &lab.nodes()[node].endpoints()[0]);
+    // The first packet teaches the sender, the next one goes.
+    for (to, fits) in [(IpAddr::from(b.plan().v4), 1_400 - 50 - 28), (b.plan().v6.into(), 1_400 - 50 - 48)] {
+        let ping = |size: usize| {
+            let line = format!("ping -n -c 2 -i 0.2 -W 2 -M do -s {size} {to}");
+            let said = |output: Output| String::from_utf8_lossy(&output.stdout).into_owned();
+            anyhow::Ok(tool(a.netns(), &line)?.map(said))
+        };
+        let Some(large) = ping(fits + 1)? else { return Ok(()) };
+        ensure!(
+            large.contains("mtu") && large.contains("1350") && large.contains("100% packet loss"),
+            "{large}"
+        );
+        let small = ping(fits)?.context("it was there")?;
+        ensure!(small.contains(" 0% packet loss"), "{small}");
+        tcp(a.netns(), b.netns(), to, BULK)?;
+    }
+    lab.stop()?;
     Ok(())
 }
 

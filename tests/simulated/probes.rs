@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use etherparse::icmpv4::DestUnreachableHeader;
+use etherparse::{Icmpv4Type, PacketBuilder, SlicedPacket, TransportSlice};
 use vswitchd::crypto::envelope;
 use vswitchd::crypto::seal::Sealer;
+use vswitchd::switch::drops::DropReason;
 use vswitchd::switch::io::mem::Faults;
 use vswitchd::switch::probe::{PathChange, PathReport, PathState};
 use vswitchd::switch::wire::MacAddr;
@@ -268,4 +271,50 @@ fn frames_pass_beside_probes() {
         world.pass(SECOND / 10);
     }
     assert_eq!(paths(&world, 0)[0].state, PathState::Up);
+}
+
+/// An IPv4 packet of so many bytes that must not be fragmented, from host 0 to host 1.
+fn whole(bytes: u16) -> Vec<u8> {
+    let packet = PacketBuilder::ethernet2(mac(0, 0).0, mac(1, 0).0).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+    let mut frame = Vec::new();
+    packet.udp(1, 2).write(&mut frame, &vec![7; usize::from(bytes) - 28]).expect("a vector takes all");
+    frame
+}
+
+#[test]
+fn who_sends_what_the_path_does_not_carry_is_told() {
+    let faults = Faults { delay: DELAY, ..Faults::default() };
+    for (mut world, fits) in [(plain(3, faults, 41), 1_350), (sealed(3, faults, 41), 1_322)] {
+        world.carries = 1_400 - 28;
+        world.send(1, 0, &frame(MacAddr::BROADCAST, mac(1, 0), 0));
+        world.pass(SECOND);
+        world.take_delivered();
+        // As long as the path is not known, the wire swallows it.
+        world.send(0, 0, &whole(fits + 1));
+        world.pass(SECOND);
+        assert_eq!((world.take_delivered().len(), world.drops(0).len()), (0, 0));
+        probe_all(&mut world);
+        world.pass(60 * SECOND);
+        world.send(0, 0, &whole(fits));
+        world.pass(SECOND);
+        let arrived = world.take_delivered();
+        assert!(matches!(&arrived[..], [(1, 0, bytes)] if *bytes == whole(fits)));
+
+        world.send(0, 0, &whole(fits + 1));
+        world.pass(SECOND);
+        assert_eq!(world.drops(0), [(DropReason::TooBig.label(), 1)]);
+        let told = world.take_delivered();
+        let [(0, 0, message)] = &told[..] else { panic!("{told:?}") };
+        let packet = SlicedPacket::from_ethernet(message).expect("whole");
+        let Some(TransportSlice::Icmpv4(icmp)) = packet.transport else { panic!("{packet:?}") };
+        let needed = DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: fits };
+        assert_eq!(icmp.icmp_type(), Icmpv4Type::DestinationUnreachable(needed));
+
+        // What is for many is not: some of them may have got it.
+        let mut flooded = whole(fits + 1);
+        flooded[..6].copy_from_slice(&MacAddr::BROADCAST.0);
+        world.send(0, 0, &flooded);
+        world.pass(SECOND);
+        assert_eq!(world.take_delivered(), []);
+    }
 }

@@ -58,7 +58,7 @@ pub fn gateway(data: &[u8]) {
     let at = at.expect("there are addresses");
     let zone = zone(false);
     let now = Instant::now();
-    let mut station = Station::new(at, 1, now);
+    let mut station = Station::new(at.clone(), 1, now);
     let frames = match station.handle(data, &zone, now) {
         Action::Nothing => Vec::new(),
         Action::Send(frame) => vec![frame],

@@ -9,13 +9,9 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::names::Host;
 use crate::switch::fdb::{Limits, Place};
-use crate::switch::io::channel::channel;
 use crate::switch::io::mem::{Faults, Network};
-use crate::switch::io::{Capabilities, FrameIo};
-use crate::switch::storm::StormLimit;
 use crate::switch::switch::Switch;
-use crate::switch::tables::PortSpec;
-use crate::switch::wire::{MacAddr, Vni};
+use crate::switch::wire::MacAddr;
 use crate::switch::worker::{WorkerConfig, Workers};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,7 +33,7 @@ fn query(name: &str, id: u16) -> Message {
     message
 }
 
-fn asking(at: Addresses, query: &Message) -> Vec<u8> {
+fn asking(at: &Addresses, query: &Message) -> Vec<u8> {
     let own = at.v4().unwrap().octets();
     let mut frame = Vec::new();
     let builder = PacketBuilder::ethernet2(CLIENT.0, at.mac().0).ipv4([10, 0, 9, 7], own, 64).udp(4_000, 53);
@@ -66,20 +62,17 @@ impl Net {
         let underlay = Network::new(Faults::default(), 1).attach(local).unwrap();
         let switch = Switch::new(local, Limits::default());
         let vni = Vni::new(42).unwrap();
-        let (mut ports, mut ends) = (Vec::new(), Vec::new());
-        for name in ["client", "gateway"] {
-            let (port, end) = channel(QUEUE).unwrap();
-            let (storm, capabilities) = (StormLimit::default(), Capabilities::default());
-            let spec = PortSpec { name: name.into(), vni, mtu: 1_450, capabilities, storm };
-            ports.push((switch.add_port(spec).unwrap(), Box::new(port) as Box<dyn FrameIo>));
-            ends.push(end);
-        }
-        switch.announce(vni, at.mac(), &[at.v4().unwrap().into()], Place::Port(ports[1].0)).unwrap();
+        let (port, client) = channel(QUEUE).unwrap();
+        let spec = PortSpec { name: "client".into(), ..port_spec(vni, 1_450, &port) };
+        let mut ports = vec![(switch.add_port(spec).unwrap(), Box::new(port) as Box<dyn FrameIo>)];
+        let (gateway, port) = Gateway::open(at.clone(), zone, resolvers).unwrap();
+        let id = switch.add_port(port_spec(vni, 1_450, &port)).unwrap();
+        ports.push((id, Box::new(port)));
+        switch.announce(vni, at.mac(), &at.announced(), Place::Port(id)).unwrap();
         let underlays = vec![Box::new(underlay) as _];
         let workers =
             Workers::spawn(switch.clone(), underlays, ports, WorkerConfig::default(), |_| {}).unwrap();
-        let gateway = Gateway::start(at, zone, ends.pop().unwrap(), resolvers).unwrap();
-        Self { workers, switch, client: ends.pop().unwrap(), gateway }
+        Self { workers, switch, client, gateway }
     }
 
     fn ask(&self, query: &Message) -> Message {

@@ -56,7 +56,7 @@ impl Pair {
         socket.connect(client.context(), (OWN, DNS), 4_000).unwrap();
         let mut sockets = SocketSet::new(Vec::new());
         let socket = sockets.add(socket);
-        let (station, questions, read) = (Station::new(at, 1, start), Vec::new(), Vec::new());
+        let (station, questions, read) = (Station::new(at.clone(), 1, start), Vec::new(), Vec::new());
         Self { station, at, zone, questions, start, now: start, client, sockets, socket, packets, read }
     }
 

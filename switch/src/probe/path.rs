@@ -191,8 +191,14 @@ impl Path {
             rtt_variation: self.rtt.map(|rtt| rtt.variation),
             lost: lost + outage,
             asked: answered + lost + outage,
-            mtu: self.search.found(),
+            mtu: self.mtu(),
         }
+    }
+
+    /// Bytes of the largest IP packet that gets there, once it is known.
+    #[must_use]
+    pub fn mtu(&self) -> Option<u16> {
+        self.search.found()
     }
 
     fn come_up(&mut self, now: Instant) {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::{Path, PathEvent, PathReport, ProbeConfig};
 use crate::tables::Topology;
 use crate::tunnel::ProbeTunnel;
-use crate::vtep::VtepId;
+use crate::vtep::{PathMtu, VtepId};
 use crate::wire::probe::Probe;
 
 /// As many as there are peers, so bounded by [`crate::tables::PEERS_MAX`].
@@ -31,6 +31,15 @@ struct Entry {
     path: Path,
     address: SocketAddr,
     due: Instant,
+    /// Where what is found is used.
+    mtu: PathMtu,
+}
+
+impl Drop for Entry {
+    /// What is measured no more is not known.
+    fn drop(&mut self) {
+        self.mtu.set(None);
+    }
 }
 
 impl Paths {
@@ -63,7 +72,7 @@ impl Paths {
                 let path = Path::new(ProbeConfig { seed: self.random.u64(..), ..self.config }, now);
                 let due = path.next_deadline();
                 self.agenda.insert((due, id));
-                Entry { path, address: vtep.address, due }
+                Entry { path, address: vtep.address, due, mtu: vtep.path_mtu.clone() }
             });
         }
         self.topology = Some(Arc::clone(topology));
@@ -141,6 +150,7 @@ impl Paths {
     fn with<T>(&mut self, id: VtepId, act: impl FnOnce(&mut Path) -> T) -> Option<T> {
         let entry = self.entries.get_mut(&id)?;
         let result = act(&mut entry.path);
+        entry.mtu.set(entry.path.mtu());
         let due = entry.path.next_deadline();
         if due != entry.due {
             self.agenda.remove(&(entry.due, id));

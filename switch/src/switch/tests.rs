@@ -4,10 +4,11 @@ use vswitchd_crypto::key::Key;
 use super::*;
 use crate::datapath::Datapath;
 use crate::fdb::Forward;
-use crate::io::{Capabilities, Received};
+use crate::io::{Capabilities, Frame, Received};
 use crate::outbox::Outbox;
 use crate::packet::Pool;
 use crate::storm::StormLimit;
+use crate::wire::virtio::Offload;
 use crate::wire::vxlan;
 
 fn vni() -> Vni {
@@ -197,4 +198,50 @@ fn a_peer_out_of_its_last_network_has_no_keys_and_comes_back_without() {
     assert!(switch.tables().topology.peers.peer(again).is_some_and(|vtep| vtep.sealer.is_none()));
     assert!(!receive(&switch, &from_peer(&theirs)), "the number leads nowhere");
     assert_eq!(switch.add_opener(again, opener(7)), Ok(()), "and is free");
+}
+
+#[test]
+fn what_is_kept_here_is_flooded_on_this_node_only() {
+    let switch = Switch::new(address(1), Limits::default());
+    let spec = || PortSpec {
+        name: String::new(),
+        vni: vni(),
+        mtu: 1_450,
+        capabilities: Capabilities::default(),
+        storm: StormLimit::default(),
+    };
+    let [one, gateway] = [(); 2].map(|()| switch.add_port(spec()).unwrap());
+    switch.add_peer(vni(), address(2)).unwrap();
+    assert!(switch.apply(|changes| changes.keep_here(gateway)));
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary moment")]
+    let now = Instant::now();
+    let (mut pool, mut datapath) = (Pool::new(8), Datapath::new(switch.clone()));
+    let mut reached = |from: Option<PortId>, frame: &[u8]| {
+        let mut out = Outbox::default();
+        let mut buf = pool.take().unwrap();
+        match from {
+            Some(port) => {
+                buf.fill(frame);
+                let mut batch = vec![Frame { buf, offload: Offload::default() }];
+                datapath.egress(port, &mut batch, &mut pool, &mut out, now);
+            }
+            None => {
+                buf.fill(&[&vxlan::emit(vni())[..], frame].concat());
+                let segment = buf.data().len();
+                let mut batch = vec![Received { buf, from: address(2), segment }];
+                datapath.ingress(&mut batch, &mut pool, &mut out, now);
+            }
+        }
+        let ports: Vec<_> = out.deliveries.iter().map(|delivery| delivery.port).collect();
+        (ports, out.transmits.len())
+    };
+    let frame = |to: &[u8], from| [to, &station(from).0, &[0x88, 0xb5], &[0; 46]].concat();
+    let all = &[0xff; 6];
+    assert_eq!(reached(Some(one), &frame(all, 1)), (vec![gateway], 1));
+    assert_eq!(reached(Some(gateway), &frame(all, 2)), (vec![one], 0));
+    assert_eq!(reached(None, &frame(all, 3)), (vec![one], 0));
+    // What is for one address goes where that is.
+    switch.announce(vni(), station(2), &[], Place::Port(gateway)).unwrap();
+    assert_eq!(reached(None, &frame(&station(2).0, 3)), (vec![gateway], 0));
+    assert!(!switch.apply(|changes| changes.keep_here(PortId(99))));
 }

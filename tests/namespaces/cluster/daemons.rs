@@ -53,6 +53,8 @@ pub(super) struct Daemons {
     // Dropped in this order: the daemons first.
     pub(super) hosts: Vec<Host>,
     pub(super) lab: Lab,
+    /// What each daemon is told besides.
+    pub(super) arguments: Vec<String>,
     _scratch: Scratch,
 }
 
@@ -73,7 +75,7 @@ impl Daemons {
         };
         let hosts: Vec<Host> = lab.nodes().iter().zip(NAMES).map(host).collect();
         ensure!(hosts.len() == usize::from(count), "there are {} names only", NAMES.len());
-        let this = Self { hosts, lab, _scratch: scratch };
+        let this = Self { hosts, lab, arguments: Vec::new(), _scratch: scratch };
         let mut links = Netlink::open(this.underlay()?)?;
         links.add_bridge(ISLAND, this.lab.plan().underlay_mtu)?;
         links.set_up(ISLAND)?;
@@ -91,7 +93,8 @@ impl Daemons {
     /// Starts a host's daemon and waits until it answers.
     pub(super) fn start(&mut self, host: usize) -> Result<()> {
         let host = &mut self.hosts[host];
-        let arguments = ["--state-dir", text(&host.state)?, "--socket", text(&host.socket)?];
+        let mut arguments = vec!["--state-dir", text(&host.state)?, "--socket", text(&host.socket)?];
+        arguments.extend(self.arguments.iter().map(String::as_str));
         host.process = Some(Process::start(&self.lab, &host.netns, &arguments)?);
         Ok(())
     }

@@ -6,6 +6,7 @@ mod addresses;
 mod capture;
 mod daemons;
 mod data;
+mod gateway;
 mod host;
 mod liveness;
 mod member;
@@ -31,6 +32,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::addresses_outlive_the_daemon_but_not_their_endpoints", addresses::kept),
         ("cluster::addresses_of_a_removed_node_are_used_again", addresses::reclaimed),
         ("cluster::endpoints_reach_each_other_by_addresses_that_nobody_set", addresses::reached),
+        ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
         ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),

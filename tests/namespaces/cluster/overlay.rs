@@ -45,16 +45,22 @@ pub(super) fn attach_all(daemons: &Daemons, nodes: usize) -> Result<()> {
     daemons.hosts[0].say(&["network", "create", "--vni", &vnis[PLAIN], NETWORKS[PLAIN]])?;
     for node in 0..nodes {
         wait_until("the networks are known", || Ok(daemons.hosts[node].networks()? == NETWORKS))?;
-        for (network, endpoint) in NETWORKS.iter().zip(daemons.lab.nodes()[node].endpoints()) {
-            let netns = format!("/proc/{}/fd/{}", std::process::id(), endpoint.netns().as_fd().as_raw_fd());
-            let name = &endpoint.plan().name;
-            let place = ["--network", network, "--name", name, "--tap", ENDPOINT_LINK, "--netns", &netns];
-            daemons.hosts[node].say(&[&["attach"], &place[..]].concat())?;
-            endpoint.configure()?;
+        for (index, network) in NETWORKS.iter().enumerate() {
+            attach(daemons, node, index, network)?;
         }
     }
     let all: Vec<usize> = (0..nodes).collect();
     wait_until_carried(daemons, &all).map(drop)
+}
+
+/// Attaches a node's endpoint of that index to a network.
+pub(super) fn attach(daemons: &Daemons, node: usize, index: usize, network: &str) -> Result<()> {
+    let endpoint = endpoint(daemons, node, index);
+    let netns = format!("/proc/{}/fd/{}", std::process::id(), endpoint.netns().as_fd().as_raw_fd());
+    let name = &endpoint.plan().name;
+    let place = ["--network", network, "--name", name, "--tap", ENDPOINT_LINK, "--netns", &netns];
+    daemons.hosts[node].say(&[&["attach"], &place[..]].concat())?;
+    Ok(endpoint.configure()?)
 }
 
 /// Waits until data gets from each of these nodes to each.

@@ -41,7 +41,13 @@ impl Process {
     pub(super) fn start(lab: &Lab, netns: &NetNs, arguments: &[&str]) -> Result<Self> {
         let mut command = netns.command(VSWITCHD);
         command.arg("daemon").args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
-        for name in ["VSWITCHD_CONFIG", "VSWITCHD_LOG_LEVEL", "VSWITCHD_SOCKET_GROUP", "NOTIFY_SOCKET"] {
+        for name in [
+            "VSWITCHD_CONFIG",
+            "VSWITCHD_LOG_LEVEL",
+            "VSWITCHD_SOCKET_GROUP",
+            "VSWITCHD_DNS",
+            "NOTIFY_SOCKET",
+        ] {
             command.env_remove(name);
         }
         let mut child = lab.spawn({
