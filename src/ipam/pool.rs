@@ -155,6 +155,21 @@ impl Pool {
         true
     }
 
+    /// As [`Self::note_gone`], and forgets those that are not named any more: whoever decides on removals does so when
+    /// nothing can come of a node, since its certificate has long expired. All nodes then ask and answer by the same list,
+    /// whenever they began to deal with this subnet. True if one was not known to be removed.
+    pub fn follow_removals(&mut self, removed: &BTreeSet<NodeId>) -> bool {
+        let over: Vec<NodeId> = self.ledger.gone.difference(removed).copied().collect();
+        for node in &over {
+            let Ledger { given, taken, surveyors, gone, .. } = &mut self.ledger;
+            (given.remove(node), taken.remove(node));
+            (surveyors.remove(node), gone.remove(node), self.settled.remove(node));
+            self.version += 1;
+            self.survey = None;
+        }
+        self.note_gone(removed)
+    }
+
     /// Holds these from now on.
     pub(super) fn hold(&mut self, range: Range) {
         self.held.insert(range);
