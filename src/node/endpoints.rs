@@ -126,8 +126,8 @@ impl Cluster {
         named.map_or_else(|| node.to_string(), |(_, record)| record.name)
     }
 
-    /// Whether no other endpoint of the network has the name or MAC address that is asked for. Two that are attached at one
-    /// moment on two nodes both get it.
+    /// Whether no other endpoint of the network has the name or MAC address that is asked for. Two that are
+    /// attached at one moment on two nodes both get it.
     fn check_free(&self, network: &NetworkView, request: &AttachRequest) -> Result<(), Refusal> {
         for (node, _, record) in self.endpoint_records() {
             if record.network != network.id {

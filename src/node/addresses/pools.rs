@@ -128,7 +128,8 @@ impl Pools {
         Underway::new(&self.coming, endpoint)
     }
 
-    /// Makes the pools of a network that this node is about to make: it holds all. They are on disk when this returns.
+    /// Makes the pools of a network that this node is about to make: it holds all. They are on disk when this
+    /// returns.
     ///
     /// # Errors
     /// See [`PoolError`]; what was written goes with the next [`Self::sweep`].
@@ -209,8 +210,8 @@ impl Pools {
         shares
     }
 
-    /// Takes back the addresses of endpoints that are not there: not among those that `there` gives, nor being attached.
-    /// Gives what was taken back.
+    /// Takes back the addresses of endpoints that are not there: not among those that `there` gives, nor being
+    /// attached. Gives what was taken back.
     ///
     /// # Errors
     /// See [`PoolError`]; it is done for some, and for the others the next time.
@@ -219,7 +220,8 @@ impl Pools {
         there: impl FnOnce() -> BTreeSet<String>,
     ) -> Result<Vec<(String, IpAddr)>, PoolError> {
         let mut pools = self.pools();
-        // An endpoint is there before it is no longer coming; and no other gets an address while the pools are held.
+        // An endpoint is there before it is no longer coming; and no other gets an address while the pools are
+        // held.
         let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let there = there();
         let mut released = Vec::new();

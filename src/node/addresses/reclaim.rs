@@ -1,7 +1,7 @@
 //! What removed networks had is forgotten; what removed nodes held is found by asking everybody, and used again.
 //!
-//! The member with the lowest id asks ([`crate::ipam`] says why that is safe if several do). It goes on asking until all have
-//! answered: somebody who is out of reach delays that, and nothing else.
+//! The member with the lowest id asks ([`crate::ipam`] says why that is safe if several do). It goes on asking
+//! until all have answered: somebody who is out of reach delays that, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -26,8 +26,8 @@ use crate::ipam::{Answer, Question};
 const RETRY: Duration = Duration::from_secs(2);
 /// Nodes that are asked at a time.
 const ASKED_AT_ONCE: usize = 16;
-/// By how much the clocks of two managers may differ: a network that was made longer than this after a removal never had
-/// addresses at the removed node.
+/// By how much the clocks of two managers may differ: a network that was made longer than this after a removal
+/// never had addresses at the removed node.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(3_600);
 
 /// Looks after pools, until the cluster ends.
@@ -202,7 +202,8 @@ fn requests(open: &[Open<'_>], node: NodeId, asked: &[usize]) -> Vec<AddressRequ
     asked.iter().filter_map(request).collect()
 }
 
-/// A number that no survey before had, by way of the standard library's hash keys, which are the system's randomness.
+/// A number that no survey before had, by way of the standard library's hash keys, which are the system's
+/// randomness.
 fn chance() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -1,7 +1,7 @@
 //! What each node tells all of its part of a network's addresses.
 //!
-//! A record of a node that is dead is not there, so what it said last is remembered: a refusal is to say how many free
-//! addresses are out of reach.
+//! A record of a node that is dead is not there, so what it said last is remembered: a refusal is to say how
+//! many free addresses are out of reach.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,7 +103,8 @@ fn count(addresses: u128) -> u64 {
     u64::try_from(addresses).unwrap_or(u64::MAX)
 }
 
-/// What is missing in all that was said is with somebody who has not been heard: the network's maker, or who is dead.
+/// What is missing in all that was said is with somebody who has not been heard: the network's maker, or who is
+/// dead.
 fn complete(
     capacity: u128,
     own: Share,
@@ -119,8 +120,9 @@ fn complete(
     let holder = said.iter().filter(unheard).max_by_key(|(node, ..)| Some(*node) == maker);
     let holder = holder.map(|(node, ..)| *node);
     let other = |(node, share, alive): (NodeId, Option<Share>, bool)| {
-        let rest = Share { owned: rest, free: rest, used: 0 };
-        let share = share.unwrap_or(if Some(node) == holder { rest } else { Share::default() });
+        let unheard = if Some(node) == holder { rest } else { 0 };
+        let unheard = Share { owned: unheard, free: unheard, used: 0 };
+        let share = share.unwrap_or(unheard);
         (gossip_id(node), Other { share, alive })
     };
     said.into_iter().map(other).collect()
