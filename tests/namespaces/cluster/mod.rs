@@ -11,6 +11,7 @@ mod host;
 mod liveness;
 mod machine;
 mod member;
+mod multicast;
 mod networks;
 mod overlay;
 mod partition;
@@ -48,6 +49,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::data_flows_again_after_a_kill", data::resumed),
         ("cluster::data_of_a_removed_node_is_refused", data::removed),
         ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
+        ("cluster::multicast_reaches_all_nodes_and_is_limited", multicast::reaches_all_nodes),
         ("cluster::virtual_machines_come_and_go_at_a_stream", machine::at_a_stream),
         ("cluster::a_virtual_machine_speaks_in_datagrams", machine::by_datagrams),
     ]
