@@ -100,10 +100,10 @@ impl Shared {
         let Inner { view, endpoints, plane: Some(plane), local, refused, gateways, .. } = inner else {
             return;
         };
-        let named = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.network.clone()));
+        let own = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.local()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
-        let want = plan(view, &named.collect());
+        let want = plan(view, &own.collect());
         let mtu = |carried: &Carried| network_mtu(view, *local, &carried.id, carried.protection);
         for (id, error) in gateways.start(&want, &view.networks, mtu) {
             let what = format!("start the gateway of network {id}");

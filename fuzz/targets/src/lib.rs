@@ -7,6 +7,7 @@
 //! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject
 //! agrees with its mistakes.
 
+mod addresses;
 mod cluster;
 mod gateway;
 mod gossip;
@@ -16,6 +17,7 @@ mod oracle;
 mod packets;
 mod switch;
 
+pub use addresses::addresses;
 pub use cluster::{certificate, group, keyring, token};
 pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
@@ -29,6 +31,7 @@ pub type Target = fn(&[u8]);
 
 /// Every target, with the name of its binary and of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("addresses", addresses),
     ("api", api),
     ("certificate", certificate),
     ("dhcp", dhcp),
