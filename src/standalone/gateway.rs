@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::config::{NetworkSpec, vni};
 use super::{ConfigError, RunError};
-use crate::api::IpPrefix;
+use crate::api::{HostAddress, IpPrefix};
 use crate::gateway::{Addresses, Gateway, Lease, Own, Resolvers, Tables, port_spec};
 use crate::names::{Host, Zone, ZoneFull};
 use crate::switch::fdb::Place;
@@ -97,11 +97,11 @@ impl FromStr for HostSpec {
 
 /// An address, with its prefix's length or without.
 fn parse_own(text: &str) -> Option<Own> {
-    let Some((address, length)) = text.split_once('/') else {
+    if !text.contains('/') {
         return Some(Own { address: text.parse().ok()?, subnet: None });
-    };
-    let address = address.parse().ok()?;
-    Some(Own { address, subnet: Some(IpPrefix::around(address, length.parse().ok()?)?) })
+    }
+    let host: HostAddress = text.parse().ok()?;
+    Some(Own { address: host.address(), subnet: IpPrefix::around(host.address(), host.length()) })
 }
 
 /// Labels of a name that DNS can carry (RFC 1035 §2.3.4), with the characters of host names and `_`.

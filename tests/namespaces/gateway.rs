@@ -132,7 +132,7 @@ fn router() -> Result<()> {
 }
 
 /// A query for the IPv4 addresses of a name of one label, by hand (RFC 1035 §4).
-fn query(name: &str) -> Vec<u8> {
+pub(crate) fn query(name: &str) -> Vec<u8> {
     let len = u8::try_from(name.len()).expect("a label is short");
     let header = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     [&header[..], &[len], name.as_bytes(), &[0, 0, 1, 0, 1]].concat()
