@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 
+use super::printable::{self, printable};
 use super::remote::Remote;
 use super::task::{self, Keys};
-use super::{failed, print, printable::printable, say};
+use super::{Format, failed, print, say};
 use crate::api::{AttachRequest, Attached, Call, EndpointDevice, Name};
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::wire::MacAddr;
@@ -91,6 +92,14 @@ pub(super) struct Attach {
     /// Another name of it in the network
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Name>,
+
+    /// How to print what came of it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Print its id only
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 /// Take TAP devices and virtual machines of this host out of their networks
@@ -121,13 +130,17 @@ impl Attach {
             Err(error) => return failed(&error),
         };
         let (network, name) = self.network.zip(self.name).expect("the parser wants both without a task");
-        let Self { remote, ip, mac, aliases, .. } = self;
+        let Self { remote, ip, mac, aliases, format, quiet, .. } = self;
         let said = format!("{} is {name} in network {network} now", printable(device.interface()));
         let request = AttachRequest { network, name, device: device.clone(), ip, mac, aliases };
         match remote.ask::<Attached>(&Call::Attach(request)) {
-            Ok(attached) => {
-                print(&format!("{said}: {}\n{}", addresses(&attached), arguments(&device, &attached)))
-            }
+            Ok(attached) => print(&match (quiet, format) {
+                (true, _) => format!("{}\n", printable(&attached.id)),
+                (false, Format::Text) => {
+                    format!("{said}: {}\n{}", parts(&attached), arguments(&device, &attached))
+                }
+                (false, Format::Json) => printable::json(&attached),
+            }),
             Err(code) => code,
         }
     }
@@ -159,9 +172,10 @@ impl Detach {
     }
 }
 
-fn addresses(attached: &Attached) -> String {
-    let addresses: Vec<_> = attached.addresses.iter().map(ToString::to_string).collect();
-    format!("{} ({})", addresses.join(", "), attached.mac)
+/// `10.0.9.2/24, 02:42:0a:00:09:02, MTU 1450, endpoint ID`
+fn parts(attached: &Attached) -> String {
+    let addresses: String = attached.addresses.iter().map(|own| format!("{own}, ")).collect();
+    format!("{addresses}{}, MTU {}, endpoint {}", attached.mac, attached.mtu, printable(&attached.id))
 }
 
 /// What QEMU is to be told, of a virtual machine: nothing for a TAP.

@@ -11,12 +11,12 @@ use crate::api::EndpointDevice;
 use crate::namespace::netlink::Netlink;
 use crate::namespace::netns::NetNs;
 
-/// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the endpoint.
-/// One that was there before stays as it is: its MAC address is the endpoint's, unless another was asked for, which is
-/// that of something behind it then.
+/// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
+/// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
+/// asked for, which is that of something behind it then.
 ///
-/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first network's counts.
-/// The host's way out is never changed.
+/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
+/// network's counts. The host's way out is never changed.
 pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
     match Abroad::find(spec)? {
         Some(abroad) => Ok(abroad.settle(spec, made)?),

@@ -141,23 +141,6 @@ impl StateDir {
         Ok(Self { path: path.into(), directory: open(path)?, _lock: None })
     }
 
-    /// Names of what is in it, hidden files left out, in order.
-    ///
-    /// # Errors
-    /// If it can't be read.
-    pub fn names(&self) -> Result<Vec<String>, StateError> {
-        let failed = |errno: Errno| self.failed("list", "", errno.into());
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&self.directory).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            names.extend(
-                entry.file_name().to_str().ok().filter(|name| !name.starts_with('.')).map(Into::into),
-            );
-        }
-        names.sort();
-        Ok(names)
-    }
-
     /// A file to add to, made if it is not there.
     ///
     /// # Errors
@@ -295,6 +278,21 @@ impl StateDir {
             source: error.into(),
         })?;
         self.write(name, &bytes)
+    }
+
+    /// The names of what is in it that begin so, in order, hidden files left out.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>, StateError> {
+        let failed = |errno: Errno| self.failed("list", "", errno.into());
+        let ours = |name: &&str| name.starts_with(prefix) && !name.starts_with('.');
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.directory).map_err(failed)? {
+            names.extend(entry.map_err(failed)?.file_name().to_str().ok().filter(ours).map(String::from));
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// The error that a file's reader gives when it makes no sense of it.

@@ -120,7 +120,7 @@ impl Tasks {
     pub async fn open(node: Arc<Node>) -> Result<Arc<Self>, StateError> {
         let files = StateDir::part(&node.state().path().join(FOLDER))?;
         let tasks = Arc::new(Self { files, node, table: Mutex::default(), making: Default::default() });
-        for id in tasks.files.names()? {
+        for id in tasks.files.names("")? {
             match tasks.find_again(&id).await {
                 Ok(task) => tasks.watch(task),
                 Err(error) => warn!("task {id} is left as it is: {error}"),
