@@ -72,8 +72,8 @@ pub use refusal::{Code, Refusal};
 pub use settings::{ClusterSettings, ClusterUpdate, SettingsError};
 pub use socket::{Socket, SocketError};
 pub use types::{
-    ClusterStatus, DataStatus, GossipStatus, InitRequest, Initialized, JoinRequest, Joined, KeysStatus,
-    LeaveRequest, SecretText, Status, TokenAnswer,
+    ClusterStatus, DataStatus, GatewayStatus, GossipStatus, InitRequest, Initialized, JoinRequest, Joined,
+    KeysStatus, LeaveRequest, SecretText, Status, TokenAnswer,
 };
 
 /// Bytes of a request's body.
