@@ -15,6 +15,7 @@
 mod config;
 mod device;
 mod endpoint;
+pub mod envoy;
 mod event;
 mod gateways;
 mod interface;
