@@ -81,7 +81,8 @@ fn tables() -> Tables {
     Tables { zone: zone(false), leases: [(MacAddr(CLIENT), lease)].into(), mtu: 1_450 }
 }
 
-/// A message of DHCP, sent to all: what comes back is a reply to it, for its sender, of a length that it can expect.
+/// A message of DHCP, sent to all: what comes back is a reply to it, for its sender, of a length that it can
+/// expect.
 pub fn dhcp(data: &[u8]) {
     let mut frame = Vec::new();
     let step = PacketBuilder::ethernet2(CLIENT, [0xff; 6]).ipv4([0; 4], [255; 4], 64).udp(68, 67);
