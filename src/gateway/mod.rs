@@ -14,6 +14,7 @@
 mod addresses;
 mod checks;
 mod frame;
+pub mod nat;
 mod packets;
 pub mod run;
 pub mod station;

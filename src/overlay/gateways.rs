@@ -6,17 +6,20 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 
 use super::device::{ChannelDevice, Device};
 use super::plan::{Carried, Plan};
-use super::view::{NetworkId, NetworkView};
+use super::view::{NetworkId, NetworkView, View};
+use crate::gateway::nat::{Outside, Policy};
 use crate::gateway::{Addresses, Gateway, Own, Resolvers, port_spec};
 use crate::names::Zone;
 use crate::switch::io::FrameIo;
 use crate::switch::tables::PortSpec;
-use crate::switch::wire::Vni;
+use crate::switch::wire::{Vni, vxlan};
 
 /// Where a network's gateway is: at those of its subnets. `None` if the record has none that a host can have.
 pub(super) fn addresses(network: &NetworkView) -> Option<Addresses> {
@@ -28,6 +31,8 @@ pub(super) fn addresses(network: &NetworkView) -> Option<Addresses> {
 pub(super) struct Gateways {
     held: BTreeMap<NetworkId, Held>,
     resolvers: Resolvers,
+    /// Where packets for the world outside may go, from every network.
+    policy: Arc<ArcSwap<Policy>>,
 }
 
 #[derive(Debug)]
@@ -66,7 +71,21 @@ impl Gateways {
             [] => Resolvers::host(runtime),
             servers => Resolvers::these(runtime, servers.to_vec()),
         };
-        Self { held: BTreeMap::new(), resolvers }
+        Self { held: BTreeMap::new(), resolvers, policy: Arc::default() }
+    }
+
+    /// Keeps what leads out from the subnets of every network, and from where nodes have their data sockets. Call this
+    /// before [`Self::start`].
+    pub(super) fn keep_apart(&self, view: &View, local: SocketAddr) {
+        let subnets = view.networks.iter().flat_map(|network| &network.subnets).map(|net| net.subnet);
+        let mut ports: Vec<_> = view.nodes.iter().map(|node| node.data.port()).collect();
+        ports.extend([local.port(), vxlan::PORT]);
+        ports.sort_unstable();
+        ports.dedup();
+        let policy = Policy::world(subnets, ports);
+        if **self.policy.load() != policy {
+            self.policy.store(Arc::new(policy));
+        }
     }
 
     /// Starts those that are missing, each with its network's MTU, and tells the others what is new. Those that have
@@ -84,13 +103,20 @@ impl Gateways {
             let facts = Facts::of(network);
             match self.held.get_mut(&carried.id) {
                 Some(held) if held.gateway.addresses() == at => held.learn(facts),
-                _ => match Held::start(at, facts, self.resolvers.clone(), mtu(carried)) {
+                _ => match self.open(at, facts, mtu(carried)) {
                     Ok(held) => drop(self.held.insert(carried.id.clone(), held)),
                     Err(error) => failed.push((carried.id.clone(), error)),
                 },
             }
         }
         failed
+    }
+
+    fn open(&self, at: &Addresses, facts: Facts, mtu: u32) -> io::Result<Held> {
+        let outside = Outside { policy: Arc::clone(&self.policy), mtu };
+        let outside = Some(&outside).filter(|_| !facts.internal);
+        let (gateway, port) = Gateway::open(at.clone(), facts.zone(), self.resolvers.clone(), outside)?;
+        Ok(Held { gateway, device: ChannelDevice { port, mtu }, facts })
     }
 
     /// Ends those that are wanted no more, which have no port any more.
@@ -114,11 +140,6 @@ impl Gateways {
 }
 
 impl Held {
-    fn start(at: &Addresses, facts: Facts, resolvers: Resolvers, mtu: u32) -> io::Result<Self> {
-        let (gateway, port) = Gateway::open(at.clone(), facts.zone(), resolvers)?;
-        Ok(Self { gateway, device: ChannelDevice { port, mtu }, facts })
-    }
-
     fn learn(&mut self, facts: Facts) {
         if facts != self.facts {
             self.gateway.set_zone(facts.zone());

@@ -105,6 +105,7 @@ impl Shared {
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
         let want = plan(view, &named.collect());
         let mtu = |carried: &Carried| network_mtu(view, *local, &carried.id, carried.protection);
+        gateways.keep_apart(view, *local);
         for (id, error) in gateways.start(&want, &view.networks, mtu) {
             let what = format!("start the gateway of network {id}");
             self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });

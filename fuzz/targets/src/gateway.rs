@@ -60,7 +60,7 @@ pub fn gateway(data: &[u8]) {
     let now = Instant::now();
     let mut station = Station::new(at.clone(), 1, now);
     let frames = match station.handle(data, &zone, now) {
-        Action::Nothing => Vec::new(),
+        Action::Nothing | Action::Carry(_) | Action::Fragment => Vec::new(),
         Action::Send(frame) => vec![frame],
         Action::Ask(question) => station.answer(&question, None, now),
         Action::Several { frames, .. } => frames,
