@@ -36,8 +36,10 @@
 //! kernel says of the peer. [`Call`] is the one place where paths and bodies are parsed and emitted: the server and
 //! the [`client`] share it.
 
+mod attach;
 mod call;
 pub mod client;
+mod device;
 mod host_address;
 mod name;
 mod network_filter;
@@ -52,14 +54,16 @@ mod socket;
 pub(crate) mod text;
 mod types;
 
+pub use attach::{ALIASES_MAX, AttachRequest, Attached};
 pub use call::Call;
+pub use device::EndpointDevice;
 pub use host_address::{HostAddress, HostAddressError};
 pub use name::{NAME_MAX, Name, NameError};
 pub use network_filter::{NETWORK_TERMS_MAX, NetworkFilter, NetworkTerm, NetworkTermError};
 pub use networks::{
-    ALIASES_MAX, AttachRequest, Attached, KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX,
-    NetworkConflict, NetworkCreate, NetworkCreated, NetworkDetail, NetworkEndpoint, NetworkOptions,
-    NetworkPeer, NetworkRef, NetworkView, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest,
+    KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict, NetworkCreate, NetworkCreated,
+    NetworkDetail, NetworkEndpoint, NetworkMember, NetworkOptions, NetworkPeer, NetworkRef, NetworkView,
+    NodeUse, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest, SubnetUse,
 };
 pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
 pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};

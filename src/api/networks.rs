@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostAddress, IpPrefix, Name, text};
+use super::{EndpointDevice, HostAddress, IpPrefix, Name, text};
 use crate::switch::wire::MacAddr;
 
 /// Subnets of a network: a few of each IP version.
@@ -19,9 +19,6 @@ pub const LABELS_MAX: usize = 64;
 pub const LABEL_KEY_MAX: usize = 128;
 /// Bytes of a label's value.
 pub const LABEL_VALUE_MAX: usize = 256;
-
-/// Other names of an endpoint.
-pub const ALIASES_MAX: usize = 32;
 
 /// What [`super::Call::CreateNetwork`] is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +163,55 @@ pub struct NetworkDetail {
     pub peers: Vec<NetworkPeer>,
     /// The endpoints that the node has that is asked, by name.
     pub endpoints: Vec<NetworkEndpoint>,
+    /// The endpoints of all nodes, as far as they are heard, by name.
+    pub members: Vec<NetworkMember>,
+    /// How its addresses are used, in the order of its subnets.
+    pub addresses: Vec<SubnetUse>,
+}
+
+/// An endpoint of any node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkMember {
+    /// Its id.
+    pub id: String,
+    /// What it is called.
+    pub name: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// The name of its node.
+    pub node: String,
+    /// Its MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<HostAddress>,
+}
+
+/// How the addresses of a subnet are used: those that endpoints get which ask for none in particular. 2^64 - 1 stands for
+/// that many or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetUse {
+    /// The subnet.
+    pub subnet: IpPrefix,
+    /// How many there are.
+    pub capacity: u64,
+    /// What the nodes hold that have been heard of, by name.
+    pub nodes: Vec<NodeUse>,
+}
+
+/// What a node holds of a subnet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUse {
+    /// The node's name.
+    pub node: String,
+    /// Whether it is the one that is asked.
+    pub own: bool,
+    /// Addresses that only this node gives to endpoints: `free` and `used` together.
+    pub owned: u64,
+    /// Those that no endpoint has.
+    pub free: u64,
+    /// Those that one has.
+    pub used: u64,
 }
 
 /// A node with endpoints in a network.
@@ -182,12 +228,20 @@ pub struct NetworkPeer {
 /// An endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkEndpoint {
+    /// Its id.
+    pub id: String,
     /// What it is called.
     pub name: String,
-    /// Its TAP.
-    pub tap: String,
-    /// The namespace that the TAP is in; none: the daemon's.
-    pub netns: Option<String>,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// Its MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<HostAddress>,
+    /// What its frames go in and out by.
+    #[serde(flatten)]
+    pub device: EndpointDevice,
     /// Bytes of its largest packet.
     pub mtu: u32,
     /// Whether its frames are carried.
@@ -210,52 +264,6 @@ impl fmt::Display for NetworkConflict {
             Self::Subnet { own, other, holder } => write!(f, "{own} overlaps {other} of {}", of(holder)),
         }
     }
-}
-
-/// What [`super::Call::Attach`] is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AttachRequest {
-    /// The network, by name or id.
-    pub network: Name,
-    /// What the new endpoint is called.
-    pub name: Name,
-    /// The TAP device; it is made if it does not exist.
-    pub tap: String,
-    /// The namespace that it is in: a name, an absolute path or a process id. None: the daemon's own.
-    #[serde(default)]
-    pub netns: Option<String>,
-    /// The addresses that it is to have, at most one of each IP version; free ones where none is given.
-    #[serde(default)]
-    pub ip: Vec<IpAddr>,
-    /// Its MAC address; what follows from its IPv4 address if not given.
-    #[serde(default, with = "text::optional")]
-    pub mac: Option<MacAddr>,
-    /// Other names of it, at most [`ALIASES_MAX`].
-    #[serde(default)]
-    pub aliases: Vec<Name>,
-}
-
-/// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attached {
-    /// The endpoint's id: 25 digits of base 36.
-    pub id: String,
-    /// The network's id.
-    pub network: String,
-    /// The name of its device, in its namespace.
-    pub interface: String,
-    /// Its MAC address.
-    #[serde(with = "text")]
-    pub mac: MacAddr,
-    /// Its addresses: of IPv4, and of IPv6 if the network has a subnet of it.
-    pub addresses: Vec<HostAddress>,
-    /// Its way out, of each IP version; none if the network is internal.
-    pub gateways: Vec<IpAddr>,
-    /// Whom it asks for names.
-    pub resolver: Option<IpAddr>,
-    /// Bytes of its largest packet.
-    pub mtu: u32,
 }
 
 /// What came of [`super::Call::RotateKeys`].

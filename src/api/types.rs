@@ -213,6 +213,9 @@ pub struct KeysStatus {
 pub struct DataStatus {
     /// Where its data goes in and out.
     pub address: SocketAddr,
+    /// Its endpoints.
+    #[serde(default)]
+    pub endpoints: usize,
     /// What was dropped and why, without reasons that never were.
     pub drops: BTreeMap<String, u64>,
 }

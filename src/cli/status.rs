@@ -123,7 +123,11 @@ fn cluster_text(cluster: &ClusterStatus, now: u64) -> String {
         let drops: Vec<_> =
             data.drops.iter().map(|(reason, count)| format!("{} {count}", printable(reason))).collect();
         let drops = if drops.is_empty() { String::new() } else { format!(", dropped: {}", drops.join(", ")) };
-        text += &format!("data: at {}{drops}\n", data.address);
+        let endpoints = match data.endpoints {
+            1 => "1 endpoint".into(),
+            several => format!("{several} endpoints"),
+        };
+        text += &format!("data: at {}, {endpoints}{drops}\n", data.address);
     }
     text
 }
@@ -225,13 +229,13 @@ mod tests {
             name: "\u{1b}c".into(),
             gossip: Some(gossip),
             keys: Some(KeysStatus { epoch: 5, age_s: 7_260 }),
-            data: Some(DataStatus { address: "192.0.2.1:4789".parse().unwrap(), drops }),
+            data: Some(DataStatus { address: "192.0.2.1:4789".parse().unwrap(), endpoints: 1, drops }),
             ..cluster()
         };
         let text = cluster_text(&running, 0);
         assert!(text.ends_with(
             "\npeers: 2 alive of 3 known\ngossip: at 192.0.2.1:7946, sent 10, received 20, unopened 4\n\
-             shared keys: epoch 5, for 2 h 1 min\ndata: at 192.0.2.1:4789, dropped: no-session 7, replayed 1\n"
+             shared keys: epoch 5, for 2 h 1 min\ndata: at 192.0.2.1:4789, 1 endpoint, dropped: no-session 7, replayed 1\n"
         ), "{text}");
         assert!(text.contains("(\\u{1b}c)"), "{text}");
     }

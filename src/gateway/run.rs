@@ -16,8 +16,9 @@ use tracing::{debug, warn};
 use super::addresses::Addresses;
 use super::nat::{Counters, Nat, Outside, Token};
 use super::station::{Action, Question, Station};
+use super::tables::Tables;
 use super::upstream::ask;
-use crate::names::{Zone, upstreams};
+use crate::names::upstreams;
 use crate::switch::io::channel::{ChannelEnd, ChannelPort, ChannelReceiveError, channel_with};
 use crate::switch::io::{Capabilities, FrameIo};
 use crate::switch::offload::finish_checksum;
@@ -84,7 +85,7 @@ impl Servers {
 #[derive(Debug)]
 pub struct Gateway {
     at: Addresses,
-    zone: Arc<ArcSwap<Zone>>,
+    tables: Arc<ArcSwap<Tables>>,
     counters: Option<Arc<Counters>>,
     thread: JoinHandle<()>,
 }
@@ -97,24 +98,24 @@ impl Gateway {
     /// No thread or descriptor can be had.
     pub fn open(
         at: Addresses,
-        zone: Zone,
+        tables: impl Into<Tables>,
         resolvers: Resolvers,
         outside: Option<&Outside>,
     ) -> io::Result<(Self, ChannelPort)> {
         let takes = if outside.is_some() { TAKES } else { Capabilities::default() };
         let (port, end) = channel_with(QUEUE, takes)?;
-        Ok((Self::start(at, zone, end, resolvers, outside)?, port))
+        Ok((Self::start(at, tables.into(), end, resolvers, outside)?, port))
     }
 
     fn start(
         at: Addresses,
-        zone: Zone,
+        tables: Tables,
         end: ChannelEnd,
         resolvers: Resolvers,
         outside: Option<&Outside>,
     ) -> io::Result<Self> {
-        let zone = Arc::new(ArcSwap::from_pointee(zone));
-        let names = Arc::clone(&zone);
+        let tables = Arc::new(ArcSwap::from_pointee(tables));
+        let read = Arc::clone(&tables);
         let station = Station::new(at.clone(), random(), Instant::now());
         let station = if outside.is_some() { station.leading_out() } else { station };
         let way_out = outside.map(|outside| WayOut::new(outside, &end)).transpose()?;
@@ -127,8 +128,8 @@ impl Gateway {
             resolvers,
             way_out,
         };
-        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&names))?;
-        Ok(Self { at, zone, counters, thread })
+        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&read))?;
+        Ok(Self { at, tables, counters, thread })
     }
 
     /// Where it is.
@@ -143,9 +144,9 @@ impl Gateway {
         self.counters.as_ref()
     }
 
-    /// Answers with these names from now on.
-    pub fn set_zone(&self, zone: Zone) {
-        self.zone.store(Arc::new(zone));
+    /// Answers from these from now on.
+    pub fn set_tables(&self, tables: impl Into<Tables>) {
+        self.tables.store(Arc::new(tables.into()));
     }
 
     /// Waits for its end, after its port has been closed. Gives whether it ended in order.
@@ -221,11 +222,10 @@ impl WayOut {
 type Received = (Vec<u8>, Offload);
 
 impl Work {
-    fn run(mut self, zone: &ArcSwap<Zone>) {
-        let mut ticked = Instant::now();
+    fn run(mut self, tables: &ArcSwap<Tables>) {
         loop {
-            let pause = lock(&self.station).next_tick();
-            let patience = pause.map(|pause| pause.saturating_sub(ticked.elapsed()));
+            let deadline = lock(&self.station).next_deadline();
+            let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let mut next = match self.next_frame(patience) {
                 Ok(next) => next,
                 Err(Closed) => return,
@@ -234,16 +234,15 @@ impl Work {
             for _ in 0..BATCH {
                 let Some((mut frame, offload)) = next else { break };
                 if finish(&mut frame, offload) {
-                    let action = lock(&self.station).handle(&frame, &zone.load(), now);
+                    let action = lock(&self.station).handle(&frame, &tables.load(), now);
                     self.act(action, &frame, now);
                 }
                 self.end.recycle(frame);
                 // That the port is closed comes again.
                 next = self.end.try_receive_offload().ok();
             }
-            if pause.is_some_and(|pause| now.saturating_duration_since(ticked) >= pause) {
-                ticked = now;
-                let action = lock(&self.station).tick(&zone.load(), now);
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                let action = lock(&self.station).tick(&tables.load(), now);
                 self.act(action, &[], now);
             }
         }

@@ -20,8 +20,8 @@ use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
 use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
-    AttachRequest, Attached, Call, InitRequest, Initialized, IpPrefix, JoinRequest, Joined, Liveness, Name,
-    NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
+    AttachRequest, Attached, Call, EndpointDevice, InitRequest, Initialized, IpPrefix, JoinRequest, Joined,
+    Liveness, Name, NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
 };
 
 /// The socket of a node's daemon, in the node's directory.
@@ -218,8 +218,7 @@ impl Desk<'_> {
             let request = AttachRequest {
                 network: named(&plan.networks[endpoint.network].name),
                 name: named(&endpoint.name),
-                tap: ENDPOINT_LINK.into(),
-                netns: Some(netns.clone()),
+                device: EndpointDevice::tap(ENDPOINT_LINK, Some(netns.clone())),
                 ip: vec![endpoint.v4.into(), endpoint.v6.into()],
                 mac: Some(endpoint.mac),
                 aliases: Vec::new(),

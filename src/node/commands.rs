@@ -148,7 +148,7 @@ impl Cluster {
         let overlay = self.overlay()?;
         let drops = overlay.report().map(|report| report.drops).unwrap_or_default();
         let drops = drops.into_iter().map(|(reason, count)| (reason.label().to_owned(), count)).collect();
-        Some(DataStatus { address: overlay.local(), drops })
+        Some(DataStatus { address: overlay.local(), endpoints: overlay.endpoints().len(), drops })
     }
 
     /// How gossip is.

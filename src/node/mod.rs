@@ -8,6 +8,7 @@
 
 mod accept;
 mod address;
+mod addresses;
 mod answer;
 mod cluster;
 mod commands;

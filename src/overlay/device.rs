@@ -2,12 +2,14 @@
 
 use std::io;
 
+use crate::api::EndpointDevice;
 use crate::switch::io::channel::ChannelPort;
-use crate::switch::io::tap::{Offloads, Tap, TapConfig, TapError};
+use crate::switch::io::qemu::{QemuPort, QemuSocket};
+use crate::switch::io::tap::{Offloads, Tap, TapConfig};
 use crate::switch::io::{Capabilities, FrameIo};
 use crate::switch::tunnel::Protection;
 
-use super::endpoint::EndpointSpec;
+use super::endpoint::{AttachError, EndpointSpec};
 
 /// An endpoint's device: held as long as the endpoint, whatever switch has a handle of it.
 ///
@@ -75,24 +77,54 @@ impl Device for ChannelDevice {
     }
 }
 
-/// Opens an endpoint's TAP, making it if it is not there.
-pub(super) fn open_tap(
+/// A virtual machine at a socket.
+#[derive(Debug)]
+struct Machine {
+    port: QemuPort,
+    mtu: u32,
+}
+
+impl Device for Machine {
+    fn handle(&self) -> io::Result<Box<dyn FrameIo>> {
+        Ok(Box::new(self.port.share()))
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.port.capabilities()
+    }
+
+    fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    fn made(&self) -> bool {
+        true
+    }
+}
+
+/// Opens an endpoint's device: a TAP, which is made if it is not there, or a machine's socket.
+pub(super) fn open_device(
     spec: &EndpointSpec,
     protection: Protection,
     mtu: u32,
     queues: usize,
     offloads: Offloads,
-) -> Result<Tap, TapError> {
-    let netns = spec.netns.as_deref().map(str::parse).transpose().map_err(|_| {
-        // `EndpointSpec::check` has refused it before.
-        TapError::Name(spec.tap.clone())
-    })?;
-    Tap::open(&TapConfig {
-        netns,
-        mtu: Some(mtu),
-        offloads,
-        super_frame_max: protection.super_frame_max(mtu),
-        queues,
-        ..TapConfig::new(&spec.tap)
-    })
+) -> Result<Box<dyn Device>, AttachError> {
+    let socket = match &spec.device {
+        EndpointDevice::Tap { tap, .. } => {
+            return Ok(Box::new(Tap::open(&TapConfig {
+                netns: spec.netns_ref()?,
+                mtu: Some(mtu),
+                offloads,
+                super_frame_max: protection.super_frame_max(mtu),
+                queues,
+                ..TapConfig::new(tap)
+            })?));
+        }
+        EndpointDevice::QemuStream { qemu_stream } => QemuSocket::Stream { path: qemu_stream.into() },
+        EndpointDevice::QemuDgram { qemu_dgram, qemu_remote } => {
+            QemuSocket::Dgram { path: qemu_dgram.into(), remote: qemu_remote.as_ref().map(Into::into) }
+        }
+    };
+    Ok(Box::new(Machine { port: QemuPort::open(&socket)?, mtu }))
 }

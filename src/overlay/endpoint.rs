@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
+use super::plan::LocalEndpoint;
 use super::view::NetworkId;
-use crate::api::HostAddress;
+use crate::api::{EndpointDevice, HostAddress};
 use crate::namespace::netlink::NetlinkError;
 use crate::state::{StateDir, StateError};
 use crate::switch::io::netns::{NetnsError, NetnsRef, NetnsRefError};
+use crate::switch::io::qemu::QemuError;
 use crate::switch::io::tap::TapError;
 use crate::switch::tables::PORTS_MAX;
 use crate::switch::tunnel::Protection;
@@ -45,10 +47,9 @@ pub struct EndpointSpec {
     pub mac: Option<MacAddr>,
     /// Where packets for the world outside go: at most one of each IP version.
     pub gateways: Vec<IpAddr>,
-    /// Its TAP, which is made if it is not there.
-    pub tap: String,
-    /// The namespace that the TAP is in, by name, path or process id; this process's without.
-    pub netns: Option<String>,
+    /// What its frames go in and out by.
+    #[serde(flatten)]
+    pub device: EndpointDevice,
 }
 
 /// Why an endpoint was not attached. Nothing has changed.
@@ -77,6 +78,9 @@ pub enum AttachError {
     /// The TAP.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A virtual machine's socket.
+    #[error(transparent)]
+    Qemu(#[from] QemuError),
     /// Its addresses: the TAP could not be given them.
     #[error(transparent)]
     Interface(#[from] NetlinkError),
@@ -103,12 +107,12 @@ impl AttachError {
 }
 
 impl EndpointSpec {
-    /// One without addresses, in this process's namespace.
+    /// One without addresses.
     pub fn new(
         id: impl Into<String>,
         name: impl Into<String>,
         network: NetworkId,
-        tap: impl Into<String>,
+        device: EndpointDevice,
     ) -> Self {
         Self {
             id: id.into(),
@@ -118,8 +122,7 @@ impl EndpointSpec {
             addresses: Vec::new(),
             mac: None,
             gateways: Vec::new(),
-            tap: tap.into(),
-            netns: None,
+            device,
         }
     }
 
@@ -146,8 +149,14 @@ impl EndpointSpec {
         }
     }
 
+    /// As a plan takes it.
+    pub(super) fn local(&self) -> LocalEndpoint {
+        let addresses = self.addresses.iter().map(|own| own.address()).collect();
+        LocalEndpoint { network: self.network.clone(), mac: self.mac, addresses }
+    }
+
     pub(super) fn netns_ref(&self) -> Result<Option<NetnsRef>, NetnsRefError> {
-        self.netns.as_deref().map(str::parse).transpose()
+        self.device.netns().map(str::parse).transpose()
     }
 }
 
@@ -180,14 +189,14 @@ impl Kept {
         if identity(&self.spec)? == self.process_netns {
             return Ok(());
         }
-        let process = self.spec.netns.as_deref().unwrap_or_default();
+        let process = self.spec.device.netns().unwrap_or_default();
         Err(AttachError::Gone(format!("process {process}, whose namespace it was in,")))
     }
 
     /// Whether its TAP is the one that it had; a new one stands in for one that we had made only.
     pub(super) fn check_made(&self, made: bool) -> Result<(), AttachError> {
         if made && !self.made {
-            return Err(AttachError::Gone(format!("TAP {}, which was there before,", self.spec.tap)));
+            return Err(AttachError::Gone(format!("{}, which was there before,", self.spec.device)));
         }
         Ok(())
     }
@@ -223,8 +232,8 @@ mod tests {
     use super::*;
 
     fn spec(name: &str, netns: Option<&str>) -> EndpointSpec {
-        let netns = netns.map(Into::into);
-        EndpointSpec { netns, ..EndpointSpec::new("id", name, NetworkId("n".into()), "tap0") }
+        let device = EndpointDevice::tap("tap0", netns.map(Into::into));
+        EndpointSpec::new("id", name, NetworkId("n".into()), device)
     }
 
     #[test]

@@ -6,36 +6,42 @@ use rustix::io::Errno;
 
 use super::endpoint::{AttachError, EndpointSpec};
 use super::plane::random;
+use crate::api::EndpointDevice;
 use crate::namespace::netlink::Netlink;
 use crate::namespace::netns::NetNs;
 
-/// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the endpoint.
-/// One that was there before stays as it is: its MAC address is the endpoint's, unless another was asked for, which is
-/// that of something behind it then.
+/// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
+/// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
+/// asked for, which is that of something behind it then.
 ///
-/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first network's counts.
-/// The host's way out is never changed.
+/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
+/// network's counts. The host's way out is never changed.
 pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
+    let EndpointDevice::Tap { tap, netns } = &spec.device else {
+        // A machine has the address that its owner gives it, and is told which.
+        spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(random())));
+        return Ok(());
+    };
     let mut netlink = match spec.netns_ref()? {
         Some(netns) => Netlink::open(&NetNs::from(netns.open()?))?,
         None => Netlink::open_here()?,
     };
     if !made {
         spec.mac = match spec.mac {
-            None => netlink.link(&spec.tap)?.mac,
+            None => netlink.link(tap)?.mac,
             given => given,
         };
         return Ok(());
     }
     let mac = spec.mac.unwrap_or_else(|| spec.usual_mac(random()));
     spec.mac = Some(mac);
-    netlink.set_mac(&spec.tap, mac)?;
-    netlink.set_up(&spec.tap)?;
+    netlink.set_mac(tap, mac)?;
+    netlink.set_up(tap)?;
     for own in &spec.addresses {
-        netlink.add_address(&spec.tap, own.address(), own.length())?;
+        netlink.add_address(tap, own.address(), own.length())?;
     }
-    if spec.netns.is_some() {
-        spec.gateways.iter().try_for_each(|&gateway| add_default_route(&mut netlink, &spec.tap, gateway))?;
+    if netns.is_some() {
+        spec.gateways.iter().try_for_each(|&gateway| add_default_route(&mut netlink, tap, gateway))?;
     }
     Ok(())
 }

@@ -110,7 +110,7 @@ impl Overlay {
         networks.map(|network| (network.id.clone(), network.vni)).collect()
     }
 
-    /// Gives a TAP a place in a network, and keeps that. One that is made gets its MAC address and addresses and is up then.
+    /// Gives a TAP or a virtual machine a place in a network, and keeps that. One that is made gets its MAC address and addresses and is up then.
     ///
     /// # Errors
     /// See [`AttachError`].

@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::sessions::{Agree, AgreeError, Agreeing, Agreement, Answered, Confirm, Sessions};
 use super::*;
-use crate::api::Subnet;
+use crate::api::{EndpointDevice, Subnet};
 use crate::crypto::envelope::SessionId;
 use crate::crypto::exporter::SessionKeys;
 use crate::crypto::identity::NodeId;
@@ -130,7 +130,7 @@ impl Host {
 
     fn spec(name: &str, network: &str) -> EndpointSpec {
         let network = NetworkId(format!("id-{network}"));
-        EndpointSpec::new(name, name, network, format!("tap-{name}"))
+        EndpointSpec::new(name, name, network, EndpointDevice::tap(format!("tap-{name}"), None))
     }
 
     fn attach(&mut self, name: &str, network: &str) -> EndpointView {
@@ -147,6 +147,7 @@ impl Host {
             life: self.life,
             data: self.overlay.local(),
             present: self.overlay.presence(),
+            endpoints: Vec::new(),
         }
     }
 
@@ -362,7 +363,10 @@ async fn what_can_not_be_attached_is_refused_and_nothing_is_kept() {
     host.attach("a", "net");
     assert!(matches!(refused(&host, Host::spec("a", "net")), AttachError::Taken(_)));
     assert!(matches!(refused(&host, Host::spec("", "net")), AttachError::Name(_)));
-    let missing = EndpointSpec { netns: Some("/nowhere".into()), ..Host::spec("b", "net") };
+    let missing = EndpointSpec {
+        device: EndpointDevice::tap("tap-b", Some("/nowhere".into())),
+        ..Host::spec("b", "net")
+    };
     assert!(host.overlay.attach(missing).unwrap_err().is_gone());
     let names: BTreeSet<_> =
         host.overlay.endpoints().into_iter().map(|endpoint| endpoint.spec.name).collect();

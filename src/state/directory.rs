@@ -247,6 +247,24 @@ impl StateDir {
         self.write(name, &bytes)
     }
 
+    /// The names of files that begin so, in order.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>, StateError> {
+        let failed =
+            |errno: Errno| StateError::Io { what: "list", path: self.path.clone(), source: errno.into() };
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.directory).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            names.extend(
+                entry.file_name().to_str().ok().filter(|name| name.starts_with(prefix)).map(String::from),
+            );
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// The error that a file's reader gives when it makes no sense of it.
     #[must_use]
     pub fn corrupt(&self, name: &str, reason: String) -> StateError {

@@ -3,12 +3,19 @@
 
 mod traffic;
 
+use std::error::Error;
 use std::hint::black_box;
+use std::io::{IoSlice, Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Instant;
 
 use traffic::Bed;
 use vswitchd_switch::fdb::{Limits, Place};
+use vswitchd_switch::io::FrameIo;
+use vswitchd_switch::io::qemu::{QemuPort, QemuSocket};
+use vswitchd_switch::packet::Pool;
 use vswitchd_switch::switch::Switch;
+use vswitchd_switch::wire::virtio::Offload;
 use vswitchd_switch::wire::{MacAddr, Vni};
 
 const BATCHES: usize = 100;
@@ -36,8 +43,61 @@ fn nothing_per_frame() {
     }
 }
 
+/// Frames of one size go through a port to its guest and come back, a batch at a time.
+fn echo(
+    port: &mut QemuPort,
+    pool: &mut Pool,
+    mut guest: impl FnMut(&mut [u8]),
+) -> Result<(), Box<dyn Error>> {
+    const FRAMES: usize = 8;
+    let mut bytes = [7; FRAMES * (4 + 60)];
+    let mut frames = Vec::with_capacity(FRAMES);
+    let mut round = || -> Result<(), Box<dyn Error>> {
+        for _ in 0..FRAMES {
+            port.write(&[IoSlice::new(&[7; 60])], Offload::default())?;
+        }
+        port.flush();
+        guest(&mut bytes);
+        while frames.len() < FRAMES {
+            port.read(pool, &mut frames, FRAMES)?;
+        }
+        frames.drain(..).for_each(|frame| pool.put(frame.buf));
+        Ok(())
+    };
+    round()?;
+    let mut outcome = Ok(());
+    let counted = allocation_counter::measure(|| outcome = (0..BATCHES).try_for_each(|_| round()));
+    outcome?;
+    assert_eq!(counted.count_total, 0, "allocations for {} frames", BATCHES * FRAMES);
+    Ok(())
+}
+
 #[test]
-fn changes_made_together_are_published_once() -> Result<(), Box<dyn std::error::Error>> {
+fn nothing_per_frame_of_a_virtual_machine() -> Result<(), Box<dyn Error>> {
+    let name =
+        |end: &str| std::env::temp_dir().join(format!("vswitchd-allocations-{end}-{}", std::process::id()));
+    let mut pool = Pool::new(8);
+    let mut port = QemuPort::open(&QemuSocket::Stream { path: name("stream") })?;
+    let mut guest = UnixStream::connect(name("stream"))?;
+    port.read(&mut pool, &mut Vec::new(), 8)?;
+    echo(&mut port, &mut pool, |bytes| {
+        guest.read_exact(bytes).unwrap();
+        guest.write_all(bytes).unwrap();
+    })?;
+    let guest = UnixDatagram::bind(name("guest"))?;
+    let socket = QemuSocket::Dgram { path: name("dgram"), remote: Some(name("guest")) };
+    let (mut port, to) = (QemuPort::open(&socket)?, name("dgram"));
+    echo(&mut port, &mut pool, |bytes| {
+        for frame in bytes.chunks_mut(64) {
+            let len = guest.recv(frame).unwrap();
+            guest.send_to(&frame[..len], &to).unwrap();
+        }
+    })?;
+    Ok(std::fs::remove_file(name("guest"))?)
+}
+
+#[test]
+fn changes_made_together_are_published_once() -> Result<(), Box<dyn Error>> {
     let vni = Vni::new(42).ok_or("24 bits")?;
     let station = |number: u16| {
         let [high, low] = number.to_be_bytes();

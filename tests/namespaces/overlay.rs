@@ -1,6 +1,7 @@
 //! A daemon's data plane with real TAPs: they come, move, vanish, and outlive the daemon or not.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::runtime;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
+use vswitchd::api::EndpointDevice;
 use vswitchd::crypto::envelope::SessionId;
 use vswitchd::crypto::identity::NodeId;
 use vswitchd::lab::{Lab, Plan};
@@ -80,7 +82,7 @@ fn start(address: Ipv4Addr, state: &Path) -> Result<(Overlay, Events)> {
 
 fn spec(name: &str, network: &str, netns: Option<String>) -> EndpointSpec {
     let network = NetworkId(network.into());
-    EndpointSpec { netns, ..EndpointSpec::new(name, name, network, format!("tap-{name}")) }
+    EndpointSpec::new(name, name, network, EndpointDevice::tap(format!("tap-{name}"), netns))
 }
 
 fn names(overlay: &Overlay) -> Vec<String> {
@@ -150,17 +152,21 @@ fn restored() -> Result<()> {
         let mut holder = NetNs::create()?.command("sleep").arg("1000").spawn()?;
         overlay.attach(spec("made", "s", None))?;
         overlay.attach(spec("elsewhere", "p", Some(holder.id().to_string())))?;
+        let socket = folder.0.join("vm.sock");
+        let device = EndpointDevice::QemuStream { qemu_stream: socket.display().to_string() };
+        overlay.attach(EndpointSpec { device, ..spec("vm", "s", None) })?;
+        ensure!(UnixStream::connect(&socket).is_ok(), "a machine may come");
         let mut kept = spec("lent", "p", None);
-        kept.tap = "tap-lent".into();
+        kept.device = EndpointDevice::tap("tap-lent", None);
         ensure!(overlay.attach(kept).is_err(), "somebody uses it");
         drop((there, overlay));
-        ensure!(Netlink::open(host)?.link("tap-made").is_err());
+        ensure!(Netlink::open(host)?.link("tap-made").is_err() && !socket.exists());
 
         let (overlay, _events) = start(address, &folder.0)?;
         let failed = overlay.restore()?;
-        ensure!(failed.is_empty() && names(&overlay) == ["elsewhere", "made"], "{failed:?}");
+        ensure!(failed.is_empty() && names(&overlay) == ["elsewhere", "made", "vm"], "{failed:?}");
         ensure!(overlay.endpoints().iter().all(|endpoint| endpoint.carried));
-        ensure!(Netlink::open(host)?.link("tap-made").is_ok());
+        ensure!(Netlink::open(host)?.link("tap-made").is_ok() && UnixStream::connect(&socket).is_ok());
         drop(overlay);
         holder.kill()?;
         holder.wait()?;
@@ -168,7 +174,7 @@ fn restored() -> Result<()> {
         for left in [1, 0] {
             let (overlay, _events) = start(address, &folder.0)?;
             let failed = overlay.restore()?;
-            ensure!(failed.len() == left && names(&overlay) == ["made"], "{failed:?}");
+            ensure!(failed.len() == left && names(&overlay) == ["made", "vm"], "{failed:?}");
             ensure!(failed.iter().all(|(spec, error)| spec.name == "elsewhere" && error.is_gone()));
         }
         Ok(())

@@ -1,7 +1,8 @@
-//! Headers: what is accepted comes out again as it was.
+//! Headers and framing: what is accepted comes out again as it was.
 
 use vswitchd_switch::offload;
 use vswitchd_switch::wire::ethernet::{HEADER_LEN, Header, TAG_LEN, TAGS_MAX};
+use vswitchd_switch::wire::stream::{Deframer, FRAME_MAX};
 use vswitchd_switch::wire::virtio::{self, Checksum, Offload};
 use vswitchd_switch::wire::vxlan as vxlan_header;
 
@@ -37,4 +38,42 @@ pub fn virtio(data: &[u8]) {
         offload::finish_checksum(&mut frame, start, offset).expect("a parsed offset lies within the frame");
     }
     assert!(offload.gso.is_none_or(|gso| gso.size > 0));
+}
+
+/// A stream gives the same frames however it is cut, and ends where a length can't be. The first byte says how it
+/// is cut.
+pub fn stream(data: &[u8]) {
+    let Some((&step, stream)) = data.split_first() else { return };
+    let (mut deframer, mut rest, mut expected) = (Deframer::default(), stream, stream);
+    let mut uneven = (1..=5).cycle();
+    while !rest.is_empty() {
+        let room = deframer.room();
+        assert!(room.len() > FRAME_MAX, "there is room for a whole frame");
+        // With a zero, all at once.
+        let piece = if step == 0 { usize::MAX } else { usize::from(step) * uneven.next().expect("a cycle") };
+        let len = piece.min(rest.len()).min(room.len());
+        room[..len].copy_from_slice(&rest[..len]);
+        deframer.filled(len);
+        rest = &rest[len..];
+        loop {
+            let has = deframer.has_frame();
+            match deframer.next_frame() {
+                Ok(Some(frame)) => {
+                    assert!(has);
+                    let announced = expected.split_off(..4).expect("a frame's length stands before it");
+                    assert_eq!(announced, u32::try_from(frame.len()).expect("it is short").to_be_bytes());
+                    assert_eq!(Some(frame), expected.split_off(..frame.len()));
+                }
+                Ok(None) => break assert!(!has),
+                Err(_) => {
+                    assert!(has);
+                    let announced = expected.first_chunk().expect("a length");
+                    return assert!(u32::from_be_bytes(*announced) > 65_557);
+                }
+            }
+        }
+    }
+    // What is left is part of a frame.
+    let whole = expected.split_first_chunk().map(|(&len, rest)| (u32::from_be_bytes(len), rest));
+    assert!(whole.is_none_or(|(len, rest)| len <= 65_557 && (rest.len() as u64) < u64::from(len)));
 }

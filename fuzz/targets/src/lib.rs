@@ -7,19 +7,23 @@
 //! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject
 //! agrees with its mistakes.
 
+mod addresses;
 mod cluster;
 mod gateway;
 mod gossip;
 mod headers;
+mod nat;
 mod node;
 mod oracle;
 mod packets;
 mod switch;
 
+pub use addresses::addresses;
 pub use cluster::{certificate, group, keyring, token};
-pub use gateway::{gateway, names};
+pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
-pub use headers::{ethernet, virtio, vxlan};
+pub use headers::{ethernet, stream, virtio, vxlan};
+pub use nat::nat;
 pub use node::{api, join, link, record};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
@@ -29,8 +33,10 @@ pub type Target = fn(&[u8]);
 
 /// Every target, with the name of its binary and of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("addresses", addresses),
     ("api", api),
     ("certificate", certificate),
+    ("dhcp", dhcp),
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),
@@ -42,11 +48,13 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("keyring", keyring),
     ("link", link),
     ("names", names),
+    ("nat", nat),
     ("neighbour", neighbour),
     ("offload", offload),
     ("record", record),
     ("sealed", sealed),
     ("segment", segment),
+    ("stream", stream),
     ("token", token),
     ("virtio", virtio),
     ("vxlan", vxlan),

@@ -1,4 +1,4 @@
-use super::super::{NetworkOptions, SecretText, SubnetRequest};
+use super::super::{EndpointDevice, NetworkOptions, SecretText, SubnetRequest};
 use super::*;
 
 fn name_of(text: &str) -> Name {
@@ -65,11 +65,17 @@ fn calls() -> Vec<Call> {
     let attach = AttachRequest {
         network: name_of("front"),
         name: name_of("web"),
-        tap: "tap0".into(),
-        netns: Some("/run/netns/web".into()),
+        device: EndpointDevice::tap("tap0", Some("/run/netns/web".into())),
         ip: vec!["10.0.9.7".parse().unwrap(), "fd00:9::7".parse().unwrap()],
         mac: Some("02:42:0a:00:09:07".parse().unwrap()),
         aliases: vec![name_of("www")],
+    };
+    let machine = |device| AttachRequest { device, mac: None, ..attach.clone() };
+    let dgram = |qemu_remote: Option<&str>| {
+        machine(EndpointDevice::QemuDgram {
+            qemu_dgram: "/run/d".into(),
+            qemu_remote: qemu_remote.map(Into::into),
+        })
     };
     let mut calls = membership();
     calls.extend([
@@ -86,6 +92,9 @@ fn calls() -> Vec<Call> {
         Call::PruneNetworks(prune),
         Call::Network(name_of("front")),
         Call::RemoveNetwork(name_of("front")),
+        Call::Attach(machine(EndpointDevice::QemuStream { qemu_stream: "/run/s".into() })),
+        Call::Attach(dgram(None)),
+        Call::Attach(dgram(Some("/run/e"))),
         Call::Attach(attach),
         Call::Detach(name_of("web")),
     ]);

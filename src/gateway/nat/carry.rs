@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use etherparse::IpNumber;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::Semaphore;
 
 use super::connections::{self, Connections};
 use super::counters::{Count, Counters, Kind};
@@ -29,6 +31,8 @@ const MTU_MIN: usize = 576;
 pub struct Outside {
     /// Where packets may go. It may be replaced: flows that there are stay.
     pub policy: Arc<ArcSwap<Policy>>,
+    /// Sockets that it may have, together with all that share it: [`descriptors`].
+    pub sockets: Arc<Semaphore>,
     /// Bytes of the largest packet that the network carries.
     pub mtu: u32,
 }
@@ -37,8 +41,19 @@ impl Outside {
     /// One that may go where `policy` says.
     #[must_use]
     pub fn new(policy: Policy, mtu: u32) -> Self {
-        Self { policy: Arc::new(ArcSwap::from_pointee(policy)), mtu }
+        Self { policy: Arc::new(ArcSwap::from_pointee(policy)), sockets: descriptors(), mtu }
     }
+}
+
+/// As many sockets as this process may hold for others: it raises its soft limit of descriptors to the hard one, and
+/// keeps a quarter for itself. Otherwise endpoints could leave it without any.
+#[must_use]
+pub fn descriptors() -> Arc<Semaphore> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    let may = if raised.is_ok() { limit.maximum } else { limit.current };
+    let may = may.map_or(Semaphore::MAX_PERMITS, |may| usize::try_from(may).unwrap_or(usize::MAX));
+    Arc::new(Semaphore::new((may / 4 * 3).min(Semaphore::MAX_PERMITS)))
 }
 
 /// How many flows there may be of each kind.
@@ -81,7 +96,7 @@ impl Nat {
         let mtu = usize::try_from(outside.mtu).unwrap_or(usize::MAX).clamp(MTU_MIN, usize::from(u16::MAX));
         Ok(Self {
             policy: Arc::clone(&outside.policy),
-            host: Host::new()?,
+            host: Host::new(Arc::clone(&outside.sockets))?,
             inside: Inside::new(mtu, Arc::new(Counters::default()), rng.u32(..)),
             rng,
             tcp: Connections::new(limits.tcp),

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::connection::{Connection, Life, TRANSITORY_IDLE};
 use super::counters::{Count, Kind};
-use super::host::{Interest, Ready, Token};
+use super::host::{Interest, Permit, Ready, Token};
 use super::inside::{Outward, Refusal};
 use super::table::{self, Limits, Table};
 use super::turn::Turn;
@@ -49,6 +49,7 @@ pub(super) struct Connections {
 
 #[derive(Debug)]
 struct Flow {
+    _permit: Permit,
     token: Token,
     /// From the gateway's address to inside's.
     back: Back,
@@ -106,6 +107,7 @@ impl Connections {
     /// Begins to make the outer connection.
     fn open(&mut self, key: Key, outward: &Outward<'_>, turn: &mut Turn<'_>) -> io::Result<()> {
         self.flows.check(key.inside.ip()).map_err(|table::Full| io::Error::from(Errno::MFILE))?;
+        let permit = turn.host.permit()?;
         let outer =
             Socket::new(Domain::for_address(key.outside), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         // Inside and outside decide for themselves when to send.
@@ -119,7 +121,7 @@ impl Connections {
         }
         let token = turn.host.watch(&outer, Interest::Changes)?;
         let stage = Stage::Opening { outer: outer.into(), syn: outward.packet.to_vec() };
-        let flow = Flow { token, back: outward.back, stage };
+        let flow = Flow { _permit: permit, token, back: outward.back, stage };
         // Checked before.
         let _none = self.flows.insert(key, flow, turn.now + TRANSITORY_IDLE);
         self.tokens.insert(token, key);

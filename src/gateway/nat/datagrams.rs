@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tracing::warn;
 
 use super::counters::{Count, Kind};
-use super::host::{Interest, Ready, Token};
+use super::host::{Interest, Permit, Ready, Token};
 use super::inside::{Outward, Refusal};
 use super::quote::quote;
 use super::table::{self, Limits, Table};
@@ -79,6 +79,7 @@ pub(super) struct Datagrams {
 
 #[derive(Debug)]
 struct Flow {
+    _permit: Permit,
     kind: Kind,
     socket: UdpSocket,
     token: Token,
@@ -163,10 +164,11 @@ impl Datagrams {
     /// Makes a flow's socket.
     fn open(&mut self, key: Key, outward: &Outward<'_>, turn: &mut Turn<'_>) -> Result<(), OpenError> {
         self.flows.check(key.0.ip()).map_err(|table::Full| OpenError::Full)?;
+        let permit = turn.host.permit()?;
         let (socket, token) = self.socket(key.0.is_ipv6(), turn)?;
         let idle = if self.kind == Kind::Udp { DNS_IDLE } else { ECHO_IDLE };
         let (kind, back, remotes) = (self.kind, outward.back, Remotes::default());
-        let flow = Flow { kind, socket, token, back, remotes, hops: 0, idle };
+        let flow = Flow { _permit: permit, kind, socket, token, back, remotes, hops: 0, idle };
         // Checked before.
         self.flows.insert(key, flow, turn.now + idle).map_err(|table::Full| OpenError::Full)?;
         self.tokens.insert(token, key);

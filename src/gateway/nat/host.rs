@@ -2,12 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Sockets that are told of at a time: the others next time.
 const EVENTS_MAX: usize = 256;
@@ -39,12 +41,25 @@ pub(super) enum Interest {
 pub(super) struct Host {
     epoll: OwnedFd,
     next: u64,
+    /// One for each socket that there may be.
+    sockets: Arc<Semaphore>,
 }
 
+/// What allows one socket, as long as it is held.
+pub(super) type Permit = OwnedSemaphorePermit;
+
 impl Host {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(sockets: Arc<Semaphore>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        Ok(Self { epoll, next: 0 })
+        Ok(Self { epoll, next: 0, sockets })
+    }
+
+    /// Asks for one more socket.
+    ///
+    /// # Errors
+    /// `EMFILE`, if there are as many as there may be.
+    pub(super) fn permit(&self) -> io::Result<Permit> {
+        Arc::clone(&self.sockets).try_acquire_owned().map_err(|_| Errno::MFILE.into())
     }
 
     pub(super) fn watch(&mut self, socket: impl AsFd, interest: Interest) -> io::Result<Token> {

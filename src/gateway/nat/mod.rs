@@ -31,7 +31,7 @@ mod turn;
 #[cfg(test)]
 mod tests;
 
-pub use self::carry::{Nat, Outside};
+pub use self::carry::{Nat, Outside, descriptors};
 pub use self::counters::{Count, Counters, Kind};
 pub use self::host::{Ready, Token};
 pub use self::policy::Policy;

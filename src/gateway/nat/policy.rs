@@ -24,7 +24,7 @@ const NEVER: [(IpAddr, u8); 9] = [
 ];
 
 /// Where packets from inside may go: everywhere else.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     denied: Vec<IpPrefix>,
     /// UDP ports where this host's word counts: see [`Self::world`].

@@ -1,13 +1,14 @@
 //! Drivers: the only place of the data plane that meets the system.
 //!
 //! [`FrameIo`] is a port, [`DatagramIo`] the underlay; both move batches and never block. A TAP is [`tap`], UDP is
-//! [`udp`], a program in this process is at a [`channel`], and [`mem`] is a link whose faults are chosen.
-//! [`error_queue`] is for those who send datagrams for others.
+//! [`udp`], a virtual machine is at a socket of [`qemu`], a program in this process at a [`channel`], and [`mem`] is a link
+//! whose faults are chosen. [`error_queue`] is for those who send datagrams for others.
 
 pub mod channel;
 pub mod error_queue;
 pub mod mem;
 pub mod netns;
+pub mod qemu;
 pub mod tap;
 #[cfg(feature = "compat-tun-tap")]
 pub mod tun_tap;
@@ -45,7 +46,7 @@ pub struct Capabilities {
 pub trait FrameIo: Send + std::fmt::Debug {
     /// Appends frames to `into`: at most `max`, and no more than there are now and than `pool` has buffers for.
     ///
-    /// Gives how many frames were left out because their offload header makes no sense.
+    /// Gives how many frames were left out because their offload header makes no sense, or no buffer holds them.
     ///
     /// # Errors
     /// Only where the device as a whole fails; what was appended before stays.

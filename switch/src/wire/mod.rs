@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod ethernet;
 pub mod flow;
 pub mod probe;
+pub mod stream;
 pub mod virtio;
 pub mod vxlan;
 

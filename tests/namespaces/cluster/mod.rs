@@ -2,13 +2,17 @@
 //!
 //! Most of the time these tests wait, so they run beside each other.
 
+mod addresses;
 mod capture;
 mod daemons;
 mod data;
 mod gateway;
 mod host;
 mod liveness;
+mod machine;
 mod member;
+mod multicast;
+mod names;
 mod networks;
 mod overlay;
 mod partition;
@@ -27,7 +31,13 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::a_partition_that_wrote_on_both_sides_merges", partition::merges),
         ("cluster::networks_are_made_with_addresses_and_refused_by_name", networks::made_and_refused),
         ("cluster::a_network_made_on_both_sides_of_a_partition_is_the_older_ones", networks::made_twice),
+        ("cluster::addresses_are_given_once_and_the_last_is_told", addresses::leased),
+        ("cluster::addresses_outlive_the_daemon_but_not_their_endpoints", addresses::kept),
+        ("cluster::addresses_of_a_removed_node_are_used_again", addresses::reclaimed),
+        ("cluster::endpoints_reach_each_other_by_addresses_that_nobody_set", addresses::reached),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
+        ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
+        ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
         ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),
@@ -42,5 +52,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::data_flows_again_after_a_kill", data::resumed),
         ("cluster::data_of_a_removed_node_is_refused", data::removed),
         ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
+        ("cluster::multicast_reaches_all_nodes_and_is_limited", multicast::reaches_all_nodes),
+        ("cluster::virtual_machines_come_and_go_at_a_stream", machine::at_a_stream),
+        ("cluster::a_virtual_machine_speaks_in_datagrams", machine::by_datagrams),
     ]
 }
