@@ -36,6 +36,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::addresses_of_a_removed_node_are_used_again", addresses::reclaimed),
         ("cluster::endpoints_reach_each_other_by_addresses_that_nobody_set", addresses::reached),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
+        ("cluster::networks_that_are_not_internal_lead_out", gateway::leads_out),
         ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
         ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
