@@ -14,7 +14,8 @@ use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::addresses::Addresses;
-use super::nat::{Counters, Nat, Outside, Token};
+use super::counters::{Counters, Counts, count};
+use super::nat::{self, Nat, Outside, Token};
 use super::station::{Action, Question, Station};
 use super::tables::Tables;
 use super::upstream::ask;
@@ -86,7 +87,8 @@ impl Servers {
 pub struct Gateway {
     at: Addresses,
     tables: Arc<ArcSwap<Tables>>,
-    counters: Option<Arc<Counters>>,
+    counters: Arc<Counters>,
+    carried: Option<Arc<nat::Counters>>,
     thread: JoinHandle<()>,
 }
 
@@ -117,10 +119,12 @@ impl Gateway {
         let tables = Arc::new(ArcSwap::from_pointee(tables));
         let read = Arc::clone(&tables);
         let station = Station::new(at.clone(), random(), Instant::now());
+        let counters = Arc::clone(station.counters());
         let station = if outside.is_some() { station.leading_out() } else { station };
         let way_out = outside.map(|outside| WayOut::new(outside, &end)).transpose()?;
-        let counters = way_out.as_ref().map(|way_out| way_out.nat.counters());
+        let carried = way_out.as_ref().map(|way_out| way_out.nat.counters());
         let work = Work {
+            counters: Arc::clone(&counters),
             station: Arc::new(Mutex::new(station)),
             end: Arc::new(end),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -129,7 +133,7 @@ impl Gateway {
             way_out,
         };
         let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&read))?;
-        Ok(Self { at, tables, counters, thread })
+        Ok(Self { at, tables, counters, carried, thread })
     }
 
     /// Where it is.
@@ -140,8 +144,14 @@ impl Gateway {
 
     /// What its way out has done, if it leads out.
     #[must_use]
-    pub fn counters(&self) -> Option<&Arc<Counters>> {
-        self.counters.as_ref()
+    pub fn carried(&self) -> Option<&Arc<nat::Counters>> {
+        self.carried.as_ref()
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counters.counts()
     }
 
     /// Answers from these from now on.
@@ -169,6 +179,7 @@ pub fn port_spec(vni: Vni, mtu: u32, port: &ChannelPort) -> PortSpec {
 }
 
 struct Work {
+    counters: Arc<Counters>,
     /// Shared with questions that are under way.
     station: Arc<Mutex<Station>>,
     end: Arc<ChannelEnd>,
@@ -273,7 +284,7 @@ impl Work {
     fn act(&mut self, action: Action, frame: &[u8], now: Instant) {
         match action {
             Action::Nothing => {}
-            Action::Send(frame) => send(&self.end, &frame),
+            Action::Send(frame) => send(&self.end, &frame, &self.counters),
             Action::Ask(question) => self.ask(question),
             Action::Carry(carried) => {
                 if let Some(way_out) = &mut self.way_out {
@@ -283,7 +294,7 @@ impl Work {
             }
             Action::Fragment => self.way_out.iter().for_each(|way_out| way_out.nat.fragment()),
             Action::Several { frames, questions } => {
-                frames.iter().for_each(|frame| send(&self.end, frame));
+                frames.iter().for_each(|frame| send(&self.end, frame, &self.counters));
                 questions.into_iter().for_each(|question| self.ask(question));
             }
         }
@@ -291,18 +302,24 @@ impl Work {
 
     fn ask(&mut self, question: Question) {
         let Ok(permit) = Arc::clone(&self.questions).try_acquire_owned() else {
+            count(&self.counters.refused);
             let frames = lock(&self.station).answer(&question, None, Instant::now());
-            frames.iter().for_each(|frame| send(&self.end, frame));
+            frames.iter().for_each(|frame| send(&self.end, frame, &self.counters));
             return;
         };
+        count(&self.counters.forwarded);
+        let counters = Arc::clone(&self.counters);
         let (servers, id) = (self.resolvers.servers.clone(), self.rng.u16(..));
         // A question that is under way does not keep the port open.
         let (end, station) = (Arc::downgrade(&self.end), Arc::clone(&self.station));
         self.resolvers.runtime.spawn(async move {
             let reply = look_up(&servers, &question, id).await;
+            if reply.is_none() {
+                count(&counters.unanswered);
+            }
             let frames = lock(&station).answer(&question, reply, Instant::now());
             if let Some(end) = end.upgrade() {
-                frames.iter().for_each(|frame| send(&end, frame));
+                frames.iter().for_each(|frame| send(&end, frame, &counters));
             }
             drop(permit);
         });
@@ -340,8 +357,9 @@ fn lock(station: &Mutex<Station>) -> MutexGuard<'_, Station> {
 }
 
 /// What does not fit is lost, as on any link: who asked will ask again.
-fn send(end: &ChannelEnd, frame: &[u8]) {
+fn send(end: &ChannelEnd, frame: &[u8], counters: &Counters) {
     if let Err(error) = end.send(frame) {
+        count(&counters.dropped);
         debug!("an answer of a gateway is lost: {error}");
     }
 }

@@ -34,3 +34,4 @@ mod rotation;
 mod wire;
 
 pub use life::Node;
+pub(crate) use requests::find;

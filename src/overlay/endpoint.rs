@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
+use super::envoy::EnvoyError;
 use super::plan::LocalEndpoint;
 use super::view::NetworkId;
 use crate::api::{EndpointDevice, HostAddress};
@@ -78,6 +79,9 @@ pub enum AttachError {
     /// The TAP.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// Its TAP or addresses, in a user namespace that is not the daemon's.
+    #[error(transparent)]
+    Envoy(#[from] EnvoyError),
     /// A virtual machine's socket.
     #[error(transparent)]
     Qemu(#[from] QemuError),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rustix::io::Errno;
 
 use super::endpoint::{AttachError, EndpointSpec};
+use super::envoy::Abroad;
 use super::plane::random;
 use crate::api::EndpointDevice;
 use crate::namespace::netlink::Netlink;
@@ -17,6 +18,14 @@ use crate::namespace::netns::NetNs;
 /// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
 /// network's counts. The host's way out is never changed.
 pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
+    match Abroad::find(spec)? {
+        Some(abroad) => Ok(abroad.settle(spec, made)?),
+        None => settle_here(spec, made),
+    }
+}
+
+/// The same where this process may do it itself.
+pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
     let EndpointDevice::Tap { tap, netns } = &spec.device else {
         // A machine has the address that its owner gives it, and is told which.
         spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(random())));

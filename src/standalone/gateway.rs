@@ -225,7 +225,7 @@ impl GatewaySpec {
             Gateway::open(self.at.clone(), self.tables(mtu), resolvers, outside.as_ref())?;
         let port = switch.add_port(port_spec(self.vni, mtu, &device))?;
         switch.announce(self.vni, self.at.mac(), &self.at.announced(), Place::Port(port))?;
-        Ok(Opened { port, device: Box::new(device), counters: gateway.counters().cloned() })
+        Ok(Opened { port, device: Box::new(device), counters: gateway.carried().cloned() })
     }
 }
 
