@@ -4,7 +4,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::{Format, failed};
-use crate::standalone::{self, Config, GatewaySpec, HostSpec, NetworkSpec, PeerSpec, TapSpec};
+use crate::api::IpPrefix;
+use crate::standalone::{
+    self, Config, GatewaySpec, HostSpec, NetworkSpec, PeerSpec, TapSpec, VniSpec, WayOut,
+};
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::storm::StormLimit;
@@ -86,7 +89,7 @@ pub(super) struct Args {
     /// Addresses of a network's gateway, IPv4 and IPv6: VNI:ADDRESS[/LENGTH][,ADDRESS[/LENGTH]]...
     ///
     /// It answers ping and resolves names: those of --host, and of others what this host's resolvers say. Every switch of
-    /// the network may have it: each answers its own TAPs. It does not lead out of the network.
+    /// the network may have it: each answers its own TAPs. It leads out of the network with --nat only.
     /// With the length of its prefix it can also tell machines their addresses (DHCP), and advertises IPv6 prefixes.
     #[arg(long, value_name = "VNI:ADDRESS[/LENGTH]")]
     gateway: Vec<GatewaySpec>,
@@ -96,6 +99,18 @@ pub(super) struct Args {
     /// The machine that has the MAC address, if one is given, gets its IPv4 address by DHCP.
     #[arg(long, value_name = "VNI:NAME=ADDRESS[,MAC]")]
     host: Vec<HostSpec>,
+
+    /// Network whose gateway leads out: its packets for elsewhere are carried by this host's own sockets
+    ///
+    /// TCP, UDP and ping, IPv4 and IPv6, with this host's address and no privilege. They may go wherever this host can,
+    /// but never to its loopback addresses, to link-local ones (169.254.0.0/16 with a cloud's metadata, fe80::/10), to
+    /// groups, or to a switch's UDP port. Ping needs the host's leave: `sysctl net.ipv4.ping_group_range`.
+    #[arg(long, value_name = "VNI")]
+    nat: Vec<VniSpec>,
+
+    /// What no network with --nat may reach outside, as other networks' subnets that this host has addresses in
+    #[arg(long, value_name = "PREFIX")]
+    nat_deny: Vec<IpPrefix>,
 
     /// Threads that move frames, each with a queue of every TAP and a socket of its own [default: one for each core]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
@@ -122,6 +137,9 @@ Examples:
   One that also tells a virtual machine its address:
     vswitchd switch --vni 42 --tap vm0 --local 192.0.2.1 --peer 192.0.2.2 \
                     --gateway 42:10.0.9.1/24 --host 42:guest=10.0.9.7,52:54:00:00:00:07
+
+  One with a way out, but not into 10.0.0.0/8 (in the endpoint: ip route add default via 192.168.9.1):
+    vswitchd switch --vni 42 --tap tap0 --local 192.0.2.1 --gateway 42:192.168.9.1 --nat 42 --nat-deny 10.0.0.0/8
 
   A kernel's vxlan device as the other end:
     ip link add vx0 type vxlan id 42 remote 192.0.2.1 dstport 4789 dev eth0
@@ -153,8 +171,10 @@ impl Args {
         let networks = standalone::assign(self.vni, self.tap, self.tap_netns.as_ref(), &self.mac)?;
         let local = standalone::check_local(self.local)?;
         let peers = standalone::check_peers(self.peer, local, &networks)?;
-        let gateways = standalone::check_gateways(self.gateway, self.host, &networks)
+        let mut gateways = standalone::check_gateways(self.gateway, self.host, &networks)
             .map_err(standalone::ConfigError::from)?;
+        let way_out = WayOut { networks: self.nat, denied: self.nat_deny };
+        standalone::check_way_out(&mut gateways, &way_out).map_err(standalone::ConfigError::from)?;
         Ok(Config {
             local: std::net::SocketAddr::new(local, self.port),
             networks,
@@ -165,6 +185,7 @@ impl Args {
             offload: !self.no_offload,
             probe: self.probe,
             gateways,
+            denied: way_out.denied,
             workers: standalone::workers(self.workers.map(usize::from)),
         })
     }

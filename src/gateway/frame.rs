@@ -6,10 +6,10 @@ use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::icmpv6::{DestUnreachableCode, NeighborAdvertisementHeader};
 use etherparse::{
     ArpEthIpv4Packet, ArpOperation, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder,
-    PacketBuilderStep, TcpHeader, icmpv6,
+    PacketBuilderStep, TcpHeader, TcpSlice, icmpv6,
 };
 
-use crate::switch::wire::{EtherType, MacAddr};
+use crate::switch::wire::{EtherType, MacAddr, ethernet};
 
 /// Hops that an answer may take; all but the first are outside of the network.
 const HOPS: u8 = 64;
@@ -57,13 +57,32 @@ impl Ends {
 }
 
 impl Back {
+    /// The same, from another address. `None` if it is not of that family.
+    pub(super) fn of(&self, own: IpAddr) -> Option<Self> {
+        let ends = match (own, self.ends) {
+            (IpAddr::V4(own), Ends::V4(_, other)) => Ends::V4(own, other),
+            (IpAddr::V6(own), Ends::V6(_, other)) => Ends::V6(own, other),
+            _ => return None,
+        };
+        Some(Self { ends, ..*self })
+    }
+
     /// A whole IP packet of that family.
     pub(super) fn frame(&self, packet: &[u8]) -> Vec<u8> {
+        [&self.header()[..], packet].concat()
+    }
+
+    /// What is in front of an IP packet of that family.
+    pub(super) fn header(&self) -> [u8; ethernet::HEADER_LEN] {
         let ether_type = match self.ends {
             Ends::V4(..) => EtherType::IPV4,
             Ends::V6(..) => EtherType::IPV6,
         };
-        [&self.mac.0[..], &self.own_mac.0, &ether_type.0.to_be_bytes(), packet].concat()
+        let mut header = [0; ethernet::HEADER_LEN];
+        header[..6].copy_from_slice(&self.mac.0);
+        header[6..12].copy_from_slice(&self.own_mac.0);
+        header[12..].copy_from_slice(&ether_type.0.to_be_bytes());
+        header
     }
 
     /// A datagram. `None` if it is too long for one.
@@ -123,6 +142,11 @@ impl Back {
         self.ip(HOPS).tcp_header(header).write(&mut frame, &[]).ok().map(|()| frame)
     }
 
+    /// A packet of whatever follows, with the usual hops.
+    pub(super) fn packet(&self) -> PacketBuilderStep<IpHeaders> {
+        self.ip(HOPS)
+    }
+
     /// RFC 4861 §4.2: an advertisement of this router, behind its type, code and checksum.
     pub(super) fn router(&self, head: [u8; 4], rest: &[u8]) -> Option<Vec<u8>> {
         let message =
@@ -138,6 +162,22 @@ impl Back {
             Ends::V6(own, other) => ethernet.ipv6(own.octets(), other.octets(), hops),
         }
     }
+}
+
+/// The answer of who does not listen, to a segment that is no reset itself: RFC 9293 §3.10.7.1.
+pub(super) fn reset_of(segment: &TcpSlice<'_>) -> TcpHeader {
+    let mut reset = TcpHeader::new(segment.destination_port(), segment.source_port(), 0, 0);
+    reset.rst = true;
+    if segment.ack() {
+        reset.sequence_number = segment.acknowledgment_number();
+    } else {
+        // Both count as a byte each; what was received is below 2^16.
+        let flags = u32::from(segment.syn()) + u32::from(segment.fin());
+        let len = u32::try_from(segment.payload().len()).unwrap_or(u32::MAX);
+        reset.ack = true;
+        reset.acknowledgment_number = segment.sequence_number().wrapping_add(len).wrapping_add(flags);
+    }
+    reset
 }
 
 /// RFC 826: `own` is at `own_mac`, to who asked.

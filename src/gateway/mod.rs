@@ -11,7 +11,8 @@
 //! what is for the gateway never crosses the underlay, and a name is answered from tables of this node.
 //!
 //! [`station`] is bytes in, bytes out. [`run`] gives it a [`ChannelEnd`](crate::switch::io::channel::ChannelEnd) and a
-//! thread. Nothing is routed here: packets for addresses outside of the network get ICMP's "no route", at once.
+//! thread. Packets for addresses outside of the network are carried by [`nat`], or get ICMP's "no route", at
+//! once.
 
 mod addresses;
 mod checks;
@@ -19,6 +20,7 @@ mod counters;
 mod desk;
 mod dhcp;
 mod frame;
+pub mod nat;
 mod packets;
 mod router;
 pub mod run;

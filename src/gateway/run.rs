@@ -11,25 +11,32 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::addresses::Addresses;
 use super::counters::{Counters, Counts, count};
+use super::nat::{self, Nat, Outside, Token};
 use super::station::{Action, Question, Station};
 use super::tables::Tables;
 use super::upstream::ask;
 use crate::names::upstreams;
-use crate::switch::io::FrameIo;
-use crate::switch::io::channel::{ChannelEnd, ChannelPort, ChannelReceiveError, channel};
+use crate::switch::io::channel::{ChannelEnd, ChannelPort, ChannelReceiveError, channel_with};
+use crate::switch::io::{Capabilities, FrameIo};
+use crate::switch::offload::finish_checksum;
 use crate::switch::storm::StormLimit;
 use crate::switch::tables::PortSpec;
 use crate::switch::wire::Vni;
+use crate::switch::wire::virtio::{Checksum, Offload};
 
 /// Questions that resolvers elsewhere are asked at a time for one network: each holds a socket. One more is refused at
 /// once.
 pub const QUESTIONS_MAX: usize = 256;
 /// Frames that wait between switch and gateway, each way: a burst of questions from every endpoint of a busy node.
 pub const QUEUE: usize = 1_024;
+/// Frames that are taken before sockets and the clock are looked at again.
+const BATCH: usize = 64;
+/// What a gateway that leads out takes unfinished: TCP in long segments, which is where its speed comes from.
+const TAKES: Capabilities = Capabilities { checksum: true, tso: true, uso: false };
 /// Where a host says which resolvers it uses.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
@@ -81,12 +88,13 @@ pub struct Gateway {
     at: Addresses,
     tables: Arc<ArcSwap<Tables>>,
     counters: Arc<Counters>,
+    carried: Option<Arc<nat::Counters>>,
     thread: JoinHandle<()>,
 }
 
 impl Gateway {
     /// Starts one, and gives the device of its port ([`port_spec`]). The switch should have [`Addresses::announced`]
-    /// there: then what is for the gateway stays on this node, and ARP for it does, too.
+    /// there: then what is for the gateway stays on this node, and ARP for it does, too. With `outside` it leads there.
     ///
     /// # Errors
     /// No thread or descriptor can be had.
@@ -94,16 +102,27 @@ impl Gateway {
         at: Addresses,
         tables: impl Into<Tables>,
         resolvers: Resolvers,
+        outside: Option<&Outside>,
     ) -> io::Result<(Self, ChannelPort)> {
-        let (port, end) = channel(QUEUE)?;
-        Ok((Self::start(at, tables.into(), end, resolvers)?, port))
+        let takes = if outside.is_some() { TAKES } else { Capabilities::default() };
+        let (port, end) = channel_with(QUEUE, takes)?;
+        Ok((Self::start(at, tables.into(), end, resolvers, outside)?, port))
     }
 
-    fn start(at: Addresses, tables: Tables, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
+    fn start(
+        at: Addresses,
+        tables: Tables,
+        end: ChannelEnd,
+        resolvers: Resolvers,
+        outside: Option<&Outside>,
+    ) -> io::Result<Self> {
         let tables = Arc::new(ArcSwap::from_pointee(tables));
         let read = Arc::clone(&tables);
         let station = Station::new(at.clone(), random(), Instant::now());
         let counters = Arc::clone(station.counters());
+        let station = if outside.is_some() { station.leading_out() } else { station };
+        let way_out = outside.map(|outside| WayOut::new(outside, &end)).transpose()?;
+        let carried = way_out.as_ref().map(|way_out| way_out.nat.counters());
         let work = Work {
             counters: Arc::clone(&counters),
             station: Arc::new(Mutex::new(station)),
@@ -111,15 +130,22 @@ impl Gateway {
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             rng: fastrand::Rng::with_seed(random()),
             resolvers,
+            way_out,
         };
         let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&read))?;
-        Ok(Self { at, tables, counters, thread })
+        Ok(Self { at, tables, counters, carried, thread })
     }
 
     /// Where it is.
     #[must_use]
     pub fn addresses(&self) -> &Addresses {
         &self.at
+    }
+
+    /// What its way out has done, if it leads out.
+    #[must_use]
+    pub fn carried(&self) -> Option<&Arc<nat::Counters>> {
+        self.carried.as_ref()
     }
 
     /// What it has done so far.
@@ -160,48 +186,113 @@ struct Work {
     questions: Arc<Semaphore>,
     rng: fastrand::Rng,
     resolvers: Resolvers,
+    way_out: Option<WayOut>,
 }
+
+struct WayOut {
+    nat: Nat,
+    /// Of the port.
+    port: Token,
+}
+
+impl WayOut {
+    fn new(outside: &Outside, end: &ChannelEnd) -> io::Result<Self> {
+        let mut nat = Nat::new(outside, random())?;
+        let port = nat.watch(end.pollable())?;
+        Ok(Self { nat, port })
+    }
+
+    /// Waits until there is something to do, does what the sockets and the clock ask for, and gives whether the port has
+    /// something.
+    fn work(&mut self, patience: Option<Duration>, end: &ChannelEnd) -> io::Result<bool> {
+        let due = self.nat.next_tick().map(|due| due.saturating_duration_since(Instant::now()));
+        let patience = [patience, due].into_iter().flatten().min();
+        let (arrived, ready) = self.nat.wait(self.port, patience)?;
+        let now = Instant::now();
+        for ready in ready {
+            self.nat.ready(ready, now);
+            self.send(end);
+        }
+        if self.nat.next_tick().is_some_and(|due| due <= now) {
+            self.nat.tick(now);
+            self.send(end);
+        }
+        Ok(arrived)
+    }
+
+    fn send(&mut self, end: &ChannelEnd) {
+        let mut lost = 0;
+        for (frame, offload) in self.nat.frames() {
+            lost += usize::from(end.send_offload(&frame, offload).is_err());
+        }
+        (0..lost).for_each(|_| self.nat.lost());
+    }
+}
+
+/// A frame, and what is left to do to it.
+type Received = (Vec<u8>, Offload);
 
 impl Work {
     fn run(mut self, tables: &ArcSwap<Tables>) {
         loop {
             let deadline = lock(&self.station).next_deadline();
             let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let frame = match self.next_frame(patience) {
-                Ok(frame) => frame,
+            let mut next = match self.next_frame(patience) {
+                Ok(next) => next,
                 Err(Closed) => return,
             };
             let now = Instant::now();
-            if let Some(frame) = frame {
-                let action = lock(&self.station).handle(&frame, &tables.load(), now);
-                self.act(action);
+            for _ in 0..BATCH {
+                let Some((mut frame, offload)) = next else { break };
+                if finish(&mut frame, offload) {
+                    let action = lock(&self.station).handle(&frame, &tables.load(), now);
+                    self.act(action, &frame, now);
+                }
                 self.end.recycle(frame);
+                // That the port is closed comes again.
+                next = self.end.try_receive_offload().ok();
             }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 let action = lock(&self.station).tick(&tables.load(), now);
-                self.act(action);
+                self.act(action, &[], now);
             }
         }
     }
 
-    /// The next frame, or none when it has not come in time.
-    fn next_frame(&self, patience: Option<Duration>) -> Result<Option<Vec<u8>>, Closed> {
-        let received = match patience {
-            Some(patience) => self.end.receive_timeout(patience),
-            None => self.end.receive(),
+    /// The next frame, or none when it has not come in time, or there were other things to do.
+    fn next_frame(&mut self, patience: Option<Duration>) -> Result<Option<Received>, Closed> {
+        let received = match (&mut self.way_out, patience) {
+            (Some(way_out), _) => match way_out.work(patience, &self.end) {
+                Ok(true) => self.end.try_receive_offload(),
+                Ok(false) => return Ok(None),
+                Err(error) => {
+                    warn!("a gateway ends, since it can't wait for its sockets: {error}");
+                    return Err(Closed);
+                }
+            },
+            (None, Some(patience)) => self.end.receive_timeout(patience).map(complete),
+            (None, None) => self.end.receive().map(complete),
         };
         match received {
-            Ok(frame) => Ok(Some(frame)),
+            Ok(received) => Ok(Some(received)),
             Err(ChannelReceiveError::Empty) => Ok(None),
             Err(ChannelReceiveError::Closed) => Err(Closed),
         }
     }
 
-    fn act(&mut self, action: Action) {
+    /// Does what is to be done of a frame.
+    fn act(&mut self, action: Action, frame: &[u8], now: Instant) {
         match action {
             Action::Nothing => {}
             Action::Send(frame) => send(&self.end, &frame, &self.counters),
             Action::Ask(question) => self.ask(question),
+            Action::Carry(carried) => {
+                if let Some(way_out) = &mut self.way_out {
+                    way_out.nat.handle(frame, carried, now);
+                    way_out.send(&self.end);
+                }
+            }
+            Action::Fragment => self.way_out.iter().for_each(|way_out| way_out.nat.fragment()),
             Action::Several { frames, questions } => {
                 frames.iter().for_each(|frame| send(&self.end, frame, &self.counters));
                 questions.into_iter().for_each(|question| self.ask(question));
@@ -237,6 +328,18 @@ impl Work {
 
 /// The port has been closed.
 struct Closed;
+
+fn complete(frame: Vec<u8>) -> Received {
+    (frame, Offload::default())
+}
+
+/// Finishes a checksum, that of a super-frame too: it is one long packet to us. Whether that can be done.
+fn finish(frame: &mut [u8], offload: Offload) -> bool {
+    match offload.checksum {
+        Checksum::Partial { start, offset } => finish_checksum(frame, start, offset).is_ok(),
+        Checksum::Complete | Checksum::Verified => true,
+    }
+}
 
 async fn look_up(servers: &Servers, question: &Question, id: u16) -> Option<Vec<u8>> {
     match servers.list().await {

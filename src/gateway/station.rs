@@ -2,7 +2,7 @@
 //!
 //! ARP (RFC 826) and neighbour solicitations (RFC 4861) for its addresses, solicitations of routers, clients of DHCP, echo requests (RFC 792, RFC 4443), DNS over
 //! UDP and TCP ([`crate::names`]). Other TCP is reset, and other datagrams are told that the port is unreachable. What is for the world
-//! outside is told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
+//! outside is left to [`super::nat`], or told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
 //! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use etherparse::icmpv6::NeighborSolicitationPayloadSlice;
 use etherparse::{
-    ArpHardwareId, ArpOperation, ArpPacketSlice, IpNumber, TcpHeader, TcpSlice, UdpSlice, icmpv4, icmpv6,
+    ArpHardwareId, ArpOperation, ArpPacketSlice, IpNumber, IpSlice, TcpSlice, UdpSlice, icmpv4, icmpv6,
 };
 
 use super::addresses::{Addresses, is_host};
 use super::checks::{verifies, verifies_v6};
 use super::counters::{Counters, count};
 use super::desk::Desk;
-use super::frame::{ALL_NODES, Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
+use super::frame::{ALL_NODES, Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply, reset_of};
 use super::router::Beacon;
 use super::streams::{Progress, Segment, StreamId, Streams, TICK};
 use super::tables::Tables;
@@ -47,7 +47,11 @@ pub enum Action {
     Send(Vec<u8>),
     /// Others are to be asked, and what they say goes to [`Station::answer`].
     Ask(Question),
-    /// Any number of both.
+    /// It is for the world outside, and the gateway leads there.
+    Carry(Carried),
+    /// It is, but a fragment, which has no ports to find its way back by.
+    Fragment,
+    /// Any number of frames and questions.
     Several {
         /// Frames that go back, in this order.
         frames: Vec<Vec<u8>>,
@@ -62,6 +66,13 @@ pub struct Question {
     /// The query, as it has come.
     pub query: Vec<u8>,
     to: ReplyTo,
+}
+
+/// Where in its frame a packet for the world outside is, and to whom errors go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    pub(super) found: Transport,
+    pub(super) back: Back,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +103,7 @@ pub struct Station {
     ticked: Instant,
     /// Advertisements that nobody asks for, if it speaks IPv6.
     beacon: Option<Beacon>,
+    leads_out: bool,
 }
 
 /// A packet for us, or for the world: the parts of a frame.
@@ -112,7 +124,14 @@ impl Station {
         let rng = fastrand::Rng::with_seed(seed);
         let desk = Desk { cache: Cache::default(), rng, counters: Arc::default() };
         let beacon = at.link_local().map(|_| Beacon::new(now));
-        Self { at, errors, desk, streams: Streams::new(now), ticked: now, beacon }
+        Self { at, errors, desk, streams: Streams::new(now), ticked: now, beacon, leads_out: false }
+    }
+
+    /// The same, and packets for the world outside are carried there: [`Action::Carry`].
+    #[must_use]
+    pub fn leading_out(mut self) -> Self {
+        self.leads_out = true;
+        self
     }
 
     /// What it has done.
@@ -252,9 +271,14 @@ impl Station {
     }
 
     fn packet(&mut self, frame: &[u8], header: &ethernet::Header, tables: &Tables, now: Instant) -> Action {
-        let Some(found) = Transport::find(frame, header) else { return Action::Nothing };
+        let Some(found) = Transport::find(frame, header) else {
+            let fragment = self.leads_out && is_fragment(&frame[header.payload..]);
+            return if fragment { Action::Fragment } else { Action::Nothing };
+        };
         let (source, destination) = (found.source(frame), found.destination(frame));
-        if !is_host(source) || !is_host(destination) || !verifies(frame, found, source, destination) {
+        // Where packets may go outside is for others to say.
+        let doubtful = !is_host(source) || !(self.leads_out || is_host(destination));
+        if doubtful || !verifies(frame, found, source, destination) {
             return Action::Nothing;
         }
         let ours = self.at.is_at(destination);
@@ -266,6 +290,9 @@ impl Station {
             protocol: found.protocol,
             back: Back { own_mac: self.at.mac(), mac: header.source, ends },
         };
+        if !ours && self.leads_out {
+            return Action::Carry(Carried { found, back: packet.back });
+        }
         if !ours {
             return self.refuse(&packet, Unreachable::Route, now);
         }
@@ -336,23 +363,12 @@ impl Station {
         }
     }
 
-    /// Nothing listens: RFC 9293 §3.10.7.1.
+    /// Nothing listens.
     fn reset(&mut self, packet: &Packet<'_>, segment: &TcpSlice<'_>, now: Instant) -> Action {
         if segment.rst() || !self.errors.allow(1, now) {
             return Action::Nothing;
         }
-        let mut reset = TcpHeader::new(segment.destination_port(), segment.source_port(), 0, 0);
-        reset.rst = true;
-        if segment.ack() {
-            reset.sequence_number = segment.acknowledgment_number();
-        } else {
-            // Both count as a byte each; what was received is below 2^16.
-            let flags = u32::from(segment.syn()) + u32::from(segment.fin());
-            let len = u32::try_from(segment.payload().len()).unwrap_or(u32::MAX);
-            reset.ack = true;
-            reset.acknowledgment_number = segment.sequence_number().wrapping_add(len).wrapping_add(flags);
-        }
-        packet.back.segment(reset).map_or(Action::Nothing, Action::Send)
+        packet.back.segment(reset_of(segment)).map_or(Action::Nothing, Action::Send)
     }
 
     fn refuse(&mut self, packet: &Packet<'_>, why: Unreachable, now: Instant) -> Action {
@@ -370,6 +386,11 @@ impl Action {
         let question = |(id, query)| Question { query, to: ReplyTo::Stream(id) };
         Self::Several { frames, questions: questions.into_iter().map(question).collect() }
     }
+}
+
+/// Whether an IP packet is a part of a longer one.
+fn is_fragment(packet: &[u8]) -> bool {
+    IpSlice::from_slice(packet).is_ok_and(|packet| packet.is_fragmenting_payload())
 }
 
 /// Whether a packet is, or may be, an ICMP error itself: then nobody is told that it got no further.

@@ -272,7 +272,7 @@ impl Stream {
 }
 
 /// Everybody is behind our own side of this interface.
-fn add_way_back(interface: &mut Interface, ends: Ends) {
+pub(super) fn add_way_back(interface: &mut Interface, ends: Ends) {
     let routes = interface.routes_mut();
     let added = match ends {
         Ends::V4(own, _) => routes.add_default_ipv4_route(own).map(drop),

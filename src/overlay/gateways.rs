@@ -9,19 +9,23 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::device::{ChannelDevice, Device};
 use super::plan::{Carried, Plan};
 use super::plane::Failure;
 use super::view::{NetworkId, NetworkView, NodeView, View};
 use super::work::Endpoint;
+use crate::gateway::nat::{Outside, Policy, descriptors};
 use crate::gateway::{Addresses, Counts, Gateway, Lease, Own, Resolvers, Tables, port_spec};
 use crate::names::{Host, Zone, ZoneFull};
 use crate::switch::io::FrameIo;
 use crate::switch::tables::PortSpec;
-use crate::switch::wire::{MacAddr, Vni};
+use crate::switch::wire::{MacAddr, Vni, vxlan};
 
 /// Where a network's gateway is: at those of its subnets. `None` if the record has none that a host can have.
 pub(super) fn addresses(network: &NetworkView) -> Option<Addresses> {
@@ -44,6 +48,10 @@ pub struct GatewayView {
 pub(super) struct Gateways {
     held: BTreeMap<NetworkId, Held>,
     resolvers: Resolvers,
+    /// Where packets for the world outside may go, from every network.
+    policy: Arc<ArcSwap<Policy>>,
+    /// Sockets for all of them.
+    sockets: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -126,7 +134,22 @@ impl Gateways {
             [] => Resolvers::host(runtime),
             servers => Resolvers::these(runtime, servers.to_vec()),
         };
-        Self { held: BTreeMap::new(), resolvers }
+        let policy = Arc::new(ArcSwap::from_pointee(Policy::world([], vec![vxlan::PORT])));
+        Self { held: BTreeMap::new(), resolvers, policy, sockets: descriptors() }
+    }
+
+    /// Keeps what leads out from the subnets of every network, and from where nodes have their data sockets. Call this
+    /// before [`Self::start`].
+    pub(super) fn keep_apart(&self, view: &View, local: SocketAddr) {
+        let subnets = view.networks.iter().flat_map(|network| &network.subnets).map(|net| net.subnet);
+        let mut ports: Vec<_> = view.nodes.iter().map(|node| node.data.port()).collect();
+        ports.extend([local.port(), vxlan::PORT]);
+        ports.sort_unstable();
+        ports.dedup();
+        let policy = Policy::world(subnets, ports);
+        if **self.policy.load() != policy {
+            self.policy.store(Arc::new(policy));
+        }
     }
 
     /// Starts those that are missing, each with its network's MTU, and tells the others what is new. Those that have
@@ -145,7 +168,7 @@ impl Gateways {
             let facts = Facts::of(network, &view.nodes, own);
             let done = match self.held.get_mut(&carried.id) {
                 Some(held) if held.gateway.addresses() == at => held.learn(facts),
-                _ => match Held::start(at, facts, self.resolvers.clone(), mtu(carried)) {
+                _ => match self.open(at, facts, mtu(carried)) {
                     Ok((held, full)) => {
                         self.held.insert(carried.id.clone(), held);
                         full
@@ -163,6 +186,16 @@ impl Gateways {
             }
         }
         failures
+    }
+
+    fn open(&self, at: &Addresses, facts: Facts, mtu: u32) -> io::Result<(Held, Option<ZoneFull>)> {
+        let facts = Facts { mtu: u16::try_from(mtu).unwrap_or(u16::MAX), ..facts };
+        let (tables, full) = facts.tables();
+        let (policy, sockets) = (Arc::clone(&self.policy), Arc::clone(&self.sockets));
+        let outside = Outside { policy, sockets, mtu };
+        let outside = Some(&outside).filter(|_| !facts.internal);
+        let (gateway, port) = Gateway::open(at.clone(), tables, self.resolvers.clone(), outside)?;
+        Ok((Held { gateway, device: ChannelDevice { port, mtu }, facts }, full))
     }
 
     /// Ends those that are wanted no more, which have no port any more.
@@ -198,18 +231,6 @@ impl Gateways {
 }
 
 impl Held {
-    fn start(
-        at: &Addresses,
-        facts: Facts,
-        resolvers: Resolvers,
-        mtu: u32,
-    ) -> io::Result<(Self, Option<ZoneFull>)> {
-        let facts = Facts { mtu: u16::try_from(mtu).unwrap_or(u16::MAX), ..facts };
-        let (tables, full) = facts.tables();
-        let (gateway, port) = Gateway::open(at.clone(), tables, resolvers)?;
-        Ok((Self { gateway, device: ChannelDevice { port, mtu }, facts }, full))
-    }
-
     fn learn(&mut self, facts: Facts) -> Option<ZoneFull> {
         // Its MTU is that of its port, which stays.
         let facts = Facts { mtu: self.facts.mtu, ..facts };

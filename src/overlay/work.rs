@@ -105,6 +105,7 @@ impl Shared {
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
         let want = plan(view, &own.collect());
         let mtu = |carried: &Carried| network_mtu(view, *local, &carried.id, carried.protection);
+        gateways.keep_apart(view, *local);
         let mut failures = gateways.start(&want, view, endpoints, mtu);
         let steps = steps(plane.have(), &want);
         let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use super::gateway::{GatewayError, GatewaySpec};
+use crate::api::IpPrefix;
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::storm::StormLimit;
@@ -34,6 +35,8 @@ pub struct Config {
     pub probe: bool,
     /// Networks' gateways, at most one each.
     pub gateways: Vec<GatewaySpec>,
+    /// What gateways that lead out may not reach beside what none may.
+    pub denied: Vec<IpPrefix>,
     /// Threads that move frames, at most [`crate::switch::switch::WORKERS_MAX`].
     pub workers: NonZeroUsize,
 }

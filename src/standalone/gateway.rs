@@ -3,12 +3,14 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
 use super::config::{NetworkSpec, vni};
 use super::{ConfigError, RunError};
 use crate::api::{HostAddress, IpPrefix};
+use crate::gateway::nat::{Counters, Outside, Policy};
 use crate::gateway::{Addresses, Gateway, Lease, Own, Resolvers, Tables, port_spec};
 use crate::names::{Host, Zone, ZoneFull};
 use crate::switch::fdb::Place;
@@ -23,7 +25,21 @@ pub struct GatewaySpec {
     vni: Vni,
     at: Addresses,
     tables: Tables,
+    leads_out: bool,
 }
+
+/// Which networks lead out, and what they may not reach there.
+#[derive(Clone, Debug, Default)]
+pub struct WayOut {
+    /// The networks.
+    pub networks: Vec<VniSpec>,
+    /// What they may not reach beside what none may.
+    pub denied: Vec<IpPrefix>,
+}
+
+/// A network, by its VNI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VniSpec(Vni);
 
 /// A name in a network, and who gets its address by DHCP: `VNI:NAME=ADDRESS[,ADDRESS]…[,MAC]`.
 #[derive(Clone, Debug)]
@@ -60,6 +76,12 @@ pub enum GatewayError {
     /// Two hosts with one MAC address.
     #[error("--host {0} has the MAC address of another, {1}")]
     MacTwice(String, MacAddr),
+    /// A way out for a network that has no gateway.
+    #[error("--nat {0} is of a network that has no --gateway")]
+    NoWay(Vni),
+    /// Something that is denied to nobody.
+    #[error("--nat-deny {0} says what --nat may not reach, and there is no --nat")]
+    DeniedToNobody(IpPrefix),
     /// Too many names.
     #[error(transparent)]
     Full(#[from] ZoneFull),
@@ -74,7 +96,15 @@ impl FromStr for GatewaySpec {
         let vni = vni(id)?;
         let own: Option<Vec<Own>> = listed.split(',').map(parse_own).collect();
         let at = own.and_then(Addresses::of).ok_or_else(wrong)?;
-        Ok(Self { vni, at, tables: Zone::new(&vni.to_string(), false).into() })
+        Ok(Self { vni, at, tables: Zone::new(&vni.to_string(), false).into(), leads_out: false })
+    }
+}
+
+impl FromStr for VniSpec {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        vni(text).map(Self)
     }
 }
 
@@ -109,6 +139,21 @@ fn is_name(name: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     let is_label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(fits);
     name.len() < 240 && name.split('.').all(is_label)
+}
+
+/// Says to gateways that they lead out.
+///
+/// # Errors
+/// The first that contradicts.
+pub fn check_way_out(gateways: &mut [GatewaySpec], way_out: &WayOut) -> Result<(), GatewayError> {
+    for &VniSpec(vni) in &way_out.networks {
+        let gateway = gateways.iter_mut().find(|gateway| gateway.vni == vni);
+        gateway.ok_or(GatewayError::NoWay(vni))?.leads_out = true;
+    }
+    match way_out.denied.first() {
+        Some(&denied) if way_out.networks.is_empty() => Err(GatewayError::DeniedToNobody(denied)),
+        _ => Ok(()),
+    }
 }
 
 /// Brings gateways and the names that they resolve together.
@@ -171,15 +216,25 @@ impl GatewaySpec {
         tables
     }
 
-    /// Makes its port and starts it.
-    pub(super) fn open(&self, switch: &Switch, mtu: u32) -> Result<(PortId, Box<dyn FrameIo>), RunError> {
+    /// Makes its port and starts it. What leads out keeps to `policy`.
+    pub(super) fn open(&self, switch: &Switch, mtu: u32, policy: &Policy) -> Result<Opened, RunError> {
         let resolvers = Resolvers::host(Handle::current());
+        let outside = self.leads_out.then(|| Outside::new(policy.clone(), mtu));
         // It ends with its port.
-        let (_, device) = Gateway::open(self.at.clone(), self.tables(mtu), resolvers)?;
+        let (gateway, device) =
+            Gateway::open(self.at.clone(), self.tables(mtu), resolvers, outside.as_ref())?;
         let port = switch.add_port(port_spec(self.vni, mtu, &device))?;
         switch.announce(self.vni, self.at.mac(), &self.at.announced(), Place::Port(port))?;
-        Ok((port, Box::new(device)))
+        Ok(Opened { port, device: Box::new(device), counters: gateway.carried().cloned() })
     }
+}
+
+/// A gateway at work.
+pub(super) struct Opened {
+    pub(super) port: PortId,
+    pub(super) device: Box<dyn FrameIo>,
+    /// Those of its way out, if it has one.
+    pub(super) counters: Option<Arc<Counters>>,
 }
 
 #[cfg(test)]
@@ -218,6 +273,21 @@ mod tests {
         assert!(matches!(checked(&["1:10.0.9.1/24"], &twice), Err(GatewayError::MacTwice(..))));
         let nobody = checked(&["1:10.0.9.1"], &["2:web=10.0.9.2"]).unwrap_err();
         assert_eq!(nobody, GatewayError::NoGateway("web".into(), vni(2)));
+    }
+
+    #[test]
+    fn a_way_out_leads_through_a_gateway() {
+        let networks = |vnis: &[&str]| vnis.iter().map(|vni| vni.parse().unwrap()).collect();
+        let denied = vec!["10.0.0.0/8".parse().unwrap()];
+        let mut gateways = checked(&["1:10.0.9.1", "2:fd00::1"], &[]).unwrap();
+        let way_out = WayOut { networks: networks(&["2"]), denied: denied.clone() };
+        check_way_out(&mut gateways, &way_out).unwrap();
+        assert!(!gateways[0].leads_out && gateways[1].leads_out);
+        let nowhere = WayOut { networks: networks(&["3"]), denied: Vec::new() };
+        let refused = check_way_out(&mut gateways, &nowhere).unwrap_err();
+        assert_eq!(refused.to_string(), "--nat 3 is of a network that has no --gateway");
+        let refused = check_way_out(&mut gateways, &WayOut { networks: Vec::new(), denied }).unwrap_err();
+        assert!(refused.to_string().starts_with("--nat-deny 10.0.0.0/8"), "{refused}");
     }
 
     #[test]

@@ -10,16 +10,18 @@ mod report;
 pub use config::{
     Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_local, check_peers, workers,
 };
-pub use gateway::{GatewayError, GatewaySpec, HostSpec, check_gateways};
+pub use gateway::{GatewayError, GatewaySpec, HostSpec, VniSpec, WayOut, check_gateways, check_way_out};
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::gateway::nat::{Counters, Policy};
 use crate::switch::io::FrameIo;
 use crate::switch::io::tap::{MTU_MAX, MTU_MIN, Offloads, Tap, TapConfig, TapError};
 use crate::switch::io::udp::{BindError, RECEIVE_BUFFER_BYTES, Udp, UdpConfig};
@@ -27,7 +29,7 @@ use crate::switch::probe::ProbeConfig;
 use crate::switch::switch::Switch;
 use crate::switch::tables::{PortId, PortSpec, TableError};
 use crate::switch::tunnel::Protection;
-use crate::switch::wire::vxlan;
+use crate::switch::wire::{Vni, vxlan};
 use crate::switch::worker::{Event, WorkerConfig, WorkerError, Workers};
 use report::{Line, Printer};
 
@@ -103,6 +105,8 @@ struct Running {
     printer: Printer,
     /// Ports that are gateways': without another one there is nothing to switch.
     gateways: HashSet<PortId>,
+    /// Networks that have one, with its counters.
+    ways_out: Vec<(Vni, Arc<Counters>)>,
 }
 
 fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedReceiver<Event>), RunError> {
@@ -144,12 +148,14 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
             ports.push((port, Box::new(tap) as Box<dyn FrameIo>));
         }
     }
-    let mut gateways = HashSet::new();
+    let policy = Policy::world(config.denied.iter().copied(), vec![port, vxlan::PORT]);
+    let (mut gateways, mut ways_out) = (HashSet::new(), Vec::new());
     for spec in &config.gateways {
-        let (port, device) = spec.open(&switch, mtu)?;
+        let opened = spec.open(&switch, mtu, &policy)?;
         printer.print(&Line::Gateway { vni: spec.vni().id(), addresses: &spec.addresses() });
-        gateways.insert(port);
-        ports.push((port, device));
+        gateways.insert(opened.port);
+        ports.push((opened.port, opened.device));
+        ways_out.extend(opened.counters.map(|counters| (spec.vni(), counters)));
     }
     for peer in &peers {
         let all = || config.networks.iter().map(|network| network.vni).collect();
@@ -174,7 +180,7 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
         printer.print(short);
     }
     printer.print(&Line::Ready { local: config.local, workers: workers_count, receive_buffer });
-    Ok((Running { switch, workers, printer, gateways }, events))
+    Ok((Running { switch, workers, printer, gateways, ways_out }, events))
 }
 
 /// A seed from the system's randomness, by way of the standard library's hash keys.
@@ -239,7 +245,7 @@ impl Running {
             tokio::select! {
                 _ = signals.interrupt.recv() => break Ok(()),
                 _ = signals.terminate.recv() => break Ok(()),
-                _ = signals.counters.recv() => self.printer.print(&Line::Counters(&self.switch.report())),
+                _ = signals.counters.recv() => print_counters(&self.printer, &self.switch, &self.ways_out),
                 event = events.recv() => match event {
                     Some(Event::PortClosed { port, error }) => {
                         self.printer.print(&Line::PortClosed { port: &port, reason: error.to_string() });
@@ -264,10 +270,18 @@ impl Running {
                 },
             }
         };
-        let ended = self.workers.stop();
-        self.printer.print(&Line::Counters(&self.switch.report()));
+        let Self { switch, workers, printer, ways_out, .. } = self;
+        let ended = workers.stop();
+        print_counters(&printer, &switch, &ways_out);
         ended?;
         outcome
+    }
+}
+
+fn print_counters(printer: &Printer, switch: &Switch, ways_out: &[(Vni, Arc<Counters>)]) {
+    printer.print(&Line::Counters(&switch.report()));
+    for (vni, counters) in ways_out {
+        printer.print(&Line::WayOut { vni: vni.id(), counters });
     }
 }
 

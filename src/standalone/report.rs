@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::gateway::nat::{Count, Counters, Kind};
 use crate::switch::counters::TrafficCount;
 use crate::switch::probe::{PathChange, PathEvent, PathReport, PathState};
 use crate::switch::switch::{PortReport, Report};
@@ -22,6 +23,7 @@ pub(super) enum Line<'a> {
     SegmentationRefused,
     Path(PathEvent),
     Counters(&'a Report),
+    WayOut { vni: u32, counters: &'a Counters },
 }
 
 /// Where lines go, and how.
@@ -69,6 +71,7 @@ impl Line<'_> {
             Self::SegmentationRefused => json!({ "event": "segmentation-refused" }),
             Self::Path(event) => path_event_json(event),
             Self::Counters(report) => counters_json(report),
+            Self::WayOut { vni, counters } => way_out_json(*vni, counters),
         }
     }
 
@@ -105,6 +108,7 @@ impl Line<'_> {
             }
             Self::Path(event) => path_event_text(event),
             Self::Counters(report) => counters_text(report),
+            Self::WayOut { vni, counters } => way_out_text(*vni, counters),
         }
     }
 }
@@ -175,6 +179,24 @@ fn path_text(path: &PathReport) -> String {
     }
     text.push('\n');
     text
+}
+
+fn way_out_json(vni: u32, counters: &Counters) -> Value {
+    let open = Kind::ALL.map(|kind| (kind.label().to_owned(), json!(counters.open(kind))));
+    let counted = Count::ALL.iter().map(|&what| (what.label().to_owned(), json!(counters.count(what))));
+    json!({
+        "event": "nat", "vni": vni, "open": serde_json::Map::from_iter(open),
+        "counts": serde_json::Map::from_iter(counted),
+    })
+}
+
+fn way_out_text(vni: u32, counters: &Counters) -> String {
+    let open = Kind::ALL.map(|kind| format!("{} {}", counters.open(kind), kind.label()));
+    let counted = Count::ALL.iter().map(|&what| (what.label(), counters.count(what)));
+    let counted: Vec<_> =
+        counted.filter(|&(_, count)| count > 0).map(|(label, count)| format!("{label} {count}")).collect();
+    let counted = if counted.is_empty() { "nothing so far".into() } else { counted.join(", ") };
+    format!("way out of network {vni}: {} open; {counted}\n", open.join(", "))
 }
 
 fn counters_json(report: &Report) -> Value {
@@ -273,6 +295,17 @@ mod tests {
             want["peer"] = json!("192.0.2.2");
             assert_eq!(line.to_json(), want);
         }
+    }
+
+    #[test]
+    fn a_way_out_says_what_it_has_done() {
+        let line = Line::WayOut { vni: 42, counters: &Counters::default() };
+        assert_eq!(line.to_text(), "way out of network 42: 0 tcp, 0 udp, 0 echo open; nothing so far\n");
+        let json = line.to_json();
+        assert_eq!(
+            (&json["vni"], &json["open"]["udp"], &json["counts"]["denied"]),
+            (&json!(42), &json!(0), &json!(0))
+        );
     }
 
     #[test]

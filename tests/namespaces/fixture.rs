@@ -111,6 +111,30 @@ impl Pattern {
     fn at(&self, offset: usize, len: usize) -> &[u8] {
         &self.0[offset % PERIOD..][..len]
     }
+
+    /// Writes that many bytes.
+    pub(crate) fn write(&self, stream: &mut TcpStream, bytes: usize) -> Result<()> {
+        let mut sent = 0;
+        while sent < bytes {
+            let len = CHUNK.min(bytes - sent);
+            stream.write_all(self.at(sent, len)).with_context(|| format!("after {sent} bytes"))?;
+            sent += len;
+        }
+        Ok(())
+    }
+
+    /// Reads to the end, checks every byte, and gives how many there were.
+    pub(crate) fn check(&self, stream: &mut TcpStream) -> Result<usize> {
+        let (mut buf, mut received) = (vec![0; CHUNK], 0);
+        loop {
+            let len = stream.read(&mut buf).with_context(|| format!("after {received} bytes"))?;
+            if len == 0 {
+                return Ok(received);
+            }
+            ensure!(&buf[..len] == self.at(received, len), "corrupted between {received} and +{len}");
+            received += len;
+        }
+    }
 }
 
 /// Sends `bytes` over TCP from one namespace to an address in another, checks every byte, and gives the seconds.
@@ -123,16 +147,7 @@ pub(crate) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Re
         let receiver = scope.spawn(|| -> Result<()> {
             let (mut stream, _) = listener.accept()?;
             stream.set_read_timeout(Some(PATIENCE))?;
-            let mut buf = vec![0; CHUNK];
-            let mut received = 0;
-            loop {
-                let len = stream.read(&mut buf).with_context(|| format!("after {received} bytes"))?;
-                if len == 0 {
-                    break;
-                }
-                ensure!(&buf[..len] == pattern.at(received, len), "corrupted between {received} and +{len}");
-                received += len;
-            }
+            let received = pattern.check(&mut stream)?;
             ensure!(received == bytes, "{received} of {bytes} bytes arrived");
             stream.write_all(b"done")?;
             Ok(())
@@ -140,12 +155,7 @@ pub(crate) fn tcp(from: &NetNs, to: &NetNs, address: IpAddr, bytes: usize) -> Re
         let sent = (|| -> Result<()> {
             let mut stream = connect(from, target)?;
             stream.set_write_timeout(Some(PATIENCE))?;
-            let mut sent = 0;
-            while sent < bytes {
-                let len = CHUNK.min(bytes - sent);
-                stream.write_all(pattern.at(sent, len)).with_context(|| format!("after {sent} bytes"))?;
-                sent += len;
-            }
+            pattern.write(&mut stream, bytes)?;
             stream.shutdown(std::net::Shutdown::Write)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             stream.read_exact(&mut [0; 4]).context("waiting for the receiver's word")?;

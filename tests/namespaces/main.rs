@@ -12,6 +12,7 @@ mod gateway;
 mod hosts;
 mod kernel_vxlan;
 mod links;
+mod nat;
 mod overlay;
 mod ports;
 mod probes;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
     }
     let subjects = [
         gateway::tests(),
+        nat::tests(),
         hosts::tests(),
         kernel_vxlan::tests(),
         ports::tests(),

@@ -6,6 +6,7 @@ use std::time::Instant;
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use hickory_proto::op::{Message, MessageType};
 use vswitchd::api::IpPrefix;
+use vswitchd::gateway::nat::{Kind, Policy};
 use vswitchd::gateway::station::{Action, Station};
 use vswitchd::gateway::{Addresses, Lease, Own, Tables};
 use vswitchd::names::{self, Cache, Host, NamedPort, Outcome, Protocol, Through, Zone};
@@ -13,6 +14,7 @@ use vswitchd_switch::wire::MacAddr;
 use vswitchd_switch::wire::ethernet::Header;
 use vswitchd_switch::wire::flow::Transport;
 
+use crate::nat::{finished, way_out};
 use crate::oracle;
 
 /// Bytes of the longest reply over UDP.
@@ -67,16 +69,16 @@ fn kept(said: &[u8]) {
 }
 
 /// A gateway of both families.
-fn at() -> Addresses {
+pub(crate) fn at() -> Addresses {
     let own = |address: IpAddr, length| Own { address, subnet: IpPrefix::around(address, length) };
     let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
     Addresses::of(vec![own([10, 0, 9, 1].into(), 24), own(v6, 64)]).expect("there are addresses")
 }
 
 /// Whoever may have an address.
-const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 7];
+pub(crate) const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
-fn tables() -> Tables {
+pub(crate) fn tables() -> Tables {
     let lease = Lease { address: [10, 0, 9, 7].into(), name: "web".into(), mtu: 1_450 };
     Tables { zone: zone(false), leases: [(MacAddr(CLIENT), lease)].into(), mtu: 1_450 }
 }
@@ -101,13 +103,21 @@ pub fn dhcp(data: &[u8]) {
     assert!([[0; 4], [10, 0, 9, 7]].iter().any(|address| given == address), "an address of somebody else");
 }
 
-/// A frame: what comes back goes to its sender (or to all), and has right checksums.
+/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out, but nobody may
+/// go anywhere: [`nat`](crate::nat) has what is carried.
 pub fn gateway(data: &[u8]) {
     let (at, tables) = (at(), tables());
     let now = Instant::now();
-    let mut station = Station::new(at.clone(), 1, now);
+    let mut station = Station::new(at.clone(), 1, now).leading_out();
     let frames = match station.handle(data, &tables, now) {
-        Action::Nothing => Vec::new(),
+        Action::Nothing | Action::Fragment => Vec::new(),
+        Action::Carry(carried) => {
+            let everywhere = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("it is a prefix"));
+            let mut nat = way_out(Policy::only_without(everywhere.into()));
+            nat.handle(data, carried, now);
+            assert_eq!(Kind::ALL.map(|kind| nat.counters().open(kind)), [0; 3]);
+            nat.frames().map(|(frame, offload)| finished(frame, offload)).collect()
+        }
         Action::Send(frame) => vec![frame],
         Action::Ask(question) => station.answer(&question, None, now),
         Action::Several { frames, .. } => frames,
@@ -115,7 +125,7 @@ pub fn gateway(data: &[u8]) {
     frames.iter().for_each(|frame| check(&at, data, frame));
 }
 
-fn check(at: &Addresses, data: &[u8], frame: &[u8]) {
+pub(crate) fn check(at: &Addresses, data: &[u8], frame: &[u8]) {
     let to_all = [[0x33, 0x33, 0, 0, 0, 1], [0xff; 6]];
     assert!(frame[..6] == data[6..12] || to_all.iter().any(|all| frame[..6] == all[..]));
     assert_eq!(frame[6..12], at.mac().0);

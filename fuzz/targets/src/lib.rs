@@ -12,6 +12,7 @@ mod cluster;
 mod gateway;
 mod gossip;
 mod headers;
+mod nat;
 mod node;
 mod oracle;
 mod packets;
@@ -22,6 +23,7 @@ pub use cluster::{certificate, group, keyring, token};
 pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
+pub use nat::nat;
 pub use node::{api, join, link, record};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
@@ -46,6 +48,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("keyring", keyring),
     ("link", link),
     ("names", names),
+    ("nat", nat),
     ("neighbour", neighbour),
     ("offload", offload),
     ("record", record),

@@ -9,6 +9,7 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::names::{Host, Zone};
 use crate::switch::fdb::{Limits, Place};
+use crate::switch::io::channel::channel;
 use crate::switch::io::mem::{Faults, Network};
 use crate::switch::switch::Switch;
 use crate::switch::wire::MacAddr;
@@ -65,7 +66,7 @@ impl Net {
         let (port, client) = channel(QUEUE).unwrap();
         let spec = PortSpec { name: "client".into(), ..port_spec(vni, 1_450, &port) };
         let mut ports = vec![(switch.add_port(spec).unwrap(), Box::new(port) as Box<dyn FrameIo>)];
-        let (gateway, port) = Gateway::open(at.clone(), zone, resolvers).unwrap();
+        let (gateway, port) = Gateway::open(at.clone(), zone, resolvers, None).unwrap();
         let id = switch.add_port(port_spec(vni, 1_450, &port)).unwrap();
         ports.push((id, Box::new(port)));
         switch.announce(vni, at.mac(), &at.announced(), Place::Port(id)).unwrap();

@@ -262,6 +262,25 @@ fn nothing_else_is_served_and_nothing_leads_out() {
 }
 
 #[test]
+fn who_leads_out_hands_on_what_is_for_elsewhere() {
+    let mut station = station().leading_out();
+    let mut handle = |frame: &[u8]| station.handle(frame, &tables(false), Instant::now());
+    let out = built(|frame| ipv4([192, 0, 2, 1].into()).udp(4_000, 53).write(frame, &[7; 1_000]));
+    let Action::Carry(carried) = handle(&out) else { panic!("it goes nowhere") };
+    assert_eq!((carried.found.start, carried.back.mac), (34, CLIENT));
+    let mut damaged = out.clone();
+    damaged[60] ^= 1;
+    assert_eq!(handle(&damaged), Action::Nothing);
+    let mut fragment = out;
+    fragment[20] |= 0x20;
+    fragment[24..26].fill(0);
+    let checksum = crate::switch::wire::checksum::Sum::default().bytes(&fragment[14..34]).finish();
+    fragment[24..26].copy_from_slice(&checksum);
+    assert_eq!(handle(&fragment), Action::Fragment);
+    assert!(matches!(handle(&datagram(false, DNS, &query("web."))), Action::Send(_)), "our own");
+}
+
+#[test]
 fn tcp_is_reset_as_the_sender_expects_it() {
     let syn = built(|frame| ipv4(V4).tcp(4_000, 80, 1_000, 8_192).syn().write(frame, &[]));
     let more = built(|frame| ipv6(V6).tcp(4_000, 80, 1_000, 8_192).ack(5_000).write(frame, b"GET"));

@@ -89,7 +89,7 @@ impl Pair {
 
     fn take(&mut self, action: Action) {
         match action {
-            Action::Nothing => {}
+            Action::Nothing | Action::Carry(_) | Action::Fragment => {}
             Action::Send(frame) => self.back(vec![frame]),
             Action::Ask(question) => self.questions.push(question),
             Action::Several { frames, questions } => {

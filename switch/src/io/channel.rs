@@ -20,7 +20,7 @@ use crate::wire::virtio::{Checksum, GsoKind, Offload};
 /// Makes a port and its other end; either queue holds `capacity` frames.
 ///
 /// # Errors
-/// No descriptor is left for the port's wake-up.
+/// No descriptor is left for the wake-up of either side.
 pub fn channel(capacity: usize) -> io::Result<(ChannelPort, ChannelEnd)> {
     channel_with(capacity, Capabilities::default())
 }
@@ -36,6 +36,7 @@ pub fn channel_with(capacity: usize, takes: Capabilities) -> io::Result<(Channel
         waiting: AtomicUsize::new(0),
         closed: AtomicBool::new(false),
         wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        wake_end: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         capacity,
     });
     let open = Arc::new(Open(Arc::clone(&shared)));
@@ -101,6 +102,8 @@ struct Shared {
     closed: AtomicBool,
     /// Readable while `to_switch` may hold frames, or the end is gone.
     wake: OwnedFd,
+    /// Readable while `from_switch` may hold frames, or the port is closed, if the end has asked for it.
+    wake_end: OwnedFd,
     capacity: usize,
 }
 
@@ -113,6 +116,8 @@ struct State {
     /// Emptied buffers that the end has given back, at most `capacity`.
     returned: Vec<Vec<u8>>,
     closed: bool,
+    /// Whether somebody polls [`Shared::wake_end`]: otherwise nobody need write to it.
+    polled: bool,
 }
 
 impl Shared {
@@ -126,12 +131,17 @@ impl Shared {
         self.closed.store(true, Ordering::Relaxed);
         self.arrived.notify_all();
         self.wake_switch();
+        wake(&self.wake_end);
     }
 
     fn wake_switch(&self) {
-        // It fails only when it is at its maximum, and readable is all that it has to be.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        wake(&self.wake);
     }
+}
+
+fn wake(eventfd: &OwnedFd) {
+    // It fails only when it is at its maximum, and readable is all that it has to be.
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 
 impl State {
@@ -222,7 +232,35 @@ impl ChannelEnd {
     /// # Errors
     /// See [`ChannelReceiveError`].
     pub fn try_receive(&self) -> Result<Vec<u8>, ChannelReceiveError> {
-        self.take(&mut self.shared.state()).map(|(frame, _)| frame)
+        self.try_receive_offload().map(|(frame, _)| frame)
+    }
+
+    /// As [`Self::try_receive`], with what is left to do to the frame.
+    ///
+    /// # Errors
+    /// As [`Self::try_receive`].
+    pub fn try_receive_offload(&self) -> Result<(Vec<u8>, Offload), ChannelReceiveError> {
+        let mut state = self.shared.state();
+        let taken = self.take(&mut state);
+        if state.polled && taken == Err(ChannelReceiveError::Empty) {
+            // Under the lock, so that the next frame makes it readable again. EAGAIN, the only error of an eventfd of
+            // ours, is as good.
+            let _ = rustix::io::read(&self.shared.wake_end, &mut [0; 8]);
+        }
+        taken
+    }
+
+    /// Readable while there may be a frame, or the port is closed, for one who waits for other things too. It stays so
+    /// until [`Self::try_receive_offload`] or [`Self::try_receive`] has found nothing.
+    #[must_use]
+    pub fn pollable(&self) -> BorrowedFd<'_> {
+        let mut state = self.shared.state();
+        if !state.polled {
+            state.polled = true;
+            // What has come before wakes too.
+            wake(&self.shared.wake_end);
+        }
+        self.shared.wake_end.as_fd()
     }
 
     fn take(&self, state: &mut State) -> Result<(Vec<u8>, Offload), ChannelReceiveError> {
@@ -296,12 +334,16 @@ impl FrameIo for ChannelPort {
     fn flush(&mut self) {
         if !self.staged.is_empty() {
             let mut state = self.open.0.state();
+            let wakes = state.polled && state.from_switch.is_empty();
             state.from_switch.extend(self.staged.drain(..));
             self.spare.append(&mut state.returned);
             self.spare.truncate(self.open.0.capacity);
             self.open.0.waiting.store(state.from_switch.len(), Ordering::Relaxed);
             drop(state);
             self.open.0.arrived.notify_all();
+            if wakes {
+                wake(&self.open.0.wake_end);
+            }
         }
     }
 
@@ -408,6 +450,37 @@ mod tests {
         drop(end);
         assert!(readable(&port));
         assert!(matches!(port.write(&[IoSlice::new(&[0; 60])], Offload::default()), Err(WriteError::Gone)));
+    }
+
+    #[test]
+    fn the_end_can_be_polled_too() {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let readable = |end: &ChannelEnd| {
+            let mut fds = [PollFd::from_borrowed_fd(end.pollable(), PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        };
+        let (mut port, end) = channel(4).unwrap();
+        let write = |port: &mut ChannelPort, n: u8| {
+            port.write(&[IoSlice::new(&[n; 60])], Offload::default()).unwrap();
+            port.flush();
+        };
+        write(&mut port, 1);
+        assert!(readable(&end), "for what has come before it was asked");
+        assert_eq!(end.try_receive(), Ok(vec![1; 60]));
+        assert_eq!(end.try_receive(), Err(ChannelReceiveError::Empty));
+        assert!(!readable(&end));
+        for n in [2, 3] {
+            write(&mut port, n);
+        }
+        for n in [2, 3] {
+            assert!(readable(&end));
+            assert_eq!(end.try_receive_offload(), Ok((vec![n; 60], Offload::default())));
+        }
+        assert_eq!(end.try_receive(), Err(ChannelReceiveError::Empty));
+        drop(port);
+        assert!(readable(&end));
+        assert_eq!(end.try_receive(), Err(ChannelReceiveError::Closed));
+        assert!(readable(&end), "it stays closed");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! [`FrameIo`] is a port, [`DatagramIo`] the underlay; both move batches and never block. A TAP is [`tap`], UDP is
 //! [`udp`], a virtual machine is at a socket of [`qemu`], a program in this process at a [`channel`], and [`mem`] is a link
-//! whose faults are chosen.
+//! whose faults are chosen. [`error_queue`] is for those who send datagrams for others.
 
 pub mod channel;
+pub mod error_queue;
 pub mod mem;
 pub mod netns;
 pub mod qemu;

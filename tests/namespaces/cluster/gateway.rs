@@ -1,14 +1,18 @@
 //! The gateways of networks, which every node has for its own endpoints, asked by real clients.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use vswitchd::api::HostAddress;
+use vswitchd::namespace::netns::NetNs;
 
 use super::daemons::{Daemons, wait_until, with_daemons};
-use super::overlay::{attach, endpoint};
-use crate::fixture::tool;
+use super::overlay::{attach, endpoint, plug};
+use crate::fixture::{PATIENCE, tcp, tool};
 
 /// Port of the test's own resolver.
 const RESOLVER_PORT: u16 = 5_353;
@@ -158,4 +162,34 @@ fn gone(daemons: &Daemons) -> Result<()> {
     wait_until("its gateway ends", || Ok(gateways(0)? == 1))?;
     ensure!(gateways(1)? == 2);
     pings(daemons, 1, OPEN)
+}
+
+/// With nothing set by hand, endpoints reach what is outside of the cluster, and neither other networks nor, from an
+/// internal one, anything.
+pub(super) fn leads_out() -> Result<()> {
+    with_daemons("wayout", 2, |daemons| {
+        daemons.form(2, 1)?;
+        for (network, kind) in NETWORKS.iter().zip([&[][..], &["--internal"]]) {
+            daemons.hosts[0].say(&[&["network", "create"], kind, &[*network]].concat())?;
+        }
+        wait_until("the networks are known", || Ok(daemons.hosts[1].networks()? == NETWORKS))?;
+        let first = |attached: Value| -> Result<IpAddr> {
+            let address = attached["addresses"][0].as_str().context("an address")?;
+            Ok(address.parse::<HostAddress>()?.address())
+        };
+        plug(daemons, 1, OPEN, NETWORKS[OPEN])?;
+        let internal = first(plug(daemons, 1, INTERNAL, NETWORKS[INTERNAL])?)?;
+        let (world, inside) = (&daemons.hosts[0], endpoint(daemons, 1, OPEN).netns());
+        tcp(inside, &world.netns, world.address, 8 << 20)?;
+        let refused = |from: &NetNs, to: IpAddr| -> Result<ErrorKind> {
+            let outcome = from.run(|| TcpStream::connect_timeout(&(to, 80).into(), PATIENCE))?;
+            Ok(outcome.err().with_context(|| format!("{to} is reached"))?.kind())
+        };
+        // Nobody listens there, which is said by the host itself.
+        ensure!(refused(inside, world.address)? == ErrorKind::ConnectionRefused);
+        ensure!(refused(inside, internal)? == ErrorKind::HostUnreachable, "networks are kept apart");
+        let enclosed = endpoint(daemons, 1, INTERNAL).netns();
+        ensure!(refused(enclosed, world.address)? == ErrorKind::NetworkUnreachable, "it has no way out");
+        Ok(())
+    })
 }

@@ -38,6 +38,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::addresses_of_a_removed_node_are_used_again", addresses::reclaimed),
         ("cluster::endpoints_reach_each_other_by_addresses_that_nobody_set", addresses::reached),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
+        ("cluster::networks_that_are_not_internal_lead_out", gateway::leads_out),
         ("cluster::tasks_run_programs_in_rooms_of_their_own", tasks::programs),
         ("cluster::signals_to_run_are_the_programs", tasks::signals),
         ("cluster::tasks_outlive_daemons_but_not_keepers", tasks::recovery),

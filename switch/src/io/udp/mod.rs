@@ -24,6 +24,7 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use self::receive::Receiver;
+pub(super) use self::receive::stored_address;
 use self::send::Sender;
 pub use self::socket::{BindError, RECEIVE_BUFFER_BYTES, SOURCE_PORTS, path_mtu};
 use super::{DatagramIo, Received, SendError};

@@ -126,7 +126,7 @@ impl Receiver {
             // 32 bits hold it: at most DATA_MAX.
             let len = message.msg_len as usize;
             let whole = message.msg_hdr.msg_flags & libc::MSG_TRUNC == 0 && len <= DATA_MAX;
-            let from = address_of(address).filter(|_| whole);
+            let from = stored_address(address).filter(|_| whole);
             let Some(from) = from else {
                 self.discarded += 1;
                 pool.put(buf);
@@ -146,7 +146,7 @@ const ADDRESS_LEN: libc::socklen_t = 128;
 const _: () = assert!(size_of::<libc::sockaddr_storage>() == ADDRESS_LEN as usize);
 
 /// The sender; `None` for a family that no IP socket gives.
-fn address_of(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
+pub(in crate::io) fn stored_address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match i32::from(storage.ss_family) {
         libc::AF_INET => {
             // SAFETY: the storage is longer than any address and aligned for each; the family says which it is.
