@@ -110,16 +110,12 @@ impl Attach {
             Err(error) => return failed(&error),
         };
         let Self { remote, network, name, ip, mac, aliases, format, quiet, .. } = self;
-        let said = format!("{} is {name} in network {network} now", printable(device.interface()));
+        let (who, place) = (name.to_string(), network.clone());
         let request = AttachRequest { network, name, device: device.clone(), ip, mac, aliases };
         match remote.ask::<Attached>(&Call::Attach(request)) {
-            Ok(attached) => print(&match (quiet, format) {
-                (true, _) => format!("{}\n", printable(&attached.id)),
-                (false, Format::Text) => {
-                    format!("{said}: {}\n{}", parts(&attached), arguments(&device, &attached))
-                }
-                (false, Format::Json) => printable::json(&attached),
-            }),
+            Ok(attached) => {
+                show_with(&who, &place, &attached, (format, quiet), &arguments(&device, &attached))
+            }
             Err(code) => code,
         }
     }
@@ -149,6 +145,29 @@ impl Detach {
     pub(super) fn run(self) -> ExitCode {
         self.remote.ask_each(self.names, Call::Detach, |name, ()| say(&format!("{name}\n")))
     }
+}
+
+/// Says that `who` is in a network, and how.
+pub(super) fn show(who: &str, network: &Name, attached: &Attached, format: Format, quiet: bool) -> ExitCode {
+    show_with(who, network, attached, (format, quiet), "")
+}
+
+/// The same; for people with `more` below.
+fn show_with(
+    who: &str,
+    network: &Name,
+    attached: &Attached,
+    (format, quiet): (Format, bool),
+    more: &str,
+) -> ExitCode {
+    let interface = printable(&attached.interface);
+    print(&match (quiet, format) {
+        (true, _) => format!("{}\n", printable(&attached.id)),
+        (false, Format::Text) => {
+            format!("{interface} is {who} in network {network} now: {}\n{more}", parts(attached))
+        }
+        (false, Format::Json) => printable::json(attached),
+    })
 }
 
 /// `10.0.9.2/24, 02:42:0a:00:09:02, MTU 1450, endpoint ID`

@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod daemon;
 mod date;
+mod expose;
 mod keys;
 mod lab;
 mod network;
@@ -44,6 +45,8 @@ enum Command {
     Network(network::Args),
     Attach(attach::Attach),
     Detach(attach::Detach),
+    Expose(expose::Expose),
+    Unexpose(expose::Unexpose),
     Status(status::Args),
     Cluster(settings::Args),
     Keys(keys::Args),
@@ -68,6 +71,8 @@ impl Cli {
             Command::Network(args) => args.run(),
             Command::Attach(args) => args.run(),
             Command::Detach(args) => args.run(),
+            Command::Expose(args) => args.run(),
+            Command::Unexpose(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Cluster(args) => args.run(),
             Command::Keys(args) => args.run(),

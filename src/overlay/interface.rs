@@ -1,4 +1,4 @@
-//! An endpoint's TAP as an interface of its namespace: MAC address, addresses and the way out.
+//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU and the way out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use super::endpoint::{AttachError, EndpointSpec};
 use super::plane::random;
 use crate::api::EndpointDevice;
-use crate::namespace::netlink::Netlink;
+use crate::namespace::netlink::{Netlink, NetlinkError};
 use crate::namespace::netns::NetNs;
 
 /// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
@@ -22,10 +22,7 @@ pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachEr
         spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(random())));
         return Ok(());
     };
-    let mut netlink = match spec.netns_ref()? {
-        Some(netns) => Netlink::open(&NetNs::from(netns.open()?))?,
-        None => Netlink::open_here()?,
-    };
+    let mut netlink = open(spec)?;
     if !made {
         spec.mac = match spec.mac {
             None => netlink.link(tap)?.mac,
@@ -40,10 +37,59 @@ pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachEr
     for own in &spec.addresses {
         netlink.add_address(tap, own.address(), own.length())?;
     }
-    if netns.is_some() {
-        spec.gateways.iter().try_for_each(|&gateway| add_default_route(&mut netlink, tap, gateway))?;
+    if netns.is_some() { add_default_routes(&mut netlink, spec) } else { Ok(()) }
+}
+
+/// Names a TAP that is to be made beside others: the first of eth0, eth1, … that no interface of its namespace has.
+pub(super) fn name(spec: &mut EndpointSpec) -> Result<(), AttachError> {
+    let links = open(spec)?.links()?;
+    let is_free = |name: &String| links.iter().all(|link| link.name != *name);
+    let free = (0..=links.len()).map(|number| format!("eth{number}")).find(is_free);
+    if let EndpointDevice::Tap { tap, .. } = &mut spec.device {
+        *tap = free.expect("one more than there are links");
     }
     Ok(())
+}
+
+/// Sets the MTU of a TAP that is in use.
+pub(super) fn set_mtu(spec: &EndpointSpec, mtu: u32) -> Result<(), AttachError> {
+    Ok(open(spec)?.set_mtu(spec.device.interface(), mtu)?)
+}
+
+/// Removes the TAP of an endpoint that has been detached, at once, with the routes over it; where the way out of its
+/// namespace was one of these, one of the `others` is it then.
+pub(super) fn remove<'s>(
+    gone: &EndpointSpec,
+    others: impl Iterator<Item = &'s EndpointSpec>,
+) -> Result<(), AttachError> {
+    let mut netlink = match open(gone) {
+        // With everything in it.
+        Err(error) if error.is_gone() => return Ok(()),
+        netlink => netlink?,
+    };
+    match netlink.delete(gone.device.interface()) {
+        // Whoever had the last queue of it has closed that.
+        Err(NetlinkError::NoLink(_)) => {}
+        Err(error) if error.errno() == Some(Errno::NODEV) => {}
+        outcome => outcome?,
+    }
+    let Some(place) = gone.place()? else { return Ok(()) };
+    let mut others: Vec<_> =
+        others.filter(|other| matches!(other.place(), Ok(Some(at)) if at == place)).collect();
+    others.sort_by_key(|other| other.device.interface());
+    others.into_iter().try_for_each(|other| add_default_routes(&mut netlink, other))
+}
+
+fn open(spec: &EndpointSpec) -> Result<Netlink, AttachError> {
+    Ok(match spec.netns_ref()? {
+        Some(netns) => Netlink::open(&NetNs::from(netns.open()?))?,
+        None => Netlink::open_here()?,
+    })
+}
+
+fn add_default_routes(netlink: &mut Netlink, spec: &EndpointSpec) -> Result<(), AttachError> {
+    let add = |&gateway| add_default_route(netlink, spec.device.interface(), gateway);
+    spec.gateways.iter().try_for_each(add)
 }
 
 fn add_default_route(netlink: &mut Netlink, tap: &str, gateway: IpAddr) -> Result<(), AttachError> {

@@ -18,6 +18,7 @@ mod endpoint;
 mod event;
 mod gateways;
 mod interface;
+mod mtu;
 mod path;
 mod plan;
 mod plane;

@@ -92,6 +92,25 @@ fn calls() -> Vec<Call> {
         Call::PruneNetworks(prune),
         Call::Network(name_of("front")),
         Call::RemoveNetwork(name_of("front")),
+        Call::Connect(
+            name_of("back"),
+            ConnectRequest {
+                endpoint: name_of("web"),
+                ip: vec!["10.0.8.7".parse().unwrap()],
+                aliases: vec![name_of("www")],
+            },
+        ),
+        Call::Disconnect(name_of("back"), DisconnectRequest { endpoint: name_of("web"), force: true }),
+        Call::Expose(name_of("back"), ExposeRequest::default()),
+        Call::Expose(
+            name_of("back"),
+            ExposeRequest {
+                name: Some(name_of("host")),
+                ip: vec!["fd00:8::7".parse().unwrap()],
+                interface: Some("tap0".into()),
+            },
+        ),
+        Call::Unexpose(name_of("back")),
         Call::Attach(machine(EndpointDevice::QemuStream { qemu_stream: "/run/s".into() })),
         Call::Attach(dgram(None)),
         Call::Attach(dgram(Some("/run/e"))),
@@ -122,6 +141,10 @@ fn paths_are_those_of_the_documentation() {
         "PATCH /v1/cluster",
         "DELETE /v1/networks/front",
         "POST /v1/networks/prune",
+        "POST /v1/networks/back/connect",
+        "POST /v1/networks/back/disconnect",
+        "POST /v1/networks/back/expose",
+        "DELETE /v1/networks/back/expose",
         "POST /v1/endpoints",
         "POST /v1/keys/rotate",
     ] {
