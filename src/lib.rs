@@ -19,6 +19,7 @@ pub mod node;
 pub mod overlay;
 pub mod standalone;
 pub mod state;
+pub mod task;
 
 pub use vswitchd_crypto as crypto;
 pub use vswitchd_gossip as gossip;

@@ -15,8 +15,9 @@ use tracing::debug;
 
 use super::addresses::Addresses;
 use super::station::{Action, Question, Station};
+use super::tables::Tables;
 use super::upstream::ask;
-use crate::names::{Zone, upstreams};
+use crate::names::upstreams;
 use crate::switch::io::FrameIo;
 use crate::switch::io::channel::{ChannelEnd, ChannelPort, ChannelReceiveError, channel};
 use crate::switch::storm::StormLimit;
@@ -77,7 +78,7 @@ impl Servers {
 #[derive(Debug)]
 pub struct Gateway {
     at: Addresses,
-    zone: Arc<ArcSwap<Zone>>,
+    tables: Arc<ArcSwap<Tables>>,
     thread: JoinHandle<()>,
 }
 
@@ -87,14 +88,18 @@ impl Gateway {
     ///
     /// # Errors
     /// No thread or descriptor can be had.
-    pub fn open(at: Addresses, zone: Zone, resolvers: Resolvers) -> io::Result<(Self, ChannelPort)> {
+    pub fn open(
+        at: Addresses,
+        tables: impl Into<Tables>,
+        resolvers: Resolvers,
+    ) -> io::Result<(Self, ChannelPort)> {
         let (port, end) = channel(QUEUE)?;
-        Ok((Self::start(at, zone, end, resolvers)?, port))
+        Ok((Self::start(at, tables.into(), end, resolvers)?, port))
     }
 
-    fn start(at: Addresses, zone: Zone, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
-        let zone = Arc::new(ArcSwap::from_pointee(zone));
-        let names = Arc::clone(&zone);
+    fn start(at: Addresses, tables: Tables, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
+        let tables = Arc::new(ArcSwap::from_pointee(tables));
+        let read = Arc::clone(&tables);
         let station = Station::new(at.clone(), random(), Instant::now());
         let work = Work {
             station: Arc::new(Mutex::new(station)),
@@ -103,8 +108,8 @@ impl Gateway {
             rng: fastrand::Rng::with_seed(random()),
             resolvers,
         };
-        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&names))?;
-        Ok(Self { at, zone, thread })
+        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&read))?;
+        Ok(Self { at, tables, thread })
     }
 
     /// Where it is.
@@ -113,9 +118,9 @@ impl Gateway {
         &self.at
     }
 
-    /// Answers with these names from now on.
-    pub fn set_zone(&self, zone: Zone) {
-        self.zone.store(Arc::new(zone));
+    /// Answers from these from now on.
+    pub fn set_tables(&self, tables: impl Into<Tables>) {
+        self.tables.store(Arc::new(tables.into()));
     }
 
     /// Waits for its end, after its port has been closed. Gives whether it ended in order.
@@ -147,23 +152,22 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, zone: &ArcSwap<Zone>) {
-        let mut ticked = Instant::now();
+    fn run(mut self, tables: &ArcSwap<Tables>) {
         loop {
-            let pause = lock(&self.station).next_tick();
-            let frame = match self.next_frame(pause.map(|pause| pause.saturating_sub(ticked.elapsed()))) {
+            let deadline = lock(&self.station).next_deadline();
+            let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let frame = match self.next_frame(patience) {
                 Ok(frame) => frame,
                 Err(Closed) => return,
             };
             let now = Instant::now();
             if let Some(frame) = frame {
-                let action = lock(&self.station).handle(&frame, &zone.load(), now);
+                let action = lock(&self.station).handle(&frame, &tables.load(), now);
                 self.act(action);
                 self.end.recycle(frame);
             }
-            if pause.is_some_and(|pause| now.saturating_duration_since(ticked) >= pause) {
-                ticked = now;
-                let action = lock(&self.station).tick(&zone.load(), now);
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                let action = lock(&self.station).tick(&tables.load(), now);
                 self.act(action);
             }
         }

@@ -63,7 +63,14 @@ impl Node {
             | Call::Join(_)
             | Call::Leave(_)
             | Call::Token(_)
-            | Call::RotateToken(_) => Err(internal("a call that is answered elsewhere")),
+            | Call::RotateToken(_)
+            | Call::Tasks
+            | Call::CreateTask(_)
+            | Call::Task(_)
+            | Call::StartTask(_)
+            | Call::StopTask(..)
+            | Call::KillTask(..)
+            | Call::RemoveTask { .. } => Err(internal("a call that is answered elsewhere")),
         }
     }
 }

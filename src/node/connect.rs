@@ -3,14 +3,38 @@
 use std::sync::Arc;
 
 use super::cluster::Cluster;
-use super::life::conflict;
+use super::endpoints::attached;
+use super::life::{Node, conflict};
 use super::networks::find_network;
 use super::requests::find_all;
 use crate::api::{
     AttachRequest, Attached, Code, ConnectRequest, DisconnectRequest, EndpointDevice, Name, NetworkView,
     Refusal,
 };
-use crate::overlay::{EndpointSpec, Overlay};
+use crate::overlay::{EndpointSpec, EndpointView, Overlay, place_of};
+use crate::switch::io::netns::NetnsRef;
+
+impl Node {
+    /// The endpoints in the namespace of a process, in the order of their interfaces.
+    #[must_use]
+    pub fn attached_in(&self, pid: u32) -> Vec<Attached> {
+        let Ok((cluster, place)) =
+            self.cluster_now().map(|cluster| (cluster, place_of(NetnsRef::Pid(pid)).ok()))
+        else {
+            return Vec::new();
+        };
+        let networks = cluster.network_views();
+        let endpoints = cluster.overlay().map(|overlay| overlay.endpoints()).unwrap_or_default();
+        let is_there = |view: &EndpointView| place.is_some() && view.spec.place().ok() == Some(place);
+        let shown = endpoints.into_iter().filter(is_there).filter_map(|view| {
+            let network = networks.iter().find(|network| network.id == view.spec.network.0)?;
+            Some(attached(network, view))
+        });
+        let mut shown: Vec<Attached> = shown.collect();
+        shown.sort_by(|one, other| one.interface.cmp(&other.interface));
+        shown
+    }
+}
 
 impl Cluster {
     /// Gives the namespace of an endpoint a place in another network.

@@ -78,7 +78,7 @@ impl Cluster {
             let (_, record) = nodes.iter().find(|(node, _)| *node == id)?;
             let (name, data) = (record.name.clone(), record.data);
             let endpoints = endpoints.iter().filter(|(node, ..)| *node == id);
-            let endpoints = endpoints.map(|(.., record)| remote(record)).collect();
+            let endpoints = endpoints.map(|(_, id, record)| remote(id, record)).collect();
             Some(NodeView { node: id, name, life: peer.life, data, present: present(id), endpoints })
         };
         let network = |(id, record): (String, NetworkRecord)| {
@@ -156,9 +156,10 @@ impl Cluster {
     }
 }
 
-fn remote(record: &EndpointRecord) -> RemoteEndpoint {
-    let network = NetworkId(record.network.clone());
-    RemoteEndpoint { network, mac: MacAddr(record.mac), addresses: record.addresses.clone() }
+fn remote(id: &str, record: &EndpointRecord) -> RemoteEndpoint {
+    let EndpointRecord { network, name, addresses, mac, aliases } = record.clone();
+    let (id, network, mac) = (id.into(), NetworkId(network), MacAddr(mac));
+    RemoteEndpoint { id, name, aliases, network, mac, addresses }
 }
 
 fn refusal(error: AnswerError) -> Answer {

@@ -214,7 +214,7 @@ fn check(request: &AttachRequest) -> Result<(), Refusal> {
     }
 }
 
-fn attached(network: &NetworkView, made: EndpointView) -> Attached {
+pub(super) fn attached(network: &NetworkView, made: EndpointView) -> Attached {
     let spec = made.spec;
     // Of the subnet that it has an address of.
     let subnet = network

@@ -36,3 +36,4 @@ mod rotation;
 mod wire;
 
 pub use life::Node;
+pub(crate) use requests::find;

@@ -4,11 +4,13 @@
 //! One whose TAP or namespace is gone by then is dropped: a TAP that was there before must not be made by us, and a
 //! process id must not stand for another process.
 
+use std::io;
 use std::net::IpAddr;
 
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
+use super::envoy::EnvoyError;
 use super::plan::LocalEndpoint;
 use super::view::NetworkId;
 use crate::api::{EndpointDevice, HostAddress};
@@ -95,12 +97,23 @@ pub enum AttachError {
         /// The daemon's user.
         user: u32,
     },
+    /// Its TAP or addresses, in a user namespace that is not the daemon's.
+    #[error(transparent)]
+    Envoy(#[from] EnvoyError),
     /// A virtual machine's socket.
     #[error(transparent)]
     Qemu(#[from] QemuError),
     /// Its addresses: the TAP could not be given them.
     #[error(transparent)]
     Interface(#[from] NetlinkError),
+    /// The host's own TAP would change its way out.
+    #[error("{setting}: {source}")]
+    Setting {
+        /// The file.
+        setting: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// It can't be kept.
     #[error(transparent)]
     State(#[from] StateError),
@@ -150,10 +163,7 @@ impl EndpointSpec {
     /// # Errors
     /// If there is none any more, or it can't be opened.
     pub fn place(&self) -> Result<Option<(u64, u64)>, AttachError> {
-        let Some(netns) = self.netns_ref()? else { return Ok(None) };
-        let fd = netns.open()?;
-        let stat = fstat(&fd).map_err(|errno| NetnsError::Open { netns, source: errno.into() })?;
-        Ok(Some((stat.st_dev, stat.st_ino)))
+        Ok(self.netns_ref()?.map(place_of).transpose()?)
     }
 
     pub(super) fn check(&self) -> Result<(), AttachError> {
@@ -230,6 +240,16 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+/// Device and inode of a namespace.
+///
+/// # Errors
+/// If there is none, or it can't be opened.
+pub fn place_of(netns: NetnsRef) -> Result<(u64, u64), NetnsError> {
+    let fd = netns.open()?;
+    let stat = fstat(&fd).map_err(|errno| NetnsError::Open { netns, source: errno.into() })?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// What tells the namespace of one process from that of another with its id.

@@ -15,6 +15,7 @@
 mod config;
 mod device;
 mod endpoint;
+pub mod envoy;
 mod event;
 mod gateways;
 mod interface;
@@ -32,7 +33,7 @@ mod work;
 
 pub use self::config::OverlayConfig;
 pub use self::device::{ChannelDevice, Device};
-pub use self::endpoint::{AttachError, ENDPOINTS_MAX, EndpointSpec, FILE, NAME_MAX};
+pub use self::endpoint::{AttachError, ENDPOINTS_MAX, EndpointSpec, FILE, NAME_MAX, place_of};
 pub use self::event::OverlayEvent;
 pub use self::path::{BLOCKED_AFTER, DataPath, PathView};
 pub use self::plan::{Announcement, At, Carried, LocalEndpoint, Plan, Refused, plan};

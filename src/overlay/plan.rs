@@ -312,6 +312,9 @@ mod tests {
     fn endpoints_are_announced_where_they_are() {
         let mac = |last| MacAddr([2, 0x42, 10, 0, 0, last]);
         let remote = |network: &str, last| RemoteEndpoint {
+            id: format!("id-{last}"),
+            name: format!("e{last}"),
+            aliases: Vec::new(),
             network: NetworkId(network.into()),
             mac: mac(last),
             addresses: vec![[10, 0, 0, last].into()],

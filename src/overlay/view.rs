@@ -63,6 +63,12 @@ pub struct NodeView {
 /// An endpoint of another node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteEndpoint {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
     /// The network that it is in.
     pub network: NetworkId,
     /// Where its frames go to.

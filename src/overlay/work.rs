@@ -114,10 +114,7 @@ impl Shared {
         let mtu = |carried: &Carried| {
             network_mtu(view, *local, &carried.id, carried.protection, least_path(view, *local))
         };
-        for (id, error) in gateways.start(&want, &view.networks, mtu) {
-            let what = format!("start the gateway of network {id}");
-            self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
-        }
+        let mut failures = gateways.start(&want, view, endpoints, mtu);
         let steps = steps(plane.have(), &want);
         let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));
         let device = |whose: Whose<'_>| match whose {
@@ -127,7 +124,8 @@ impl Shared {
             }
             Whose::Gateway(vni) => gateways.port(&want.networks.get(&vni)?.id, vni),
         };
-        for failure in plane.apply(&steps, &want, device) {
+        failures.extend(plane.apply(&steps, &want, device));
+        for failure in failures {
             self.tell(OverlayEvent::SwitchRefused { what: failure.what, reason: failure.reason });
         }
         gateways.end(&want);

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use hickory_proto::op::{Message, MessageType};
-use vswitchd::gateway::Addresses;
+use vswitchd::api::IpPrefix;
 use vswitchd::gateway::station::{Action, Station};
+use vswitchd::gateway::{Addresses, Lease, Own, Tables};
 use vswitchd::names::{self, Host, NamedPort, Outcome, Protocol, Through, Zone};
+use vswitchd_switch::wire::MacAddr;
 use vswitchd_switch::wire::ethernet::Header;
 use vswitchd_switch::wire::flow::Transport;
 
@@ -52,14 +54,46 @@ pub fn names(data: &[u8]) {
     }
 }
 
+/// A gateway of both families.
+fn at() -> Addresses {
+    let own = |address: IpAddr, length| Own { address, subnet: IpPrefix::around(address, length) };
+    let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
+    Addresses::of(vec![own([10, 0, 9, 1].into(), 24), own(v6, 64)]).expect("there are addresses")
+}
+
+/// Whoever may have an address.
+const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+fn tables() -> Tables {
+    let lease = Lease { address: [10, 0, 9, 7].into(), name: "web".into(), mtu: 1_450 };
+    Tables { zone: zone(false), leases: [(MacAddr(CLIENT), lease)].into(), mtu: 1_450 }
+}
+
+/// A message of DHCP, sent to all: what comes back is a reply to it, for its sender, of a length that it can expect.
+pub fn dhcp(data: &[u8]) {
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2(CLIENT, [0xff; 6]).ipv4([0; 4], [255; 4], 64).udp(68, 67);
+    if step.write(&mut frame, data).is_err() {
+        return;
+    }
+    let now = Instant::now();
+    let Action::Send(reply) = Station::new(at(), 1, now).handle(&frame, &tables(), now) else { return };
+    check(&at(), &frame, &reply);
+    let message = &reply[42..];
+    // RFC 2131 §2: a reply, of Ethernet, with the request's number and hardware address.
+    assert_eq!(message[..3], [2, 1, 6]);
+    assert_eq!((&message[4..8], &message[28..34]), (&data[4..8], &CLIENT[..]));
+    assert_eq!(message[236..240], [0x63, 0x82, 0x53, 0x63]);
+    let given = &message[16..20];
+    assert!([[0; 4], [10, 0, 9, 7]].iter().any(|address| given == address), "an address of somebody else");
+}
+
 /// A frame: what comes back goes to its sender (or to all), and has right checksums.
 pub fn gateway(data: &[u8]) {
-    let at = Addresses::new(&[[10, 0, 9, 1].into(), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])]);
-    let at = at.expect("there are addresses");
-    let zone = zone(false);
+    let (at, tables) = (at(), tables());
     let now = Instant::now();
     let mut station = Station::new(at.clone(), 1, now);
-    let frames = match station.handle(data, &zone, now) {
+    let frames = match station.handle(data, &tables, now) {
         Action::Nothing => Vec::new(),
         Action::Send(frame) => vec![frame],
         Action::Ask(question) => station.answer(&question, None, now),
@@ -69,7 +103,8 @@ pub fn gateway(data: &[u8]) {
 }
 
 fn check(at: &Addresses, data: &[u8], frame: &[u8]) {
-    assert!(frame[..6] == data[6..12] || frame[..6] == [0x33, 0x33, 0, 0, 0, 1]);
+    let to_all = [[0x33, 0x33, 0, 0, 0, 1], [0xff; 6]];
+    assert!(frame[..6] == data[6..12] || to_all.iter().any(|all| frame[..6] == all[..]));
     assert_eq!(frame[6..12], at.mac().0);
     let header = Header::parse(frame).expect("our own frames parse");
     if let Some(found) = Transport::find(frame, &header) {

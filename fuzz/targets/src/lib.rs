@@ -19,7 +19,7 @@ mod switch;
 
 pub use addresses::addresses;
 pub use cluster::{certificate, group, keyring, token};
-pub use gateway::{gateway, names};
+pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
 pub use node::{api, join, link, record};
@@ -34,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("addresses", addresses),
     ("api", api),
     ("certificate", certificate),
+    ("dhcp", dhcp),
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),

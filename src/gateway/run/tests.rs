@@ -7,7 +7,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
 use super::*;
-use crate::names::Host;
+use crate::names::{Host, Zone};
 use crate::switch::fdb::{Limits, Place};
 use crate::switch::io::mem::{Faults, Network};
 use crate::switch::switch::Switch;
@@ -89,7 +89,7 @@ async fn an_endpoint_asks_and_new_names_are_there_at_once() {
         let reply = net.ask(&query("web.", 1));
         assert_eq!((reply.metadata.id, reply.answers[0].data.to_string()), (1, "10.0.9.2".into()));
         assert_eq!(net.ask(&query("db.front.", 2)).metadata.response_code, ResponseCode::ServFail);
-        net.gateway.set_zone(zone(&[("db", 3)]));
+        net.gateway.set_tables(zone(&[("db", 3)]));
         assert_eq!(net.ask(&query("db.front.", 3)).answers[0].data.to_string(), "10.0.9.3");
         assert_eq!(net.ask(&query("web.", 4)).metadata.response_code, ResponseCode::ServFail);
         assert_eq!(net.switch.report().drops, []);

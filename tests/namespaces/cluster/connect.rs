@@ -1,5 +1,6 @@
 //! More networks for a namespace that has an endpoint, and networks for the hosts themselves.
 
+use std::fs;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -21,7 +22,7 @@ const PAYLOAD: usize = 1_200;
 fn make(daemons: &Daemons) -> Result<()> {
     let manager = &daemons.hosts[0];
     manager.say(&["network", "create", "--vni", "6001", "--subnet", "10.81.0.0/24", NETWORKS[0]])?;
-    let both = ["--subnet", "10.82.0.0/24", "--subnet", "fd82::/64", "--opt", "encrypted"];
+    let both = ["--subnet", "10.82.0.0/24", "--subnet", "fd82::/64", "--opt", "encrypted", "--vni", "6002"];
     manager.say(&[&["network", "create"], &both[..], &[NETWORKS[1]]].concat())?;
     for host in &daemons.hosts {
         wait_until("the networks are known", || Ok(host.networks()? == NETWORKS))?;
@@ -69,6 +70,10 @@ pub(super) fn exposed() -> Result<()> {
         wait_until_carried(daemons, &[0, 1])?;
         udp_both_ways(&one, &two, first(&here)?, first(&there)?, PAYLOAD)?;
         ensure!(way_out(&two)? == before, "the host's way out is its own");
+        let both = expose(0, &[], NETWORKS[1])?;
+        ensure!(addresses(&both)?.len() == 2 && both["mtu"] == 1_420, "{both}");
+        let heard = one.run(|| fs::read_to_string("/proc/sys/net/ipv6/conf/vsw6002/accept_ra"))??;
+        ensure!(heard.trim() == "0", "no router of the network's is the host's: {heard}");
         let found = link(&two, "gate0")?.context("it is there")?;
         ensure!(found.mtu == 1_450 && found.up, "{found:?}");
 

@@ -13,6 +13,7 @@ mod liveness;
 mod machine;
 mod member;
 mod multicast;
+mod names;
 mod networks;
 mod overlay;
 mod partition;
@@ -40,6 +41,8 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::namespaces_get_more_networks_and_lose_them", connect::connected),
         ("cluster::interfaces_follow_what_the_paths_carry", paths::followed),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
+        ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
+        ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
         ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),
