@@ -93,6 +93,13 @@ pub(super) struct Attach {
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Name>,
 
+    #[command(flatten)]
+    printed: Printed,
+}
+
+/// How a place in a network is shown that has just been given.
+#[derive(Debug, clap::Args)]
+pub(super) struct Printed {
     /// How to print what came of it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -130,13 +137,11 @@ impl Attach {
             Err(error) => return failed(&error),
         };
         let (network, name) = self.network.zip(self.name).expect("the parser wants both without a task");
-        let Self { remote, ip, mac, aliases, format, quiet, .. } = self;
+        let Self { remote, ip, mac, aliases, printed, .. } = self;
         let (who, place) = (name.to_string(), network.clone());
         let request = AttachRequest { network, name, device: device.clone(), ip, mac, aliases };
         match remote.ask::<Attached>(&Call::Attach(request)) {
-            Ok(attached) => {
-                show_with(&who, &place, &attached, (format, quiet), &arguments(&device, &attached))
-            }
+            Ok(attached) => printed.show(&who, &place, &attached, &arguments(&device, &attached)),
             Err(code) => code,
         }
     }
@@ -168,27 +173,18 @@ impl Detach {
     }
 }
 
-/// Says that `who` is in a network, and how.
-pub(super) fn show(who: &str, network: &Name, attached: &Attached, format: Format, quiet: bool) -> ExitCode {
-    show_with(who, network, attached, (format, quiet), "")
-}
-
-/// The same; for people with `more` below.
-fn show_with(
-    who: &str,
-    network: &Name,
-    attached: &Attached,
-    (format, quiet): (Format, bool),
-    more: &str,
-) -> ExitCode {
-    let interface = printable(&attached.interface);
-    print(&match (quiet, format) {
-        (true, _) => format!("{}\n", printable(&attached.id)),
-        (false, Format::Text) => {
-            format!("{interface} is {who} in network {network} now: {}\n{more}", parts(attached))
-        }
-        (false, Format::Json) => printable::json(attached),
-    })
+impl Printed {
+    /// Says that `who` is in a network, and how; for people with `more` below.
+    pub(super) fn show(&self, who: &str, network: &Name, attached: &Attached, more: &str) -> ExitCode {
+        let interface = printable(&attached.interface);
+        print(&match (self.quiet, self.format) {
+            (true, _) => format!("{}\n", printable(&attached.id)),
+            (false, Format::Text) => {
+                format!("{interface} is {who} in network {network} now: {}\n{more}", parts(attached))
+            }
+            (false, Format::Json) => printable::json(attached),
+        })
+    }
 }
 
 /// `10.0.9.2/24, 02:42:0a:00:09:02, MTU 1450, endpoint ID`

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-use super::attach::show;
+use super::attach::Printed;
 use super::remote::Remote;
-use super::{Format, say};
+use super::say;
 use crate::api::{Attached, Call, ExposeRequest, Name};
 
 /// Give this host an address in a network, so that its programs and the network's reach each other
@@ -44,13 +44,8 @@ pub(super) struct Expose {
     #[arg(long, value_name = "DEVICE")]
     interface: Option<String>,
 
-    /// How to print what came of it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-
-    /// Print its id only
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    printed: Printed,
 }
 
 /// Take this host out of networks
@@ -73,10 +68,10 @@ pub(super) struct Unexpose {
 
 impl Expose {
     pub(super) fn run(self) -> ExitCode {
-        let Self { remote, network, name, ip, interface, format, quiet } = self;
+        let Self { remote, network, name, ip, interface, printed } = self;
         let request = ExposeRequest { name, ip, interface };
         match remote.ask::<Attached>(&Call::Expose(network.clone(), request)) {
-            Ok(attached) => show("this host", &network, &attached, format, quiet),
+            Ok(attached) => printed.show("this host", &network, &attached, ""),
             Err(code) => code,
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! It is settled when an interface is made, and follows the paths afterwards: a link in the middle that carries less than
 //! those of the hosts is found by probes only. Senders are told by the switch of each packet that is too big (ICMP, MSS);
-//! a lower MTU spares them that. What falls is followed at once and what rises, too: the search for larger sizes that is
-//! behind it is patient enough (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
+//! a lower MTU spares them that. What falls and what rises is followed alike: the search behind it tries larger sizes seldom
+//! enough (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -31,6 +31,10 @@ impl Shared {
     /// Gives interfaces that we made the MTU that the paths to their peers carry.
     pub(super) fn follow_paths(&self) {
         let mut inner = self.inner();
+        if inner.plane.is_none() {
+            // There will be another one; until then nothing is known of peers.
+            return;
+        }
         let least = least_path(&inner.view, inner.local);
         let own = inner.endpoints.iter().filter(|(_, endpoint)| endpoint.device.is_own_interface());
         let wanted = own.map(|(id, endpoint)| {

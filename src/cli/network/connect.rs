@@ -4,9 +4,9 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use crate::api::{Attached, Call, ConnectRequest, DisconnectRequest, Name};
-use crate::cli::attach::show;
+use crate::cli::attach::Printed;
+use crate::cli::print;
 use crate::cli::remote::Remote;
-use crate::cli::{Format, print};
 
 /// Connect an endpoint that is there to another network, too
 ///
@@ -34,13 +34,8 @@ pub(super) struct Connect {
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Name>,
 
-    /// How to print what came of it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
-
-    /// Print the id of its endpoint there only
-    #[arg(short, long)]
-    quiet: bool,
+    #[command(flatten)]
+    printed: Printed,
 
     /// The network, by name or id
     network: Name,
@@ -75,10 +70,10 @@ pub(super) struct Disconnect {
 
 impl Connect {
     pub(super) fn run(self) -> ExitCode {
-        let Self { remote, ip, aliases, format, quiet, network, endpoint } = self;
+        let Self { remote, ip, aliases, printed, network, endpoint } = self;
         let request = ConnectRequest { endpoint: endpoint.clone(), ip, aliases };
         match remote.ask::<Attached>(&Call::Connect(network.clone(), request)) {
-            Ok(attached) => show(endpoint.as_str(), &network, &attached, format, quiet),
+            Ok(attached) => printed.show(endpoint.as_str(), &network, &attached, ""),
             Err(code) => code,
         }
     }

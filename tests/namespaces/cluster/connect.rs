@@ -21,8 +21,27 @@ const PAYLOAD: usize = 1_200;
 
 fn make(daemons: &Daemons) -> Result<()> {
     let manager = &daemons.hosts[0];
-    manager.say(&["network", "create", "--vni", "6001", "--subnet", "10.81.0.0/24", NETWORKS[0]])?;
-    let both = ["--subnet", "10.82.0.0/24", "--subnet", "fd82::/64", "--opt", "encrypted", "--vni", "6002"];
+    manager.say(&[
+        "network",
+        "create",
+        "--attachable",
+        "--vni",
+        "6001",
+        "--subnet",
+        "10.81.0.0/24",
+        NETWORKS[0],
+    ])?;
+    let both = [
+        "--attachable",
+        "--subnet",
+        "10.82.0.0/24",
+        "--subnet",
+        "fd82::/64",
+        "--opt",
+        "encrypted",
+        "--vni",
+        "6002",
+    ];
     manager.say(&[&["network", "create"], &both[..], &[NETWORKS[1]]].concat())?;
     for host in &daemons.hosts {
         wait_until("the networks are known", || Ok(host.networks()? == NETWORKS))?;
@@ -173,5 +192,35 @@ pub(super) fn connected() -> Result<()> {
         })?;
         wait_until_carried(daemons, &[0, 1])?;
         udp_both_ways(&places[0], &places[1], first(&back)?, first(&first_ones[1])?, PAYLOAD)
+    })
+}
+
+/// What a task's programs know of names follows the networks that it is in.
+pub(super) fn tasks() -> Result<()> {
+    with_daemons("joined", 1, |daemons| {
+        daemons.form(1, 1)?;
+        make(daemons)?;
+        let host = &daemons.hosts[0];
+        // It ends by itself where this test fails.
+        host.say(&["run", "-d", "--name", "wren", "--network", NETWORKS[0], "sleep", "120"])?;
+        let inside = |path: &str| host.say(&["exec", "wren", "cat", path]);
+        host.say(&["network", "connect", "--alias", "bird", NETWORKS[1], "wren"])?;
+        let said = inside("/etc/resolv.conf")?;
+        ensure!(said.contains("nameserver 10.81.0.1\nnameserver 10.82.0.1\n"), "{said}");
+        let own = inside("/etc/hosts")?;
+        ensure!(own.contains("10.81.0.2\t") && own.contains("10.82.0.2\t"), "{own}");
+        host.say(&["network", "disconnect", NETWORKS[0], "wren"])?;
+        let said = inside("/etc/resolv.conf")?;
+        ensure!(!said.contains("10.81.0.1") && said.contains("nameserver 10.82.0.1\n"), "{said}");
+        let routes = inside("/proc/net/route")?;
+        let default =
+            routes.lines().find(|line| line.contains("\t00000000\t0100520A\t")).context("a way out")?;
+        ensure!(default.starts_with("eth1\t") && !routes.contains("eth0"), "{routes}");
+        host.say(&["rm", "-f", "wren"])?;
+        wait_until("nothing is left of it", || {
+            let shown: Value = serde_json::from_str(&host.say(&["network", "inspect", NETWORKS[1]])?)?;
+            Ok(shown[0]["Endpoints"].as_array().is_some_and(Vec::is_empty))
+        })
+        .map(drop)
     })
 }

@@ -39,6 +39,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::endpoints_reach_each_other_by_addresses_that_nobody_set", addresses::reached),
         ("cluster::hosts_are_in_networks_and_taken_out", connect::exposed),
         ("cluster::namespaces_get_more_networks_and_lose_them", connect::connected),
+        ("cluster::tasks_get_more_networks_and_lose_them", connect::tasks),
         ("cluster::interfaces_follow_what_the_paths_carry", paths::followed),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
         ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
