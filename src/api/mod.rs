@@ -87,8 +87,8 @@ pub use tasks::{
     TaskState, TaskView, WORDS_MAX,
 };
 pub use types::{
-    ClusterStatus, DataStatus, GossipStatus, InitRequest, Initialized, JoinRequest, Joined, KeysStatus,
-    LeaveRequest, SecretText, Status, TokenAnswer,
+    ClusterStatus, DataStatus, GatewayStatus, GossipStatus, InitRequest, Initialized, JoinRequest, Joined,
+    KeysStatus, LeaveRequest, SecretText, Status, TokenAnswer,
 };
 
 /// Bytes of a request's body.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! port of the switch ──► run ──► station (pure: ARP, ND, echo, DNS with its streams, unreachables) ──► frames back
+//!                         │      ├──► desk (names, and what others have said of others), counters
 //!                         │      └──► dhcp (from a table), router (advertisements): pure, too
 //!                         └──► upstream (names that the network does not have) ──► frames back, later
 //! ```
@@ -14,6 +15,8 @@
 
 mod addresses;
 mod checks;
+mod counters;
+mod desk;
 mod dhcp;
 mod frame;
 mod packets;
@@ -25,5 +28,6 @@ mod tables;
 mod upstream;
 
 pub use self::addresses::{Addresses, Own, mac_of};
+pub use self::counters::{Counters, Counts};
 pub use self::run::{Gateway, Resolvers, port_spec};
 pub use self::tables::{Lease, Tables};

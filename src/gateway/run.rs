@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::addresses::Addresses;
+use super::counters::{Counters, Counts, count};
 use super::station::{Action, Question, Station};
 use super::tables::Tables;
 use super::upstream::ask;
@@ -79,6 +80,7 @@ impl Servers {
 pub struct Gateway {
     at: Addresses,
     tables: Arc<ArcSwap<Tables>>,
+    counters: Arc<Counters>,
     thread: JoinHandle<()>,
 }
 
@@ -101,7 +103,9 @@ impl Gateway {
         let tables = Arc::new(ArcSwap::from_pointee(tables));
         let read = Arc::clone(&tables);
         let station = Station::new(at.clone(), random(), Instant::now());
+        let counters = Arc::clone(station.counters());
         let work = Work {
+            counters: Arc::clone(&counters),
             station: Arc::new(Mutex::new(station)),
             end: Arc::new(end),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -109,13 +113,19 @@ impl Gateway {
             resolvers,
         };
         let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&read))?;
-        Ok(Self { at, tables, thread })
+        Ok(Self { at, tables, counters, thread })
     }
 
     /// Where it is.
     #[must_use]
     pub fn addresses(&self) -> &Addresses {
         &self.at
+    }
+
+    /// What it has done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counters.counts()
     }
 
     /// Answers from these from now on.
@@ -143,6 +153,7 @@ pub fn port_spec(vni: Vni, mtu: u32, port: &ChannelPort) -> PortSpec {
 }
 
 struct Work {
+    counters: Arc<Counters>,
     /// Shared with questions that are under way.
     station: Arc<Mutex<Station>>,
     end: Arc<ChannelEnd>,
@@ -189,10 +200,10 @@ impl Work {
     fn act(&mut self, action: Action) {
         match action {
             Action::Nothing => {}
-            Action::Send(frame) => send(&self.end, &frame),
+            Action::Send(frame) => send(&self.end, &frame, &self.counters),
             Action::Ask(question) => self.ask(question),
             Action::Several { frames, questions } => {
-                frames.iter().for_each(|frame| send(&self.end, frame));
+                frames.iter().for_each(|frame| send(&self.end, frame, &self.counters));
                 questions.into_iter().for_each(|question| self.ask(question));
             }
         }
@@ -200,18 +211,24 @@ impl Work {
 
     fn ask(&mut self, question: Question) {
         let Ok(permit) = Arc::clone(&self.questions).try_acquire_owned() else {
+            count(&self.counters.refused);
             let frames = lock(&self.station).answer(&question, None, Instant::now());
-            frames.iter().for_each(|frame| send(&self.end, frame));
+            frames.iter().for_each(|frame| send(&self.end, frame, &self.counters));
             return;
         };
+        count(&self.counters.forwarded);
+        let counters = Arc::clone(&self.counters);
         let (servers, id) = (self.resolvers.servers.clone(), self.rng.u16(..));
         // A question that is under way does not keep the port open.
         let (end, station) = (Arc::downgrade(&self.end), Arc::clone(&self.station));
         self.resolvers.runtime.spawn(async move {
             let reply = look_up(&servers, &question, id).await;
+            if reply.is_none() {
+                count(&counters.unanswered);
+            }
             let frames = lock(&station).answer(&question, reply, Instant::now());
             if let Some(end) = end.upgrade() {
-                frames.iter().for_each(|frame| send(&end, frame));
+                frames.iter().for_each(|frame| send(&end, frame, &counters));
             }
             drop(permit);
         });
@@ -237,8 +254,9 @@ fn lock(station: &Mutex<Station>) -> MutexGuard<'_, Station> {
 }
 
 /// What does not fit is lost, as on any link: who asked will ask again.
-fn send(end: &ChannelEnd, frame: &[u8]) {
+fn send(end: &ChannelEnd, frame: &[u8], counters: &Counters) {
     if let Err(error) = end.send(frame) {
+        count(&counters.dropped);
         debug!("an answer of a gateway is lost: {error}");
     }
 }

@@ -6,6 +6,7 @@
 //! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use etherparse::icmpv6::NeighborSolicitationPayloadSlice;
@@ -15,12 +16,14 @@ use etherparse::{
 
 use super::addresses::{Addresses, is_host};
 use super::checks::{verifies, verifies_v6};
+use super::counters::{Counters, count};
+use super::desk::Desk;
 use super::frame::{ALL_NODES, Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
 use super::router::Beacon;
 use super::streams::{Progress, Segment, StreamId, Streams, TICK};
 use super::tables::Tables;
 use super::{dhcp, router};
-use crate::names::{self, Outcome, Through, Zone};
+use crate::names::{self, Cache, Outcome, Through, Zone};
 use crate::switch::storm::{StormBucket, StormLimit};
 use crate::switch::wire::MacAddr;
 use crate::switch::wire::ethernet::{self, EtherType};
@@ -83,7 +86,7 @@ impl Question {
 pub struct Station {
     at: Addresses,
     errors: StormBucket,
-    rng: fastrand::Rng,
+    desk: Desk,
     streams: Streams,
     /// When streams were looked at.
     ticked: Instant,
@@ -105,15 +108,26 @@ impl Station {
     /// A gateway at these addresses. `seed` is that of the order of its answers, and of TCP's sequence numbers.
     #[must_use]
     pub fn new(at: Addresses, seed: u64, now: Instant) -> Self {
-        let (errors, rng) = (StormBucket::new(ERRORS), fastrand::Rng::with_seed(seed));
+        let errors = StormBucket::new(ERRORS);
+        let rng = fastrand::Rng::with_seed(seed);
+        let desk = Desk { cache: Cache::default(), rng, counters: Arc::default() };
         let beacon = at.link_local().map(|_| Beacon::new(now));
-        Self { at, errors, rng, streams: Streams::new(now), ticked: now, beacon }
+        Self { at, errors, desk, streams: Streams::new(now), ticked: now, beacon }
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.desk.counters
     }
 
     /// Takes what others have said to a question, or that they have said nothing. Gives the frames that go back, with
     /// SERVFAIL if there is nothing else to say.
     pub fn answer(&mut self, question: &Question, reply: Option<Vec<u8>>, now: Instant) -> Vec<Vec<u8>> {
         let query = &question.query;
+        if let Some(reply) = &reply {
+            self.desk.cache.keep(query, reply, now);
+        }
         let reply = reply.and_then(|reply| names::fit(query, reply, question.through()));
         let Some(reply) = reply.or_else(|| names::fail(query)) else { return Vec::new() };
         match question.to {
@@ -132,8 +146,8 @@ impl Station {
     /// Does what time asks for.
     pub fn tick(&mut self, tables: &Tables, now: Instant) -> Action {
         self.ticked = now;
-        let mut progress = self.streams.tick(&tables.zone, &mut self.rng, now);
-        if self.beacon.as_mut().is_some_and(|beacon| beacon.poll(&mut self.rng, now)) {
+        let mut progress = self.streams.tick(&mut self.desk.open(&tables.zone, now));
+        if self.beacon.as_mut().is_some_and(|beacon| beacon.poll(&mut self.desk.rng, now)) {
             let (mac, all) = ALL_NODES;
             progress.frames.extend(self.advertise(tables, mac, all));
         }
@@ -233,7 +247,8 @@ impl Station {
 
     fn dhcp(&self, header: &ethernet::Header, datagram: &UdpSlice<'_>, tables: &Tables) -> Option<Vec<u8>> {
         let asked = datagram.destination_port() == dhcp::SERVER;
-        asked.then(|| dhcp::answer(tables, &self.at, header.source, datagram.payload())).flatten()
+        let reply = asked.then(|| dhcp::answer(tables, &self.at, header.source, datagram.payload()));
+        reply.flatten().inspect(|_| count(&self.desk.counters.leased))
     }
 
     fn packet(&mut self, frame: &[u8], header: &ethernet::Header, tables: &Tables, now: Instant) -> Action {
@@ -296,7 +311,7 @@ impl Station {
             return self.refuse(packet, Unreachable::Port, now);
         }
         let port = datagram.source_port();
-        match names::answer(&tables.zone, datagram.payload(), Through::Udp, &mut self.rng) {
+        match self.desk.open(&tables.zone, now).answer(datagram.payload(), Through::Udp) {
             Outcome::Ignore => Action::Nothing,
             Outcome::Forward => {
                 let to = ReplyTo::Datagram(packet.back, port);
@@ -315,7 +330,7 @@ impl Station {
         }
         let is_syn = segment.syn() && !segment.ack() && !segment.rst();
         let ours = Segment { packet: packet.ip, back: packet.back, port: segment.source_port(), is_syn };
-        match self.streams.handle(ours, zone, &mut self.rng, now) {
+        match self.streams.handle(ours, &mut self.desk.open(zone, now)) {
             Some(progress) => Action::of(progress),
             None => self.reset(packet, &segment, now),
         }

@@ -175,9 +175,8 @@ mod tests {
         let many = vec![a.as_fd(); DESCRIPTORS_MAX + 1];
         assert!(matches!(send(&a, &Request::List, &many), Err(CodecError::Descriptors)));
         // A sender with a larger buffer than ours.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let many = vec![a.as_fd(); 64];
         assert!(control.push(SendAncillaryMessage::ScmRights(&many)));
         let bytes = framed(br#"{"request":"list"}"#);
         sendmsg(a.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();

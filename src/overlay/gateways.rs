@@ -17,7 +17,7 @@ use super::plan::{Carried, Plan};
 use super::plane::Failure;
 use super::view::{NetworkId, NetworkView, NodeView, View};
 use super::work::Endpoint;
-use crate::gateway::{Addresses, Gateway, Lease, Own, Resolvers, Tables, port_spec};
+use crate::gateway::{Addresses, Counts, Gateway, Lease, Own, Resolvers, Tables, port_spec};
 use crate::names::{Host, Zone, ZoneFull};
 use crate::switch::io::FrameIo;
 use crate::switch::tables::PortSpec;
@@ -27,6 +27,17 @@ use crate::switch::wire::{MacAddr, Vni};
 pub(super) fn addresses(network: &NetworkView) -> Option<Addresses> {
     let own = network.subnets.iter().map(|net| Own { address: net.gateway, subnet: Some(net.subnet) });
     Addresses::of(own.collect())
+}
+
+/// A gateway of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayView {
+    /// Its network's name.
+    pub network: String,
+    /// Where it is.
+    pub addresses: Vec<IpAddr>,
+    /// What it has done since it was started.
+    pub counts: Counts,
 }
 
 #[derive(Debug)]
@@ -165,6 +176,18 @@ impl Gateways {
     /// Ends one that has lost its port; it is missing then.
     pub(super) fn lose(&mut self, id: &NetworkId) {
         self.held.remove(id);
+    }
+
+    /// Those that run, in the order of networks' names.
+    pub(super) fn show(&self) -> Vec<GatewayView> {
+        let view = |held: &Held| GatewayView {
+            network: held.facts.name.clone(),
+            addresses: held.gateway.addresses().all().iter().map(|own| own.address).collect(),
+            counts: held.gateway.counts(),
+        };
+        let mut views: Vec<_> = self.held.values().map(view).collect();
+        views.sort_by(|one, other| one.network.cmp(&other.network));
+        views
     }
 
     /// What a gateway's port is made with, and a handle of it.

@@ -35,6 +35,7 @@ pub use self::config::OverlayConfig;
 pub use self::device::{ChannelDevice, Device};
 pub use self::endpoint::{AttachError, ENDPOINTS_MAX, EndpointSpec, FILE, NAME_MAX, place_of};
 pub use self::event::OverlayEvent;
+pub use self::gateways::GatewayView;
 pub use self::path::{BLOCKED_AFTER, DataPath, PathView};
 pub use self::plan::{Announcement, At, Carried, LocalEndpoint, Plan, Refused, plan};
 pub use self::plane::PlaneError;

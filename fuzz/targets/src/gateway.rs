@@ -8,7 +8,7 @@ use hickory_proto::op::{Message, MessageType};
 use vswitchd::api::IpPrefix;
 use vswitchd::gateway::station::{Action, Station};
 use vswitchd::gateway::{Addresses, Lease, Own, Tables};
-use vswitchd::names::{self, Host, NamedPort, Outcome, Protocol, Through, Zone};
+use vswitchd::names::{self, Cache, Host, NamedPort, Outcome, Protocol, Through, Zone};
 use vswitchd_switch::wire::MacAddr;
 use vswitchd_switch::wire::ethernet::Header;
 use vswitchd_switch::wire::flow::Transport;
@@ -31,6 +31,7 @@ fn zone(internal: bool) -> Zone {
 
 /// A query: what comes back is a reply to it of a length that it allows, and is never answered itself.
 pub fn names(data: &[u8]) {
+    kept(data);
     for (internal, through) in [(false, Through::Udp), (true, Through::Tcp)] {
         let zone = zone(internal);
         let mut rng = fastrand::Rng::with_seed(1);
@@ -51,6 +52,17 @@ pub fn names(data: &[u8]) {
                 assert_eq!(names::answer(&zone, &reply, through, &mut rng), Outcome::Ignore);
             }
         }
+    }
+}
+
+/// What was said to a question, by whoever: it is told again as a reply to that question, or not at all.
+fn kept(said: &[u8]) {
+    // For the addresses of "a.".
+    let query = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\0\0\x01\0\x01"].concat();
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    cache.keep(&query, said, now);
+    if let Some(told) = cache.find(&query, Through::Udp, now) {
+        assert!(names::is_reply_to(&query, &told) && told.len() <= UDP_MAX);
     }
 }
 

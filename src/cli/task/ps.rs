@@ -221,7 +221,7 @@ mod tests {
         let up = shown(&task("a", TaskState::Running, None));
         assert_eq!(
             up[1..4],
-            ["\"sleep \\u{1b}[2J a lo…\"".to_owned(), "1 min 1 s ago".into(), "Up 1 min 0 s".into()]
+            ["\"sleep \\u{1b}[2J a l…\"".to_owned(), "1 min 1 s ago".into(), "Up 1 min 0 s".into()]
         );
         assert_eq!(up[4..], ["front", "a"]);
         assert_eq!(shown(&task("a", TaskState::Exited, Some(3)))[3], "Exited (3) 2 s ago");

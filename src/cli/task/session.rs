@@ -3,9 +3,11 @@
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::keys::{Keys, Watcher};
 use super::signal as names;
@@ -15,6 +17,9 @@ use crate::task::frame::{CHUNK_MAX, Frame, Request, Stream};
 
 /// Chunks of input that wait to be sent.
 const INPUT_QUEUE: usize = 4;
+
+/// How long what was typed last may take to be taken when the task is left.
+const FAREWELL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a session ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,72 +88,100 @@ impl Session {
         Ok(Self { directory: directory.into(), wishes, receiver, sender })
     }
 
-    pub(super) async fn run(mut self) -> Result<Outcome, SessionError> {
+    pub(super) async fn run(self) -> Result<Outcome, SessionError> {
+        let Self { directory, wishes, mut receiver, sender } = self;
         let mut signals = Signals::new()?;
-        let raw = self.wishes.tty && self.wishes.input && terminal::has_input();
+        let raw = wishes.tty && wishes.input && terminal::has_input();
         let _raw = raw.then(Raw::begin).transpose()?;
-        let mut watcher = Watcher::new(self.wishes.keys.clone());
-        let mut typed = self.wishes.input.then(read_input).transpose()?;
+        let mut watcher = raw.then(|| Watcher::new(wishes.keys.clone()));
+        let mut typed = wishes.input.then(read_input).transpose()?;
+        let (out, queue) = mpsc::channel(INPUT_QUEUE);
+        // While the program does not read, what it writes is still shown: it may wait for that.
+        let mut sending = std::pin::pin!(send_all(sender, queue));
+        let mut resized = false;
         loop {
             let event = tokio::select! {
                 biased;
-                frame = self.receiver.next() => Event::Frame(frame?),
+                frame = receiver.next() => Event::Frame(frame?),
                 number = signals.next() => number,
-                chunk = next(&mut typed) => Event::Typed(chunk),
+                sent = &mut sending => return Err(sent.err().unwrap_or(SessionError::Lost)),
+                Ok(place) = out.reserve(), if resized => {
+                    resized = false;
+                    if let Some(size) = terminal::size().filter(|_| wishes.tty) {
+                        place.send(Frame::Resize(size));
+                    }
+                    continue;
+                }
+                chunk = next(&mut typed, &out) => Event::Typed(chunk),
             };
             match event {
                 Event::Frame(None) => return Err(SessionError::Lost),
                 Event::Frame(Some(Frame::Ended(code))) => return Ok(Outcome::Ended(code)),
                 Event::Frame(Some(Frame::Output(stream, bytes))) => show(stream, &bytes)?,
                 Event::Frame(Some(_)) => return Err(ConnectionError::Unexpected.into()),
-                Event::Resized => self.resize().await?,
-                Event::Signal(number) if self.wishes.signals => self.pass_on(number).await?,
+                Event::Resized => resized = true,
+                Event::Signal(number) if wishes.signals => pass_on(&directory, number).await?,
                 Event::Signal(number) => return Ok(Outcome::Interrupted(number)),
-                Event::Typed(None) => {
-                    typed = None;
-                    self.send(Frame::InputEnd).await?;
-                }
-                Event::Typed(Some(bytes)) if raw => {
-                    let (passed, left) = watcher.filter(&bytes);
-                    self.send(Frame::Input(passed)).await?;
+                Event::Typed(chunk) => {
+                    let (frame, left) = input(chunk, &mut typed, watcher.as_mut());
+                    // There was a place for it, and nobody else takes any.
+                    let _ended = out.try_send(frame);
                     if left {
+                        drop(out);
+                        // What was typed before belongs to the program, if it wants it.
+                        let _unread = timeout(FAREWELL_PATIENCE, sending).await;
                         return Ok(Outcome::Detached);
                     }
                 }
-                Event::Typed(Some(bytes)) => self.send(Frame::Input(bytes)).await?,
             }
-        }
-    }
-
-    /// Sends a frame; if the program does not take it, what it writes is shown meanwhile.
-    async fn send(&mut self, frame: Frame) -> Result<(), SessionError> {
-        // One that has ended says so next.
-        match self.sender.send(&frame).await {
-            Ok(()) | Err(ConnectionError::Ended) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn resize(&mut self) -> Result<(), SessionError> {
-        match terminal::size().filter(|_| self.wishes.tty) {
-            Some(size) => self.send(Frame::Resize(size)).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Over a connection of its own, so that it arrives while the program reads none of its input.
-    async fn pass_on(&self, number: u8) -> Result<(), SessionError> {
-        match connection::ask(&self.directory, Request::Signal { number }).await {
-            Ok(_) | Err(ConnectionError::Ended | ConnectionError::Refused(_)) => Ok(()),
-            Err(error) => Err(error.into()),
         }
     }
 }
 
-async fn next(typed: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
-    match typed {
-        Some(typed) => typed.recv().await,
-        None => std::future::pending().await,
+/// What is to be sent for a chunk of what is typed, and whether it ends with the keys that leave the task.
+fn input(
+    chunk: Option<Vec<u8>>,
+    typed: &mut Option<mpsc::Receiver<Vec<u8>>>,
+    watcher: Option<&mut Watcher>,
+) -> (Frame, bool) {
+    match (chunk, watcher) {
+        (None, _) => {
+            *typed = None;
+            (Frame::InputEnd, false)
+        }
+        (Some(bytes), None) => (Frame::Input(bytes), false),
+        (Some(bytes), Some(watcher)) => {
+            let (passed, left) = watcher.filter(&bytes);
+            (Frame::Input(passed), left)
+        }
+    }
+}
+
+/// Sends frames until there are no more; a program that has ended is none's fault, and says so itself.
+async fn send_all(mut sender: Sender, mut queue: mpsc::Receiver<Frame>) -> Result<(), SessionError> {
+    while let Some(frame) = queue.recv().await {
+        match sender.send(&frame).await {
+            Ok(()) => {}
+            Err(ConnectionError::Ended) => return std::future::pending().await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Over a connection of its own, so that it arrives while the program reads none of its input.
+async fn pass_on(directory: &Path, number: u8) -> Result<(), SessionError> {
+    match connection::ask(directory, Request::Signal { number }).await {
+        Ok(_) | Err(ConnectionError::Ended | ConnectionError::Refused(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The next chunk that is typed, once there is a place for it.
+async fn next(typed: &mut Option<mpsc::Receiver<Vec<u8>>>, out: &mpsc::Sender<Frame>) -> Option<Vec<u8>> {
+    match (typed, out.reserve().await) {
+        (Some(typed), Ok(_place)) => typed.recv().await,
+        _ => std::future::pending().await,
     }
 }
 

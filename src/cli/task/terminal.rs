@@ -20,7 +20,7 @@ impl Raw {
         let before = tcgetattr(stdin())?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(stdin(), OptionalActions::Flush, &raw)?;
+        tcsetattr(stdin(), OptionalActions::Drain, &raw)?;
         Ok(Self(before))
     }
 }

@@ -7,7 +7,7 @@ use super::super::addresses::Addresses;
 use super::super::station::{Action, Question, Station};
 use super::super::tables::Tables;
 use super::*;
-use crate::names::Host;
+use crate::names::{Host, Zone};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 7);

@@ -83,7 +83,13 @@ pub(super) enum Announcement {
 /// # Errors
 /// What keeps it from being made; that has been said on standard output.
 pub fn keep(directory: &Path) -> Result<(), KeepError> {
-    let outcome = prepare(directory);
+    // It has no thread of its own, so it may be there before the namespaces.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(system("wait"))?;
+    let outcome = {
+        let _entered = runtime.enter();
+        prepare(directory)
+    };
     let announcement = match &outcome {
         Ok((keeper, _)) => Announcement::Ready(keeper.status.borrow().pid),
         Err(error) => Announcement::Failed(error.to_string()),
@@ -91,8 +97,6 @@ pub fn keep(directory: &Path) -> Result<(), KeepError> {
     let line = serde_json::to_string(&announcement).expect("a plain enum");
     writeln!(io::stdout(), "{line}").map_err(system("say that the task is there"))?;
     let (keeper, listener) = outcome?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(system("wait"))?;
     LocalSet::new().block_on(&runtime, keeper.serve(listener))
 }
 

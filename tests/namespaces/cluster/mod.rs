@@ -21,6 +21,8 @@ mod paths;
 mod process;
 mod rights;
 mod strangers;
+mod tasks;
+mod terminal;
 mod wire;
 
 use crate::Test;
@@ -42,6 +44,12 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::tasks_get_more_networks_and_lose_them", connect::tasks),
         ("cluster::interfaces_follow_what_the_paths_carry", paths::followed),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
+        ("cluster::tasks_run_programs_in_rooms_of_their_own", tasks::programs),
+        ("cluster::signals_to_run_are_the_programs", tasks::signals),
+        ("cluster::tasks_outlive_daemons_but_not_keepers", tasks::recovery),
+        ("cluster::stand_alone_programs_on_two_hosts", tasks::walkthrough),
+        ("cluster::a_shell_in_a_task_has_a_terminal", terminal::shell),
+        ("cluster::a_terminal_can_be_left_and_come_back_to", terminal::detached),
         ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
         ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
