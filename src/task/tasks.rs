@@ -177,7 +177,7 @@ impl Tasks {
                 let task = self.find(&task)?;
                 self.remove(&task, force).await.map(|()| Value::Null)
             }
-            _ => Err(internal("a call that is answered elsewhere")),
+            other => self.change_networks(other).await,
         }
     }
 
