@@ -20,6 +20,7 @@ pub mod overlay;
 pub mod stack;
 pub mod standalone;
 pub mod state;
+pub mod task;
 
 pub use vswitchd_crypto as crypto;
 pub use vswitchd_gossip as gossip;

@@ -61,7 +61,9 @@ impl Drop for Scratch {
 fn vswitchd(home: &Path, user: Option<u32>, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
     command.args(arguments).stdin(Stdio::null()).env("HOME", home).env("XDG_RUNTIME_DIR", home.join("run"));
-    for name in ["VSWITCHD_CONFIG", "VSWITCHD_LOG_LEVEL", "VSWITCHD_SOCKET", "VSWITCHD_SOCKET_GROUP"] {
+    for name in
+        ["VSWITCHD_CONFIG", "VSWITCHD_LOG_LEVEL", "VSWITCHD_SOCKET", "VSWITCHD_SOCKET_GROUP", "VSWITCHD_DNS"]
+    {
         command.env_remove(name);
     }
     for name in ["VSWITCHD_STATE_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "NOTIFY_SOCKET"] {

@@ -147,7 +147,15 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
         Call::Network(_) => Ok(json!({
             "network": network(HOSTILE),
             "peers": [{ "id": HOSTILE, "name": HOSTILE, "address": null }],
-            "endpoints": [{ "name": HOSTILE, "tap": HOSTILE, "netns": HOSTILE, "mtu": 0, "carried": true }],
+            "endpoints": [{
+                "id": HOSTILE, "name": HOSTILE, "aliases": [HOSTILE], "mac": "02:00:00:00:00:01", "addresses": [],
+                "tap": HOSTILE, "netns": HOSTILE, "mtu": 0, "carried": true,
+            }],
+            "members": [{
+                "id": HOSTILE, "name": HOSTILE, "aliases": [HOSTILE], "node": HOSTILE,
+                "mac": "02:00:00:00:00:01", "addresses": [],
+            }],
+            "addresses": [],
         })),
         Call::PruneNetworks(_) => Ok(json!({ "removed": [HOSTILE] })),
         Call::Networks => Ok(json!([network(HOSTILE)])),

@@ -6,7 +6,10 @@ use zeroize::Zeroizing;
 
 use super::refusal::{Code, Refusal};
 use super::types::{InitRequest, JoinRequest, LeaveRequest};
-use super::{AttachRequest, ClusterUpdate, Name, NetworkCreate, NetworkFilter, NodeFilter};
+use super::{
+    AttachRequest, ClusterUpdate, KillRequest, Name, NetworkCreate, NetworkFilter, NodeFilter, StopRequest,
+    TaskCreate,
+};
 use crate::crypto::identity::Role;
 
 #[cfg(test)]
@@ -65,6 +68,25 @@ pub enum Call {
     Attach(AttachRequest),
     /// To take it away from this endpoint: by its id, its name, or the beginning of its id.
     Detach(Name),
+    /// The tasks.
+    Tasks,
+    /// To make one, ready to be started.
+    CreateTask(TaskCreate),
+    /// One of them.
+    Task(Name),
+    /// To start its program.
+    StartTask(Name),
+    /// To have its program end, by force after a while; answered at once.
+    StopTask(Name, StopRequest),
+    /// To send a signal to its program.
+    KillTask(Name, KillRequest),
+    /// To remove one.
+    RemoveTask {
+        /// Which.
+        task: Name,
+        /// Also if it runs.
+        force: bool,
+    },
 }
 
 /// The only version there is.
@@ -118,7 +140,21 @@ impl Call {
             (["endpoints", endpoint], "DELETE") => {
                 given.nothing().and_then(|()| name(endpoint)).map(Self::Detach)
             }
+            (["tasks", rest @ ..], _) => Self::parse_task(rest, method, given),
             (parts, _) => Err(no_such_request(parts)),
+        }
+    }
+
+    fn parse_task(parts: &[&str], method: &str, given: Given<'_>) -> Result<Self, Refusal> {
+        match (parts, method) {
+            ([], "GET") => given.nothing().map(|()| Self::Tasks),
+            ([], "POST") => given.document().map(Self::CreateTask),
+            ([task], "GET") => given.nothing().and_then(|()| name(task)).map(Self::Task),
+            ([task], "DELETE") => Ok(Self::RemoveTask { force: given.force()?, task: name(task)? }),
+            ([task, "start"], "POST") => given.nothing().and_then(|()| name(task)).map(Self::StartTask),
+            ([task, "stop"], "POST") => Ok(Self::StopTask(name(task)?, given.document()?)),
+            ([task, "kill"], "POST") => Ok(Self::KillTask(name(task)?, given.document()?)),
+            _ => Err(no_such_request(&[&["tasks"], parts].concat())),
         }
     }
 
@@ -128,6 +164,9 @@ impl Call {
         match self {
             Self::Status | Self::Token(_) | Self::Cluster | Self::Peers => "GET",
             Self::Nodes(_) | Self::Node(_) | Self::Networks | Self::Network(_) => "GET",
+            Self::Tasks | Self::Task(_) => "GET",
+            Self::CreateTask(_) | Self::StartTask(_) | Self::StopTask(..) | Self::KillTask(..) => "POST",
+            Self::RemoveTask { .. } => "DELETE",
             Self::Init(_) | Self::Join(_) | Self::Leave(_) | Self::RotateToken(_) | Self::RotateKeys => {
                 "POST"
             }
@@ -162,6 +201,12 @@ impl Call {
             Self::Network(network) | Self::RemoveNetwork(network) => format!("networks/{network}"),
             Self::Attach(_) => "endpoints".into(),
             Self::Detach(endpoint) => format!("endpoints/{endpoint}"),
+            Self::Tasks | Self::CreateTask(_) => "tasks".into(),
+            Self::Task(task) | Self::RemoveTask { task, force: false } => format!("tasks/{task}"),
+            Self::RemoveTask { task, force: true } => format!("tasks/{task}?{FORCE}"),
+            Self::StartTask(task) => format!("tasks/{task}/start"),
+            Self::StopTask(task, _) => format!("tasks/{task}/stop"),
+            Self::KillTask(task, _) => format!("tasks/{task}/kill"),
         };
         format!("/{VERSION}/{resource}")
     }
@@ -177,6 +222,9 @@ impl Call {
             Self::CreateNetwork(request) => emit(request),
             Self::PruneNetworks(filter) => emit(filter),
             Self::Attach(request) => emit(request),
+            Self::CreateTask(request) => emit(request),
+            Self::StopTask(_, request) => emit(request),
+            Self::KillTask(_, request) => emit(request),
             _ => Zeroizing::default(),
         }
     }
@@ -235,6 +283,9 @@ fn no_such_request(parts: &[&str]) -> Refusal {
         ["nodes" | "networks", _] => "GET or DELETE",
         ["networks"] => "GET or POST",
         ["endpoints", _] => "DELETE",
+        ["tasks"] => "GET or POST",
+        ["tasks", _] => "GET or DELETE",
+        ["tasks", _, "start" | "stop" | "kill"] => "POST",
         _ => {
             return Refusal::new(
                 Code::NotFound,

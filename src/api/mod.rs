@@ -24,10 +24,17 @@
 //! DELETE /v1/networks/NETWORK    –               null
 //! POST   /v1/endpoints           AttachRequest   Attached
 //! DELETE /v1/endpoints/ENDPOINT  –               null
+//! GET    /v1/tasks               –               [TaskView]
+//! POST   /v1/tasks               TaskCreate      TaskView
+//! GET    /v1/tasks/TASK          –               TaskView
+//! DELETE /v1/tasks/TASK[?force]  –               null
+//! POST   /v1/tasks/TASK/start    –               TaskView
+//! POST   /v1/tasks/TASK/stop     StopRequest     null
+//! POST   /v1/tasks/TASK/kill     KillRequest     null
 //! ```
 //!
-//! `NODE`, `NETWORK` and `ENDPOINT` are a name, an id or the beginning of one; `FILTER` is `KEY=VALUE` of `role`, `status`, `name`
-//! and `id`, several joined by `&`.
+//! `NODE`, `NETWORK`, `ENDPOINT` and `TASK` are a name, an id or the beginning of one; `FILTER` is `KEY=VALUE` of `role`,
+//! `status`, `name` and `id`, several joined by `&`.
 //!
 //! A path begins with the version of what it means. Every refusal has the status of its [`Code`] and the body
 //! `{"error": "<code>", "message": "<one line that says what to do>"}`. One request a connection.
@@ -51,6 +58,7 @@ mod refusal;
 pub mod server;
 pub mod settings;
 mod socket;
+mod tasks;
 pub(crate) mod text;
 mod types;
 
@@ -62,18 +70,23 @@ pub use name::{NAME_MAX, Name, NameError};
 pub use network_filter::{NETWORK_TERMS_MAX, NetworkFilter, NetworkTerm, NetworkTermError};
 pub use networks::{
     KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict, NetworkCreate, NetworkCreated,
-    NetworkDetail, NetworkEndpoint, NetworkOptions, NetworkPeer, NetworkRef, NetworkView, Pruned,
-    RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest,
+    NetworkDetail, NetworkEndpoint, NetworkMember, NetworkOptions, NetworkPeer, NetworkRef, NetworkView,
+    NodeUse, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest, SubnetUse,
 };
 pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
 pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};
 pub use prefix::{IpPrefix, Ipv4Prefix, PrefixError};
 pub use refusal::{Code, Refusal};
 pub use settings::{ClusterSettings, ClusterUpdate, SettingsError};
+pub(crate) use socket::listen_at;
 pub use socket::{Socket, SocketError};
+pub use tasks::{
+    KillRequest, StopRequest, TASK_NETWORKS_MAX, TaskCreate, TaskEndpoint, TaskNetwork, TaskProgram,
+    TaskState, TaskView, WORDS_MAX,
+};
 pub use types::{
-    ClusterStatus, DataStatus, GossipStatus, InitRequest, Initialized, JoinRequest, Joined, KeysStatus,
-    LeaveRequest, SecretText, Status, TokenAnswer,
+    ClusterStatus, DataStatus, GatewayStatus, GossipStatus, InitRequest, Initialized, JoinRequest, Joined,
+    KeysStatus, LeaveRequest, SecretText, Status, TokenAnswer,
 };
 
 /// Bytes of a request's body.

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointDevice, IpPrefix, Name};
+use super::{EndpointDevice, HostAddress, IpPrefix, Name, text};
+use crate::switch::wire::MacAddr;
 
 /// Subnets of a network: a few of each IP version.
 pub const SUBNETS_MAX: usize = 16;
@@ -162,6 +163,55 @@ pub struct NetworkDetail {
     pub peers: Vec<NetworkPeer>,
     /// The endpoints that the node has that is asked, by name.
     pub endpoints: Vec<NetworkEndpoint>,
+    /// The endpoints of all nodes, as far as they are heard, by name.
+    pub members: Vec<NetworkMember>,
+    /// How its addresses are used, in the order of its subnets.
+    pub addresses: Vec<SubnetUse>,
+}
+
+/// An endpoint of any node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkMember {
+    /// Its id.
+    pub id: String,
+    /// What it is called.
+    pub name: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// The name of its node.
+    pub node: String,
+    /// Its MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<HostAddress>,
+}
+
+/// How the addresses of a subnet are used: those that endpoints get which ask for none in particular. 2^64 - 1 stands for
+/// that many or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubnetUse {
+    /// The subnet.
+    pub subnet: IpPrefix,
+    /// How many there are.
+    pub capacity: u64,
+    /// What the nodes hold that have been heard of, by name.
+    pub nodes: Vec<NodeUse>,
+}
+
+/// What a node holds of a subnet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUse {
+    /// The node's name.
+    pub node: String,
+    /// Whether it is the one that is asked.
+    pub own: bool,
+    /// Addresses that only this node gives to endpoints: `free` and `used` together.
+    pub owned: u64,
+    /// Those that no endpoint has.
+    pub free: u64,
+    /// Those that one has.
+    pub used: u64,
 }
 
 /// A node with endpoints in a network.
@@ -178,8 +228,17 @@ pub struct NetworkPeer {
 /// An endpoint of this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkEndpoint {
+    /// Its id.
+    pub id: String,
     /// What it is called.
     pub name: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// Its MAC address.
+    #[serde(with = "text")]
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<HostAddress>,
     /// What its frames go in and out by.
     #[serde(flatten)]
     pub device: EndpointDevice,

@@ -154,7 +154,8 @@ fn clear(path: &Path) -> Result<(), SocketError> {
     }
 }
 
-fn listen_at(path: &Path) -> io::Result<UnixListener> {
+/// Listens at a path where nothing is yet, for this user alone, without blocking.
+pub(crate) fn listen_at(path: &Path) -> io::Result<UnixListener> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket: OwnedFd = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // Linux gives the file the socket's own mode (net/unix/af_unix.c), so it is never open to others, not even for

@@ -213,6 +213,35 @@ pub struct KeysStatus {
 pub struct DataStatus {
     /// Where its data goes in and out.
     pub address: SocketAddr,
+    /// Its endpoints.
+    #[serde(default)]
+    pub endpoints: usize,
     /// What was dropped and why, without reasons that never were.
     pub drops: BTreeMap<String, u64>,
+    /// The gateways of the networks that it has endpoints in.
+    #[serde(default)]
+    pub gateways: Vec<GatewayStatus>,
+}
+
+/// What a network's gateway on this node has done since it was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// The network's name.
+    pub network: String,
+    /// Where it is.
+    pub addresses: Vec<IpAddr>,
+    /// Questions that the network's names have answered.
+    pub answered: u64,
+    /// Questions that were answered with what resolvers had said before.
+    pub cached: u64,
+    /// Questions that resolvers were asked.
+    pub forwarded: u64,
+    /// Of these, those that none has answered.
+    pub unanswered: u64,
+    /// Questions that got an error at once.
+    pub refused: u64,
+    /// Messages of DHCP that were answered.
+    pub leased: u64,
+    /// Frames that got lost on their way back.
+    pub dropped: u64,
 }

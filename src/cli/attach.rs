@@ -1,17 +1,22 @@
-//! `vswitchd attach`, `detach`: TAP devices and virtual machines of this host in networks of the cluster.
+//! `vswitchd attach`, `detach`: TAP devices and virtual machines of this host in networks of the cluster; and back to a
+//! task.
 
 use std::io;
 use std::net::IpAddr;
 use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 
+use super::printable::{self, printable};
 use super::remote::Remote;
-use super::{failed, print, printable::printable, say};
+use super::task::{self, Keys};
+use super::{Format, failed, print, say};
 use crate::api::{AttachRequest, Attached, Call, EndpointDevice, Name};
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::wire::MacAddr;
 
-/// Give a TAP device or a virtual machine of this host a place in a network
+/// Give a TAP device or a virtual machine of this host a place in a network, or come back to a task
+///
+/// With a TASK alone it shows what that task's program writes from now on, and what is typed goes to it.
 ///
 /// A TAP is made if it does not exist, with addresses and, in a namespace of its own, the network's gateway as its
 /// way out. One that exists stays as it is.
@@ -25,6 +30,7 @@ use crate::switch::wire::MacAddr;
 Examples:
   vswitchd attach --network front --name web --tap tap0
   vswitchd attach --network front --name web --tap eth0 --netns web --ip 10.0.9.7 --alias www
+  vswitchd attach alpine1
   vswitchd attach --network front --name vm --qemu-stream /run/vm.sock --mac 02:42:0a:00:09:08
   qemu-system-x86_64 -enable-kvm -m 1G -drive file=vm.qcow2,if=virtio \\
     -netdev stream,id=n0,server=off,addr.type=unix,addr.path=/run/vm.sock \\
@@ -33,18 +39,30 @@ Examples:
 For a machine, the -netdev and -device that fit are printed. With --qemu-stream the machine has to be started after \
 this; with --qemu-dgram in any order, and it stays connected when the daemon is restarted.
 
-Exit status: 0 attached, 1 not, 2 wrong usage or configuration.")]
+Exit status: 0 attached, 1 not, 2 wrong usage or configuration; with a task, as that of `vswitchd run`.")]
 pub(super) struct Attach {
     #[command(flatten)]
     remote: Remote,
 
+    /// The task to come back to
+    #[arg(group = "device", conflicts_with_all = ["network", "name", "netns", "ip", "mac", "aliases"])]
+    task: Option<Name>,
+
+    /// Task: don't send input to it
+    #[arg(long, requires = "task")]
+    no_stdin: bool,
+
+    /// Task: what leaves its terminal [default: ctrl-p,ctrl-q]
+    #[arg(long, value_name = "KEYS", requires = "task")]
+    detach_keys: Option<Keys>,
+
     /// The network, by name or id
-    #[arg(long)]
-    network: Name,
+    #[arg(long, required_unless_present = "task")]
+    network: Option<Name>,
 
     /// What it is called there; one of a kind in the network
-    #[arg(long)]
-    name: Name,
+    #[arg(long, required_unless_present = "task")]
+    name: Option<Name>,
 
     /// The TAP device
     #[arg(long, value_name = "DEVICE", group = "device")]
@@ -74,6 +92,14 @@ pub(super) struct Attach {
     /// Another name of it in the network
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Name>,
+
+    /// How to print what came of it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+
+    /// Print its id only
+    #[arg(short, long)]
+    quiet: bool,
 }
 
 /// Take TAP devices and virtual machines of this host out of their networks
@@ -96,17 +122,25 @@ pub(super) struct Detach {
 
 impl Attach {
     pub(super) fn run(self) -> ExitCode {
+        if let Some(task) = self.task {
+            return task::reattach(self.remote, task, self.no_stdin, self.detach_keys.unwrap_or_default());
+        }
         let device = match self.device() {
             Ok(device) => device,
             Err(error) => return failed(&error),
         };
-        let Self { remote, network, name, ip, mac, aliases, .. } = self;
+        let (network, name) = self.network.zip(self.name).expect("the parser wants both without a task");
+        let Self { remote, ip, mac, aliases, format, quiet, .. } = self;
         let said = format!("{} is {name} in network {network} now", printable(device.interface()));
         let request = AttachRequest { network, name, device: device.clone(), ip, mac, aliases };
         match remote.ask::<Attached>(&Call::Attach(request)) {
-            Ok(attached) => {
-                print(&format!("{said}: {}\n{}", addresses(&attached), arguments(&device, &attached)))
-            }
+            Ok(attached) => print(&match (quiet, format) {
+                (true, _) => format!("{}\n", printable(&attached.id)),
+                (false, Format::Text) => {
+                    format!("{said}: {}\n{}", parts(&attached), arguments(&device, &attached))
+                }
+                (false, Format::Json) => printable::json(&attached),
+            }),
             Err(code) => code,
         }
     }
@@ -138,9 +172,10 @@ impl Detach {
     }
 }
 
-fn addresses(attached: &Attached) -> String {
-    let addresses: Vec<_> = attached.addresses.iter().map(ToString::to_string).collect();
-    format!("{} ({})", addresses.join(", "), attached.mac)
+/// `10.0.9.2/24, 02:42:0a:00:09:02, MTU 1450, endpoint ID`
+fn parts(attached: &Attached) -> String {
+    let addresses: String = attached.addresses.iter().map(|own| format!("{own}, ")).collect();
+    format!("{addresses}{}, MTU {}, endpoint {}", attached.mac, attached.mtu, printable(&attached.id))
 }
 
 /// What QEMU is to be told, of a virtual machine: nothing for a TAP.

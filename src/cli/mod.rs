@@ -17,6 +17,7 @@ mod settings;
 mod status;
 mod switch;
 mod table;
+mod task;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -44,6 +45,18 @@ enum Command {
     Network(network::Args),
     Attach(attach::Attach),
     Detach(attach::Detach),
+    Run(task::Run),
+    Ps(task::Ps),
+    Logs(task::Logs),
+    Exec(task::Exec),
+    Stop(task::Stop),
+    Kill(task::Kill),
+    Wait(task::Wait),
+    Rm(task::Rm),
+    #[command(hide = true)]
+    Keep(task::Keep),
+    #[command(hide = true)]
+    Envoy(task::Envoy),
     Status(status::Args),
     Cluster(settings::Args),
     Keys(keys::Args),
@@ -68,6 +81,16 @@ impl Cli {
             Command::Network(args) => args.run(),
             Command::Attach(args) => args.run(),
             Command::Detach(args) => args.run(),
+            Command::Run(args) => args.run(),
+            Command::Ps(args) => args.run(),
+            Command::Logs(args) => args.run(),
+            Command::Exec(args) => args.run(),
+            Command::Stop(args) => args.run(),
+            Command::Kill(args) => args.run(),
+            Command::Wait(args) => args.run(),
+            Command::Rm(args) => args.run(),
+            Command::Keep(args) => args.run(),
+            Command::Envoy(args) => args.run(),
             Command::Status(args) => args.run(),
             Command::Cluster(args) => args.run(),
             Command::Keys(args) => args.run(),

@@ -9,7 +9,7 @@ use super::printable::{self, printable};
 use super::remote::{Daemon, Remote};
 use super::{Format, failed, peers, print};
 use crate::api::client::AskError;
-use crate::api::{Call, ClusterStatus, GossipStatus, PeerView, Status};
+use crate::api::{Call, ClusterStatus, GatewayStatus, GossipStatus, PeerView, Status};
 
 /// Show how this host's node is
 #[derive(Debug, clap::Args)]
@@ -123,7 +123,12 @@ fn cluster_text(cluster: &ClusterStatus, now: u64) -> String {
         let drops: Vec<_> =
             data.drops.iter().map(|(reason, count)| format!("{} {count}", printable(reason))).collect();
         let drops = if drops.is_empty() { String::new() } else { format!(", dropped: {}", drops.join(", ")) };
-        text += &format!("data: at {}{drops}\n", data.address);
+        let endpoints = match data.endpoints {
+            1 => "1 endpoint".into(),
+            several => format!("{several} endpoints"),
+        };
+        text += &format!("data: at {}, {endpoints}{drops}\n", data.address);
+        text.extend(data.gateways.iter().map(gateway_text));
     }
     text
 }
@@ -148,6 +153,23 @@ fn gossip_text(gossip: &GossipStatus) -> String {
         gossip.received,
         faults.collect::<String>(),
     )
+}
+
+/// What never was is left out.
+fn gateway_text(gateway: &GatewayStatus) -> String {
+    let counts = [
+        ("answered", gateway.answered),
+        ("from memory", gateway.cached),
+        ("forwarded", gateway.forwarded),
+        ("unanswered", gateway.unanswered),
+        ("refused", gateway.refused),
+        ("by DHCP", gateway.leased),
+        ("lost", gateway.dropped),
+    ];
+    let counts = counts.iter().filter(|(_, count)| *count > 0);
+    let counts: String = counts.map(|(name, count)| format!(", {name} {count}")).collect();
+    let addresses: Vec<_> = gateway.addresses.iter().map(ToString::to_string).collect();
+    format!("gateway of {}: at {}{counts}\n", printable(&gateway.network), addresses.join(" and "))
 }
 
 /// A time span in its two largest units.
@@ -221,17 +243,35 @@ mod tests {
             restarts: 0,
         };
         let drops = [("no-session".to_owned(), 7), ("replayed".to_owned(), 1)].into();
+        let gateway = GatewayStatus {
+            network: "front".into(),
+            addresses: vec![[10, 0, 9, 1].into(), "fd00::1".parse().unwrap()],
+            answered: 7,
+            cached: 0,
+            forwarded: 3,
+            unanswered: 0,
+            refused: 0,
+            leased: 2,
+            dropped: 0,
+        };
+        let gateways = vec![gateway];
         let running = ClusterStatus {
             name: "\u{1b}c".into(),
             gossip: Some(gossip),
             keys: Some(KeysStatus { epoch: 5, age_s: 7_260 }),
-            data: Some(DataStatus { address: "192.0.2.1:4789".parse().unwrap(), drops }),
+            data: Some(DataStatus {
+                address: "192.0.2.1:4789".parse().unwrap(),
+                endpoints: 1,
+                drops,
+                gateways,
+            }),
             ..cluster()
         };
         let text = cluster_text(&running, 0);
         assert!(text.ends_with(
             "\npeers: 2 alive of 3 known\ngossip: at 192.0.2.1:7946, sent 10, received 20, unopened 4\n\
-             shared keys: epoch 5, for 2 h 1 min\ndata: at 192.0.2.1:4789, dropped: no-session 7, replayed 1\n"
+             shared keys: epoch 5, for 2 h 1 min\ndata: at 192.0.2.1:4789, 1 endpoint, dropped: no-session 7, replayed 1\n\
+             gateway of front: at 10.0.9.1 and fd00::1, answered 7, forwarded 3, by DHCP 2\n"
         ), "{text}");
         assert!(text.contains("(\\u{1b}c)"), "{text}");
     }

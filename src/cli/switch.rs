@@ -83,15 +83,18 @@ pub(super) struct Args {
     #[arg(long)]
     probe: bool,
 
-    /// Addresses of a network's gateway, IPv4 and IPv6: VNI:ADDRESS[,ADDRESS]...
+    /// Addresses of a network's gateway, IPv4 and IPv6: VNI:ADDRESS[/LENGTH][,ADDRESS[/LENGTH]]...
     ///
     /// It answers ping and resolves names: those of --host, and of others what this host's resolvers say. Every switch of
     /// the network may have it: each answers its own TAPs. It does not lead out of the network.
-    #[arg(long, value_name = "VNI:ADDRESS")]
+    /// With the length of its prefix it can also tell machines their addresses (DHCP), and advertises IPv6 prefixes.
+    #[arg(long, value_name = "VNI:ADDRESS[/LENGTH]")]
     gateway: Vec<GatewaySpec>,
 
-    /// A name that the gateway resolves, also with the network as in NAME.VNI: VNI:NAME=ADDRESS[,ADDRESS]...
-    #[arg(long, value_name = "VNI:NAME=ADDRESS")]
+    /// A name that the gateway resolves, also with the network as in NAME.VNI: VNI:NAME=ADDRESS[,ADDRESS]...[,MAC]
+    ///
+    /// The machine that has the MAC address, if one is given, gets its IPv4 address by DHCP.
+    #[arg(long, value_name = "VNI:NAME=ADDRESS[,MAC]")]
     host: Vec<HostSpec>,
 
     /// Threads that move frames, each with a queue of every TAP and a socket of its own [default: one for each core]
@@ -115,6 +118,10 @@ Examples:
   A network with a resolver at 10.0.9.1:
     vswitchd switch --vni 42 --tap tap0 --local 192.0.2.1 --peer 192.0.2.2 \
                     --gateway 42:10.0.9.1 --host 42:web=10.0.9.2
+
+  One that also tells a virtual machine its address:
+    vswitchd switch --vni 42 --tap vm0 --local 192.0.2.1 --peer 192.0.2.2 \
+                    --gateway 42:10.0.9.1/24 --host 42:guest=10.0.9.7,52:54:00:00:00:07
 
   A kernel's vxlan device as the other end:
     ip link add vx0 type vxlan id 42 remote 192.0.2.1 dstport 4789 dev eth0

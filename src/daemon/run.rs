@@ -18,6 +18,7 @@ use crate::api::{Call, Refusal, Socket, SocketError, Status};
 use crate::config::Config;
 use crate::node::Node;
 use crate::state::{StateDir, StateError};
+use crate::task::Tasks;
 
 /// The variable by which a service manager is found (sd_notify(3)).
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
@@ -58,7 +59,8 @@ async fn serve_until_signal(config: &Config) -> Result<(), DaemonError> {
     };
     info!("state in {}, API at {}", state.path().display(), socket.path().display());
     let node = Node::start(state, config.dns.clone()).await?;
-    let daemon = Arc::new(Daemon { config: config.clone(), node, started: Instant::now() });
+    let tasks = Tasks::open(Arc::clone(&node)).await?;
+    let daemon = Arc::new(Daemon { config: config.clone(), node, tasks, started: Instant::now() });
     let manager = env::var_os(NOTIFY_SOCKET);
     tell(manager.as_ref(), Notice::Ready);
     let stop = async {
@@ -90,6 +92,7 @@ fn tell(manager: Option<&OsString>, notice: Notice) {
 struct Daemon {
     config: Config,
     node: Arc<Node>,
+    tasks: Arc<Tasks>,
     started: Instant,
 }
 
@@ -102,6 +105,13 @@ impl Answer for Daemon {
             Call::Leave(request) => self.node.leave(request.force).await.map(|()| Value::Null),
             Call::Token(role) => self.node.token(role, false).await.map(|token| json!(token)),
             Call::RotateToken(role) => self.node.token(role, true).await.map(|token| json!(token)),
+            task @ (Call::Tasks
+            | Call::CreateTask(_)
+            | Call::Task(_)
+            | Call::StartTask(_)
+            | Call::StopTask(..)
+            | Call::KillTask(..)
+            | Call::RemoveTask { .. }) => self.tasks.answer(task).await,
             other => self.node.answer(other).await,
         }
     }

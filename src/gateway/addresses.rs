@@ -21,6 +21,14 @@ pub struct Addresses {
     all: Vec<Own>,
 }
 
+impl Own {
+    /// Whether an address is in its subnet, as far as that is known.
+    #[must_use]
+    pub fn is_beside(&self, other: IpAddr) -> bool {
+        self.subnet.is_some_and(|subnet| subnet.contains(other))
+    }
+}
+
 impl Addresses {
     /// Those addresses, in subnets that nobody has said, and the MAC address that follows from the first of IPv4, or else
     /// of IPv6: [`mac_of`]. `None` if there is none, or one that no host can have.
@@ -88,9 +96,12 @@ impl Addresses {
     /// The address by which `other` knows it: the one in its subnet, else the first of its family.
     #[must_use]
     pub fn towards(&self, other: IpAddr) -> Option<IpAddr> {
-        let beside = |own: &&Own| own.subnet.is_some_and(|subnet| subnet.contains(other));
         let alike = |own: &&Own| own.address.is_ipv4() == other.is_ipv4();
-        self.all.iter().find(beside).or_else(|| self.all.iter().find(alike)).map(|own| own.address)
+        self.all
+            .iter()
+            .find(|own| own.is_beside(other))
+            .or_else(|| self.all.iter().find(alike))
+            .map(|own| own.address)
     }
 
     /// What the switch should have announced at the gateway's port: IPv4 alone, since the switch does not say of any

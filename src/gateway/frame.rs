@@ -6,7 +6,7 @@ use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::icmpv6::{DestUnreachableCode, NeighborAdvertisementHeader};
 use etherparse::{
     ArpEthIpv4Packet, ArpOperation, Ethernet2Header, Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder,
-    PacketBuilderStep, TcpHeader,
+    PacketBuilderStep, TcpHeader, icmpv6,
 };
 
 use crate::switch::wire::{EtherType, MacAddr};
@@ -18,7 +18,7 @@ pub(super) const HOPS_ND: u8 = 255;
 /// RFC 4861 §4.6.1: type of a target link-layer address, length in units of eight bytes.
 const OPTION_TARGET: [u8; 2] = [2, 1];
 /// RFC 2464 §7, RFC 4291 §2.7.1
-const ALL_NODES: (MacAddr, Ipv6Addr) =
+pub(super) const ALL_NODES: (MacAddr, Ipv6Addr) =
     (MacAddr([0x33, 0x33, 0, 0, 0, 1]), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
 
 /// Two ends of an answer: from us, to who asked.
@@ -121,6 +121,14 @@ impl Back {
     pub(super) fn segment(&self, header: TcpHeader) -> Option<Vec<u8>> {
         let mut frame = Vec::new();
         self.ip(HOPS).tcp_header(header).write(&mut frame, &[]).ok().map(|()| frame)
+    }
+
+    /// RFC 4861 §4.2: an advertisement of this router, behind its type, code and checksum.
+    pub(super) fn router(&self, head: [u8; 4], rest: &[u8]) -> Option<Vec<u8>> {
+        let message =
+            Icmpv6Type::Unknown { type_u8: icmpv6::TYPE_ROUTER_ADVERTISEMENT, code_u8: 0, bytes5to8: head };
+        let mut frame = Vec::new();
+        self.ip(HOPS_ND).icmpv6(message).write(&mut frame, rest).ok().map(|()| frame)
     }
 
     fn ip(&self, hops: u8) -> PacketBuilderStep<IpHeaders> {

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! port of the switch ──► run ──► station (pure: ARP, ND, echo, DNS with its streams, unreachables) ──► frames back
+//!                         │      ├──► desk (names, and what others have said of others), counters
+//!                         │      └──► dhcp (from a table), router (advertisements): pure, too
 //!                         └──► upstream (names that the network does not have) ──► frames back, later
 //! ```
 //!
@@ -13,12 +15,19 @@
 
 mod addresses;
 mod checks;
+mod counters;
+mod desk;
+mod dhcp;
 mod frame;
 mod packets;
+mod router;
 pub mod run;
 pub mod station;
 mod streams;
+mod tables;
 mod upstream;
 
 pub use self::addresses::{Addresses, Own, mac_of};
+pub use self::counters::{Counters, Counts};
 pub use self::run::{Gateway, Resolvers, port_spec};
+pub use self::tables::{Lease, Tables};

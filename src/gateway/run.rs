@@ -14,9 +14,11 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::addresses::Addresses;
+use super::counters::{Counters, Counts, count};
 use super::station::{Action, Question, Station};
+use super::tables::Tables;
 use super::upstream::ask;
-use crate::names::{Zone, upstreams};
+use crate::names::upstreams;
 use crate::switch::io::FrameIo;
 use crate::switch::io::channel::{ChannelEnd, ChannelPort, ChannelReceiveError, channel};
 use crate::switch::storm::StormLimit;
@@ -77,7 +79,8 @@ impl Servers {
 #[derive(Debug)]
 pub struct Gateway {
     at: Addresses,
-    zone: Arc<ArcSwap<Zone>>,
+    tables: Arc<ArcSwap<Tables>>,
+    counters: Arc<Counters>,
     thread: JoinHandle<()>,
 }
 
@@ -87,24 +90,30 @@ impl Gateway {
     ///
     /// # Errors
     /// No thread or descriptor can be had.
-    pub fn open(at: Addresses, zone: Zone, resolvers: Resolvers) -> io::Result<(Self, ChannelPort)> {
+    pub fn open(
+        at: Addresses,
+        tables: impl Into<Tables>,
+        resolvers: Resolvers,
+    ) -> io::Result<(Self, ChannelPort)> {
         let (port, end) = channel(QUEUE)?;
-        Ok((Self::start(at, zone, end, resolvers)?, port))
+        Ok((Self::start(at, tables.into(), end, resolvers)?, port))
     }
 
-    fn start(at: Addresses, zone: Zone, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
-        let zone = Arc::new(ArcSwap::from_pointee(zone));
-        let names = Arc::clone(&zone);
+    fn start(at: Addresses, tables: Tables, end: ChannelEnd, resolvers: Resolvers) -> io::Result<Self> {
+        let tables = Arc::new(ArcSwap::from_pointee(tables));
+        let read = Arc::clone(&tables);
         let station = Station::new(at.clone(), random(), Instant::now());
+        let counters = Arc::clone(station.counters());
         let work = Work {
+            counters: Arc::clone(&counters),
             station: Arc::new(Mutex::new(station)),
             end: Arc::new(end),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             rng: fastrand::Rng::with_seed(random()),
             resolvers,
         };
-        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&names))?;
-        Ok(Self { at, zone, thread })
+        let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&read))?;
+        Ok(Self { at, tables, counters, thread })
     }
 
     /// Where it is.
@@ -113,9 +122,15 @@ impl Gateway {
         &self.at
     }
 
-    /// Answers with these names from now on.
-    pub fn set_zone(&self, zone: Zone) {
-        self.zone.store(Arc::new(zone));
+    /// What it has done so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counters.counts()
+    }
+
+    /// Answers from these from now on.
+    pub fn set_tables(&self, tables: impl Into<Tables>) {
+        self.tables.store(Arc::new(tables.into()));
     }
 
     /// Waits for its end, after its port has been closed. Gives whether it ended in order.
@@ -138,6 +153,7 @@ pub fn port_spec(vni: Vni, mtu: u32, port: &ChannelPort) -> PortSpec {
 }
 
 struct Work {
+    counters: Arc<Counters>,
     /// Shared with questions that are under way.
     station: Arc<Mutex<Station>>,
     end: Arc<ChannelEnd>,
@@ -147,23 +163,22 @@ struct Work {
 }
 
 impl Work {
-    fn run(mut self, zone: &ArcSwap<Zone>) {
-        let mut ticked = Instant::now();
+    fn run(mut self, tables: &ArcSwap<Tables>) {
         loop {
-            let pause = lock(&self.station).next_tick();
-            let frame = match self.next_frame(pause.map(|pause| pause.saturating_sub(ticked.elapsed()))) {
+            let deadline = lock(&self.station).next_deadline();
+            let patience = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let frame = match self.next_frame(patience) {
                 Ok(frame) => frame,
                 Err(Closed) => return,
             };
             let now = Instant::now();
             if let Some(frame) = frame {
-                let action = lock(&self.station).handle(&frame, &zone.load(), now);
+                let action = lock(&self.station).handle(&frame, &tables.load(), now);
                 self.act(action);
                 self.end.recycle(frame);
             }
-            if pause.is_some_and(|pause| now.saturating_duration_since(ticked) >= pause) {
-                ticked = now;
-                let action = lock(&self.station).tick(&zone.load(), now);
+            if deadline.is_some_and(|deadline| now >= deadline) {
+                let action = lock(&self.station).tick(&tables.load(), now);
                 self.act(action);
             }
         }
@@ -185,10 +200,10 @@ impl Work {
     fn act(&mut self, action: Action) {
         match action {
             Action::Nothing => {}
-            Action::Send(frame) => send(&self.end, &frame),
+            Action::Send(frame) => send(&self.end, &frame, &self.counters),
             Action::Ask(question) => self.ask(question),
             Action::Several { frames, questions } => {
-                frames.iter().for_each(|frame| send(&self.end, frame));
+                frames.iter().for_each(|frame| send(&self.end, frame, &self.counters));
                 questions.into_iter().for_each(|question| self.ask(question));
             }
         }
@@ -196,18 +211,24 @@ impl Work {
 
     fn ask(&mut self, question: Question) {
         let Ok(permit) = Arc::clone(&self.questions).try_acquire_owned() else {
+            count(&self.counters.refused);
             let frames = lock(&self.station).answer(&question, None, Instant::now());
-            frames.iter().for_each(|frame| send(&self.end, frame));
+            frames.iter().for_each(|frame| send(&self.end, frame, &self.counters));
             return;
         };
+        count(&self.counters.forwarded);
+        let counters = Arc::clone(&self.counters);
         let (servers, id) = (self.resolvers.servers.clone(), self.rng.u16(..));
         // A question that is under way does not keep the port open.
         let (end, station) = (Arc::downgrade(&self.end), Arc::clone(&self.station));
         self.resolvers.runtime.spawn(async move {
             let reply = look_up(&servers, &question, id).await;
+            if reply.is_none() {
+                count(&counters.unanswered);
+            }
             let frames = lock(&station).answer(&question, reply, Instant::now());
             if let Some(end) = end.upgrade() {
-                frames.iter().for_each(|frame| send(&end, frame));
+                frames.iter().for_each(|frame| send(&end, frame, &counters));
             }
             drop(permit);
         });
@@ -233,8 +254,9 @@ fn lock(station: &Mutex<Station>) -> MutexGuard<'_, Station> {
 }
 
 /// What does not fit is lost, as on any link: who asked will ask again.
-fn send(end: &ChannelEnd, frame: &[u8]) {
+fn send(end: &ChannelEnd, frame: &[u8], counters: &Counters) {
     if let Err(error) = end.send(frame) {
+        count(&counters.dropped);
         debug!("an answer of a gateway is lost: {error}");
     }
 }

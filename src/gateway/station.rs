@@ -1,12 +1,13 @@
 //! What a gateway answers, as a state machine without I/O: a frame in, and what becomes of it.
 //!
-//! ARP (RFC 826) and neighbour solicitations (RFC 4861) for its addresses, echo requests (RFC 792, RFC 4443), DNS over
+//! ARP (RFC 826) and neighbour solicitations (RFC 4861) for its addresses, solicitations of routers, clients of DHCP, echo requests (RFC 792, RFC 4443), DNS over
 //! UDP and TCP ([`crate::names`]). Other TCP is reset, and other datagrams are told that the port is unreachable. What is for the world
 //! outside is told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
 //! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Instant;
 
 use etherparse::icmpv6::NeighborSolicitationPayloadSlice;
 use etherparse::{
@@ -15,10 +16,16 @@ use etherparse::{
 
 use super::addresses::{Addresses, is_host};
 use super::checks::{verifies, verifies_v6};
-use super::frame::{Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
+use super::counters::{Counters, count};
+use super::desk::Desk;
+use super::frame::{ALL_NODES, Back, Ends, HOPS_ND, Unreachable, advertisement, arp_reply};
+use super::router::Beacon;
 use super::streams::{Progress, Segment, StreamId, Streams, TICK};
-use crate::names::{self, Outcome, Through, Zone};
+use super::tables::Tables;
+use super::{dhcp, router};
+use crate::names::{self, Cache, Outcome, Through, Zone};
 use crate::switch::storm::{StormBucket, StormLimit};
+use crate::switch::wire::MacAddr;
 use crate::switch::wire::ethernet::{self, EtherType};
 use crate::switch::wire::flow::{IpVersion, TCP, Transport, UDP};
 
@@ -79,8 +86,12 @@ impl Question {
 pub struct Station {
     at: Addresses,
     errors: StormBucket,
-    rng: fastrand::Rng,
+    desk: Desk,
     streams: Streams,
+    /// When streams were looked at.
+    ticked: Instant,
+    /// Advertisements that nobody asks for, if it speaks IPv6.
+    beacon: Option<Beacon>,
 }
 
 /// A packet for us, or for the world: the parts of a frame.
@@ -97,14 +108,26 @@ impl Station {
     /// A gateway at these addresses. `seed` is that of the order of its answers, and of TCP's sequence numbers.
     #[must_use]
     pub fn new(at: Addresses, seed: u64, now: Instant) -> Self {
-        let (errors, rng) = (StormBucket::new(ERRORS), fastrand::Rng::with_seed(seed));
-        Self { at, errors, rng, streams: Streams::new(now) }
+        let errors = StormBucket::new(ERRORS);
+        let rng = fastrand::Rng::with_seed(seed);
+        let desk = Desk { cache: Cache::default(), rng, counters: Arc::default() };
+        let beacon = at.link_local().map(|_| Beacon::new(now));
+        Self { at, errors, desk, streams: Streams::new(now), ticked: now, beacon }
+    }
+
+    /// What it has done.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.desk.counters
     }
 
     /// Takes what others have said to a question, or that they have said nothing. Gives the frames that go back, with
     /// SERVFAIL if there is nothing else to say.
     pub fn answer(&mut self, question: &Question, reply: Option<Vec<u8>>, now: Instant) -> Vec<Vec<u8>> {
         let query = &question.query;
+        if let Some(reply) = &reply {
+            self.desk.cache.keep(query, reply, now);
+        }
         let reply = reply.and_then(|reply| names::fit(query, reply, question.through()));
         let Some(reply) = reply.or_else(|| names::fail(query)) else { return Vec::new() };
         match question.to {
@@ -113,19 +136,26 @@ impl Station {
         }
     }
 
-    /// How soon [`Self::tick`] is to be called, if at all.
+    /// When [`Self::tick`] is to be called next, if at all.
     #[must_use]
-    pub fn next_tick(&self) -> Option<Duration> {
-        (!self.streams.is_empty()).then_some(TICK)
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let streams = (!self.streams.is_empty()).then(|| self.ticked + TICK);
+        streams.into_iter().chain(self.beacon.map(|beacon| beacon.due())).min()
     }
 
     /// Does what time asks for.
-    pub fn tick(&mut self, zone: &Zone, now: Instant) -> Action {
-        Action::of(self.streams.tick(zone, &mut self.rng, now))
+    pub fn tick(&mut self, tables: &Tables, now: Instant) -> Action {
+        self.ticked = now;
+        let mut progress = self.streams.tick(&mut self.desk.open(&tables.zone, now));
+        if self.beacon.as_mut().is_some_and(|beacon| beacon.poll(&mut self.desk.rng, now)) {
+            let (mac, all) = ALL_NODES;
+            progress.frames.extend(self.advertise(tables, mac, all));
+        }
+        Action::of(progress)
     }
 
     /// Takes a frame from the network, with checksums finished.
-    pub fn handle(&mut self, frame: &[u8], zone: &Zone, now: Instant) -> Action {
+    pub fn handle(&mut self, frame: &[u8], tables: &Tables, now: Instant) -> Action {
         let Ok(header) = ethernet::Header::parse(frame) else { return Action::Nothing };
         let untagged = header.payload == ethernet::HEADER_LEN;
         let from_a_station = !header.source.is_multicast() && header.source != self.at.mac();
@@ -135,8 +165,13 @@ impl Station {
         }
         let answer = match header.ether_type {
             EtherType::ARP => self.arp(frame, &header),
-            EtherType::IPV6 if header.destination.is_multicast() => self.solicitation(frame, &header),
-            EtherType::IPV4 | EtherType::IPV6 if for_us => return self.packet(frame, &header, zone, now),
+            EtherType::IPV6 if header.destination.is_multicast() => self.solicitation(frame, &header, tables),
+            EtherType::IPV4 if header.destination == MacAddr::BROADCAST => {
+                self.broadcast(frame, &header, tables)
+            }
+            EtherType::IPV4 | EtherType::IPV6 if for_us => {
+                return self.packet(frame, &header, tables, now);
+            }
             _ => None,
         };
         answer.map_or(Action::Nothing, Action::Send)
@@ -158,7 +193,8 @@ impl Station {
         (asker != own).then(|| arp_reply(self.at.mac(), own, header.source, asker))
     }
 
-    fn solicitation(&self, frame: &[u8], header: &ethernet::Header) -> Option<Vec<u8>> {
+    /// A solicitation of a neighbour, or of routers: RFC 4861 §7.1.1, §6.1.1.
+    fn solicitation(&self, frame: &[u8], header: &ethernet::Header, tables: &Tables) -> Option<Vec<u8>> {
         let found = Transport::find(frame, header)?;
         if found.ip != IpVersion::V6 || found.protocol != IpNumber::IPV6_ICMP.0 {
             return None;
@@ -169,19 +205,53 @@ impl Station {
         else {
             return None;
         };
-        // RFC 4861 §7.1.1
         let (head, payload) = message.split_first_chunk::<ICMP_LEN>()?;
-        let solicited = head[..2] == [icmpv6::TYPE_NEIGHBOR_SOLICITATION, 0];
-        if !solicited || *ip.get(HOP_LIMIT)? != HOPS_ND || !verifies_v6(message, source, destination, found) {
+        if *ip.get(HOP_LIMIT)? != HOPS_ND || !verifies_v6(message, source, destination, found) {
             return None;
         }
+        match head[..2] {
+            [icmpv6::TYPE_NEIGHBOR_SOLICITATION, 0] => self.neighbour(header, payload, source),
+            [icmpv6::TYPE_ROUTER_SOLICITATION, 0] if !source.is_multicast() => {
+                // To the asker alone (RFC 6085 where it has no address yet), and at once: what RFC 4861 §6.2.6 has a
+                // router wait for is the others on its link, of which there are none.
+                let (_, all) = ALL_NODES;
+                self.advertise(tables, header.source, if source.is_unspecified() { all } else { source })
+            }
+            _ => None,
+        }
+    }
+
+    fn advertise(&self, tables: &Tables, mac: MacAddr, to: Ipv6Addr) -> Option<Vec<u8>> {
+        let back = Back { own_mac: self.at.mac(), mac, ends: Ends::V6(self.at.link_local()?, to) };
+        let (head, rest) = router::message(tables, &self.at);
+        back.router(head, &rest)
+    }
+
+    fn neighbour(&self, header: &ethernet::Header, payload: &[u8], source: Ipv6Addr) -> Option<Vec<u8>> {
         let own = NeighborSolicitationPayloadSlice::from_slice(payload).ok()?.target_address();
         let asker = (!source.is_unspecified()).then_some(source);
         let asked = self.at.is_at(own.into()) && source != own && !source.is_multicast();
         asked.then(|| advertisement(self.at.mac(), own, header.source, asker)).flatten()
     }
 
-    fn packet(&mut self, frame: &[u8], header: &ethernet::Header, zone: &Zone, now: Instant) -> Action {
+    /// What is for all of the network: clients of DHCP, which may have no address yet.
+    fn broadcast(&self, frame: &[u8], header: &ethernet::Header, tables: &Tables) -> Option<Vec<u8>> {
+        let found = Transport::find(frame, header)?;
+        let (source, destination) = (found.source(frame), found.destination(frame));
+        let for_all = destination == IpAddr::V4(Ipv4Addr::BROADCAST) && found.protocol == UDP;
+        if !for_all || !verifies(frame, found, source, destination) {
+            return None;
+        }
+        self.dhcp(header, &UdpSlice::from_slice(&frame[found.start..found.end]).ok()?, tables)
+    }
+
+    fn dhcp(&self, header: &ethernet::Header, datagram: &UdpSlice<'_>, tables: &Tables) -> Option<Vec<u8>> {
+        let asked = datagram.destination_port() == dhcp::SERVER;
+        let reply = asked.then(|| dhcp::answer(tables, &self.at, header.source, datagram.payload()));
+        reply.flatten().inspect(|_| count(&self.desk.counters.leased))
+    }
+
+    fn packet(&mut self, frame: &[u8], header: &ethernet::Header, tables: &Tables, now: Instant) -> Action {
         let Some(found) = Transport::find(frame, header) else { return Action::Nothing };
         let (source, destination) = (found.source(frame), found.destination(frame));
         if !is_host(source) || !is_host(destination) || !verifies(frame, found, source, destination) {
@@ -200,13 +270,19 @@ impl Station {
             return self.refuse(&packet, Unreachable::Route, now);
         }
         match packet.protocol {
-            UDP => self.datagram(&packet, zone, now),
-            TCP => self.segment(&packet, zone, now),
-            _ => self.icmp(frame, header, &packet).map_or(Action::Nothing, Action::Send),
+            UDP => self.datagram(header, &packet, tables, now),
+            TCP => self.segment(&packet, &tables.zone, now),
+            _ => self.icmp(frame, header, &packet, tables).map_or(Action::Nothing, Action::Send),
         }
     }
 
-    fn icmp(&self, frame: &[u8], header: &ethernet::Header, packet: &Packet<'_>) -> Option<Vec<u8>> {
+    fn icmp(
+        &self,
+        frame: &[u8],
+        header: &ethernet::Header,
+        packet: &Packet<'_>,
+        tables: &Tables,
+    ) -> Option<Vec<u8>> {
         let (kind, request) = packet.transport.split_first_chunk::<4>()?;
         let echo = match (packet.back.ends, IpNumber(packet.protocol)) {
             (Ends::V4(..), IpNumber::ICMP) => icmpv4::TYPE_ECHO_REQUEST,
@@ -217,16 +293,25 @@ impl Station {
             return packet.back.echo(request);
         }
         // A neighbour that tests whether we are still here asks us alone.
-        self.solicitation(frame, header)
+        self.solicitation(frame, header, tables)
     }
 
-    fn datagram(&mut self, packet: &Packet<'_>, zone: &Zone, now: Instant) -> Action {
+    fn datagram(
+        &mut self,
+        header: &ethernet::Header,
+        packet: &Packet<'_>,
+        tables: &Tables,
+        now: Instant,
+    ) -> Action {
         let Ok(datagram) = UdpSlice::from_slice(packet.transport) else { return Action::Nothing };
+        if datagram.destination_port() == dhcp::SERVER && matches!(packet.back.ends, Ends::V4(..)) {
+            return self.dhcp(header, &datagram, tables).map_or(Action::Nothing, Action::Send);
+        }
         if datagram.destination_port() != DNS {
             return self.refuse(packet, Unreachable::Port, now);
         }
         let port = datagram.source_port();
-        match names::answer(zone, datagram.payload(), Through::Udp, &mut self.rng) {
+        match self.desk.open(&tables.zone, now).answer(datagram.payload(), Through::Udp) {
             Outcome::Ignore => Action::Nothing,
             Outcome::Forward => {
                 let to = ReplyTo::Datagram(packet.back, port);
@@ -245,7 +330,7 @@ impl Station {
         }
         let is_syn = segment.syn() && !segment.ack() && !segment.rst();
         let ours = Segment { packet: packet.ip, back: packet.back, port: segment.source_port(), is_syn };
-        match self.streams.handle(ours, zone, &mut self.rng, now) {
+        match self.streams.handle(ours, &mut self.desk.open(zone, now)) {
             Some(progress) => Action::of(progress),
             None => self.reset(packet, &segment, now),
         }

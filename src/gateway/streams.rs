@@ -13,9 +13,10 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
+use super::desk::Open;
 use super::frame::{Back, Ends};
 use super::packets::Packets;
-use crate::names::{self, Outcome, Through, Zone};
+use crate::names::{Outcome, Through};
 
 /// Connections to one gateway: clients come here only with what was cut, and each costs two buffers.
 pub(super) const STREAMS_MAX: usize = 64;
@@ -102,15 +103,10 @@ impl Streams {
     }
 
     /// `None`: it belongs to no connection, and makes none; it is to be reset.
-    pub(super) fn handle(
-        &mut self,
-        segment: Segment<'_>,
-        zone: &Zone,
-        rng: &mut fastrand::Rng,
-        now: Instant,
-    ) -> Option<Progress> {
+    pub(super) fn handle(&mut self, segment: Segment<'_>, desk: &mut Open<'_>) -> Option<Progress> {
         let Segment { packet, back, port, is_syn } = segment;
         let client = (back.ends, port);
+        let now = desk.now();
         let at = self.time(now);
         if !self.open.contains_key(&client) {
             if !is_syn || self.open.len() >= STREAMS_MAX {
@@ -118,12 +114,12 @@ impl Streams {
             }
             self.serial += 1;
             let id = StreamId { client, serial: self.serial };
-            self.open.insert(client, Stream::new(id, back, rng.u64(..), at, now)?);
+            self.open.insert(client, Stream::new(id, back, desk.seed(), at, now)?);
         }
         let stream = self.open.get_mut(&client)?;
         stream.packets.received.push_back(packet.to_vec());
         stream.heard = now;
-        let progress = stream.go_on(zone, rng, at);
+        let progress = stream.go_on(desk, at);
         self.close_if_done(client);
         Some(progress)
     }
@@ -144,14 +140,15 @@ impl Streams {
     }
 
     /// Does what is due: each [`TICK`] while there are connections.
-    pub(super) fn tick(&mut self, zone: &Zone, rng: &mut fastrand::Rng, now: Instant) -> Progress {
+    pub(super) fn tick(&mut self, desk: &mut Open<'_>) -> Progress {
+        let now = desk.now();
         let at = self.time(now);
         let mut all = Progress::default();
         for stream in self.open.values_mut() {
             if now.saturating_duration_since(stream.heard) >= IDLE {
                 stream.sockets.get_mut::<Socket<'_>>(stream.socket).abort();
             }
-            let mut progress = stream.go_on(zone, rng, at);
+            let mut progress = stream.go_on(desk, at);
             all.frames.append(&mut progress.frames);
             all.questions.append(&mut progress.questions);
         }
@@ -194,17 +191,17 @@ impl Stream {
     }
 
     /// Lets TCP work, answers what has come, and lets it work again.
-    fn go_on(&mut self, zone: &Zone, rng: &mut fastrand::Rng, at: time::Instant) -> Progress {
+    fn go_on(&mut self, desk: &mut Open<'_>, at: time::Instant) -> Progress {
         self.exchange(at);
         let mut questions = Vec::new();
         while let Some(query) = self.next_query() {
-            match names::answer(zone, &query, Through::Tcp, rng) {
+            match desk.answer(&query, Through::Tcp) {
                 Outcome::Reply(reply) => self.say(&reply),
                 Outcome::Forward if self.asked < ASKED_MAX => {
                     self.asked += 1;
                     questions.push((self.id, query));
                 }
-                Outcome::Forward => names::fail(&query).iter().for_each(|reply| self.say(reply)),
+                Outcome::Forward => desk.refuse(&query).iter().for_each(|reply| self.say(reply)),
                 Outcome::Ignore => self.abort(),
             }
         }

@@ -1,5 +1,6 @@
-//! One endpoint's way to an address: its own node first, then the others, those with the most free addresses before the
-//! rest. It ends at once with an address or with the reason and the numbers: nobody is waited for who is known to be dead.
+//! One endpoint's way to an address: its own node first, then the others, those with the most free addresses
+//! before the rest. It ends at once with an address or with the reason and the numbers: nobody is waited for who
+//! is known to be dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +11,8 @@ use super::pool::{Pool, Share};
 use super::refusal::Refusal;
 use crate::gossip::NodeId;
 
-/// Most gifts for one address. One is enough, unless other endpoints of this node are quicker to take what it brought.
+/// Most gifts for one address. One is enough, unless other endpoints of this node are quicker to take what it
+/// brought.
 pub const GIFTS_MAX: u32 = 16;
 
 /// Another node, as far as is known from what it said last.

@@ -8,10 +8,10 @@
 //!   holds it; taken: 7; saves
 //! ```
 //!
-//! Gifts of one node to another are numbered from 1 and there is one at a time on its way. A `Want` says which was the
-//! last to arrive, so it is the acknowledgement, too: if the last one got lost, it is given again. A reply is
-//! of use only to the state that asked for it. So each gift is held by exactly one of the two,
-//! whatever is lost, late or doubled, and whoever crashes at whatever point.
+//! Gifts of one node to another are numbered from 1 and there is one at a time on its way. A `Want` says which
+//! was the last to arrive, so it is the acknowledgement, too: if the last one got lost, it is given again. A
+//! reply is of use only to the state that asked for it. So each gift is held by exactly one of the two, whatever
+//! is lost, late or doubled, and whoever crashes at whatever point.
 
 use std::net::IpAddr;
 
@@ -171,7 +171,8 @@ impl Pool {
         Ok(())
     }
 
-    /// A node remembers gifts that this one has forgotten; of no meaning if it answers a question that is long settled.
+    /// A node remembers gifts that this one has forgotten; of no meaning if it answers a question that is long
+    /// settled.
     pub(super) fn note_forgotten(&mut self, from: NodeId, taken: u64) {
         if self.ledger.taken.get(&from).copied().unwrap_or(0) == taken {
             self.ledger.set_back = true;

@@ -1,10 +1,11 @@
-//! Which node may hand out which addresses of a subnet, and to whom it has: without a leader, and safe in a partition.
+//! Which node may hand out which addresses of a subnet, and to whom it has: without a leader, and safe in a
+//! partition.
 //!
 //! Every address that an endpoint may have is *held* by one node: in the beginning all by the node that made the
-//! network. A node hands out what it holds and asks nobody; one that has nothing left is *given* half of somebody's
-//! largest free run, or the one address that was asked for. The idea is that of Weave Net's ring; what differs: nobody
-//! needs a map of who holds what. Two nodes can't hold one address because it only ever moves, and reclaiming asks
-//! everybody.
+//! network. A node hands out what it holds and asks nobody; one that has nothing left is *given* half of
+//! somebody's largest free run, or the one address that was asked for. The idea is that of Weave Net's ring;
+//! what differs: nobody needs a map of who holds what. Two nodes can't hold one address because it only ever
+//! moves, and reclaiming asks everybody.
 //!
 //! ```text
 //!   Acquire    one endpoint's way to an address: who is asked, and with what numbers it is refused
@@ -18,18 +19,18 @@
 //!   Range, RangeSet
 //! ```
 //!
-//! **The caller's part.** All is pure: no socket, file, clock or chance. After each call that takes `&mut self` and
-//! before anything that came of it is shown to anybody (an endpoint, another node), [`Pool::save`] must be on disk.
-//! Questions and answers go between authenticated members.
+//! **The caller's part.** All is pure: no socket, file, clock or chance. After each call that takes `&mut self`
+//! and before anything that came of it is shown to anybody (an endpoint, another node), [`Pool::save`] must be
+//! on disk. Questions and answers go between authenticated members.
 //!
-//! **What is promised**, and checked over random schedules with crashes, partitions, losses and removals: no address is
-//! ever held by two members, nor leased twice; an address that a member held when it crashed is still its own
-//! when it is back. A removed node's leases count no more: nobody carries its frames.
+//! **What is promised**, and checked over random schedules with crashes, partitions, losses and removals: no
+//! address is ever held by two members, nor leased twice; an address that a member held when it crashed is still
+//! its own when it is back. A removed node's leases count no more: nobody carries its frames.
 //!
-//! **What is not.** A node that is dead but was not removed keeps its addresses. What a removed node held is free again
-//! only when every other member has said what it holds; one that is out of reach delays that. A member whom
-//! only the removed node knows of is not asked. A disk that was set back is noticed only when a node that it has dealt
-//! with since then deals with it again.
+//! **What is not.** A node that is dead but was not removed keeps its addresses. What a removed node held is
+//! free again only when every other member has said what it holds; one that is out of reach delays that. A
+//! member whom only the removed node knows of is not asked. A disk that was set back is noticed only when a node
+//! that it has dealt with since then deals with it again.
 //!
 //! Two nodes and a network of four addresses:
 //!

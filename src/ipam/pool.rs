@@ -9,8 +9,8 @@ use super::space::Space;
 use super::survey::Survey;
 use crate::gossip::NodeId;
 
-/// Most runs that a node holds: each costs some forty bytes, on disk and in a [`super::Statement`]. Who has so many gives
-/// nothing away that would cut one more.
+/// Most runs that a node holds: each costs some forty bytes, on disk and in a [`super::Statement`]. Who has so
+/// many gives nothing away that would cut one more.
 pub const RANGES_MAX: usize = 4096;
 /// Most nodes that a pool deals with: more than a cluster has.
 pub const PEERS_MAX: usize = 4096;
@@ -129,16 +129,16 @@ impl Pool {
         }
     }
 
-    /// Whether others remember more of this node's gifts than it does itself: its disk holds an old state, so what it
-    /// seems to hold may be another's. It hands out and gives nothing any more; what is leased stays. The node has to
-    /// be removed and to join anew.
+    /// Whether others remember more of this node's gifts than it does itself: its disk holds an old state, so
+    /// what it seems to hold may be another's. It hands out and gives nothing any more; what is leased stays.
+    /// The node has to be removed and to join anew.
     #[must_use]
     pub fn is_set_back(&self) -> bool {
         self.ledger.set_back
     }
 
-    /// These nodes were removed from the cluster, for ever: they get nothing, and nothing is taken from them. True if one
-    /// of them was not known to be.
+    /// These nodes were removed from the cluster, for ever: they get nothing, and nothing is taken from them.
+    /// True if one of them was not known to be.
     pub fn note_gone(&mut self, gone: &BTreeSet<NodeId>) -> bool {
         let before = self.ledger.gone.len();
         self.ledger.gone.extend(gone.iter().filter(|&&node| node != self.me));
@@ -153,6 +153,24 @@ impl Pool {
         self.version += 1;
         self.survey = None;
         true
+    }
+
+    /// As [`Self::note_gone`], and forgets those that are not named any more: whoever decides on removals does
+    /// so when nothing can come of a node, since its certificate has long expired. All nodes then ask and answer
+    /// by the same list, whenever they began to deal with this subnet. True if one was not known to be removed.
+    pub fn follow_removals(&mut self, removed: &BTreeSet<NodeId>) -> bool {
+        let over: Vec<NodeId> = self.ledger.gone.difference(removed).copied().collect();
+        for node in &over {
+            let Ledger { given, taken, surveyors, gone, .. } = &mut self.ledger;
+            given.remove(node);
+            taken.remove(node);
+            surveyors.remove(node);
+            gone.remove(node);
+            self.settled.remove(node);
+            self.version += 1;
+            self.survey = None;
+        }
+        self.note_gone(removed)
     }
 
     /// Holds these from now on.

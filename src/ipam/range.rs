@@ -1,7 +1,7 @@
 //! Sets of addresses as runs: what a node holds of a subnet is few runs, however large the subnet.
 //!
-//! An address is a number here, of 32 or 128 bits as its family has; [`super::Space`] knows which. Runs have both ends
-//! included, so that the last address of all needs no special case.
+//! An address is a number here, of 32 or 128 bits as its family has; [`super::Space`] knows which. Runs have
+//! both ends included, so that the last address of all needs no special case.
 
 use std::collections::BTreeMap;
 

@@ -6,7 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::range::Range;
 
-/// The addresses of one subnet of a network. Immutable, and the same on every node: it follows from the network's record.
+/// The addresses of one subnet of a network. Immutable, and the same on every node: it follows from the
+/// network's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space {
     network: IpAddr,
@@ -48,8 +49,8 @@ pub enum SpaceError {
 }
 
 impl Space {
-    /// The subnet `network`/`prefix`; with `range`, an address and a length, only that part of it is chosen from freely.
-    /// `reserved` addresses are never handed out: each with what it is, for people (`gateway`, a name).
+    /// The subnet `network`/`prefix`; with `range`, an address and a length, only that part of it is chosen from
+    /// freely. `reserved` addresses are never handed out: each with what it is, for people (`gateway`, a name).
     ///
     /// Network and broadcast address are left out (RFC 919 §7), but of a /31 (RFC 3021) and /32; with IPv6 the
     /// subnet-router's (RFC 4291 §2.6.1), but of a /127 (RFC 6164) and /128.

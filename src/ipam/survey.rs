@@ -1,14 +1,15 @@
 //! Who holds what a removed node held: found out by asking everybody, twice.
 //!
-//! An address is free for the taking if no member claims it, all at one moment. Answers come one after the other, and
-//! while they do, addresses move. So all are asked again when all have answered: if nobody's claims changed
-//! between, then the answers hold together for the moment between the two rounds (the double collect of Afek et al.,
-//! "Atomic snapshots of shared memory", 1993, §3). Before it answers, each member swears to take nothing more of the
-//! removed node's. What is on its way belongs to its giver until it has arrived, which the taker's answer tells.
+//! An address is free for the taking if no member claims it, all at one moment. Answers come one after the
+//! other, and while they do, addresses move. So all are asked again when all have answered: if nobody's claims
+//! changed between, then the answers hold together for the moment between the two rounds (the double collect of
+//! Afek et al., "Atomic snapshots of shared memory", 1993, §3). Before it answers, each member swears to take
+//! nothing more of the removed node's. What is on its way belongs to its giver until it has arrived, which the
+//! taker's answer tells.
 //!
-//! Any member may ask; by custom it is the one with the lowest id. Of two that ask at once the higher one gives way,
-//! since it finds itself asked, or gets no answer. Whoever has asked, and whomever addresses were given to, is named in the
-//! answers and asked as well, so it does no harm if the list of members was not complete.
+//! Any member may ask; by custom it is the one with the lowest id. Of two that ask at once the higher one gives
+//! way, since it finds itself asked, or gets no answer. Whoever has asked, and whomever addresses were given to,
+//! is named in the answers and asked as well, so it does no harm if the list of members was not complete.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,8 +73,9 @@ impl Survey {
 }
 
 impl Pool {
-    /// Begins to look for what removed nodes held, if this has not been done and it is this node's turn among `members`.
-    /// True if it began. `chance` is a random number: answers to a survey before a crash are told by it.
+    /// Begins to look for what removed nodes held, if this has not been done and it is this node's turn among
+    /// `members`. True if it began. `chance` is a random number: answers to a survey before a crash are told by
+    /// it.
     pub fn begin_survey(&mut self, members: &BTreeSet<NodeId>, chance: u64) -> bool {
         let mut members: BTreeSet<NodeId> = members.union(&self.acquaintances()).copied().collect();
         members.retain(|node| !self.ledger.gone.contains(node));
@@ -130,8 +132,8 @@ impl Pool {
         }
     }
 
-    /// A member has answered. True if that was the last answer needed and addresses were found: this node holds them now.
-    /// The pool must be saved before any of them is used.
+    /// A member has answered. True if that was the last answer needed and addresses were found: this node holds
+    /// them now. The pool must be saved before any of them is used.
     pub fn handle_answer(&mut self, from: NodeId, answer: &Answer) -> bool {
         let Answer::Holds(statement) = answer else { return false };
         let Some(survey) = &mut self.survey else { return false };

@@ -71,6 +71,13 @@ pub fn fail(query: &[u8]) -> Option<Vec<u8>> {
     reply.to_vec().ok()
 }
 
+/// Whether a reply says that something is wrong, or not there (RFC 1035 §4.1.1): the lower half of the header's fourth
+/// byte is not zero.
+#[must_use]
+pub fn is_error(reply: &[u8]) -> bool {
+    reply.get(3).is_some_and(|byte| byte & 0xf != 0)
+}
+
 /// Whether `bytes` reply to `query`: same id, same question. Not whether what they say is true.
 #[must_use]
 pub fn is_reply_to(query: &[u8], bytes: &[u8]) -> bool {
@@ -197,7 +204,7 @@ fn services(
 }
 
 /// A name as zones have it: lower case, no dot at the end. `None` if a label has a dot of its own, or isn't text.
-fn text(name: &Name) -> Option<String> {
+pub(super) fn text(name: &Name) -> Option<String> {
     let labels: Option<Vec<_>> = name.iter().map(|label| std::str::from_utf8(label).ok()).collect();
     let labels = labels.filter(|labels| labels.iter().all(|label| !label.contains('.')))?;
     Some(labels.join(".").to_ascii_lowercase())
@@ -219,7 +226,7 @@ fn record(name: &Name, data: RData) -> Record {
     Record::from_rdata(name.clone(), TTL, data)
 }
 
-fn reply(asked: &Metadata, message: Option<&Message>, code: ResponseCode) -> Message {
+pub(super) fn reply(asked: &Metadata, message: Option<&Message>, code: ResponseCode) -> Message {
     let mut reply = Message::response(asked.id, asked.op_code);
     reply.metadata = Metadata::response_from_request(asked);
     reply.metadata.response_code = code;
@@ -239,7 +246,7 @@ fn refuse(asked: &Metadata, message: Option<&Message>, code: ResponseCode) -> Ou
     reply(asked, message, code).to_vec().map_or(Outcome::Ignore, Outcome::Reply)
 }
 
-fn limit(query: &Message, through: Through) -> usize {
+pub(super) fn limit(query: &Message, through: Through) -> usize {
     usize::from(match through {
         Through::Tcp => u16::MAX,
         Through::Udp => query.edns.as_ref().map_or(UDP_MIN, Edns::max_payload).clamp(UDP_MIN, UDP_MAX),
@@ -248,7 +255,7 @@ fn limit(query: &Message, through: Through) -> usize {
 
 /// Leaves out the additional records, which nobody was promised, then answers until it fits. `None`: not even the
 /// question does.
-fn emit(mut reply: Message, limit: usize) -> Option<Vec<u8>> {
+pub(super) fn emit(mut reply: Message, limit: usize) -> Option<Vec<u8>> {
     let mut bytes = reply.to_vec().ok()?;
     if bytes.len() > limit {
         reply.additionals.clear();

@@ -8,12 +8,15 @@
 //!   such name at all", and would not ask for its other types (RFC 2308 §2.2).
 //! - There is no SOA record with it, so nobody keeps a negative answer (RFC 2308 §5): the name may come in a moment.
 //! - What is not known is forwarded, unless the network is internal: there it is NXDOMAIN at once.
+//! - What others have said of other names is kept in a [`Cache`] for as long as they say.
 //! - A reply that is too long for the way it is to go is cut to whole records, and marked so (RFC 2181 §9).
 
 mod answer;
+mod cache;
 mod upstream;
 mod zone;
 
-pub use self::answer::{Outcome, Through, answer, fail, fit, is_reply_to};
+pub use self::answer::{Outcome, Through, answer, fail, fit, is_error, is_reply_to};
+pub use self::cache::{CACHED_MAX, Cache};
 pub use self::upstream::{UPSTREAMS_MAX, upstreams};
 pub use self::zone::{ADDRESSES_MAX, Host, NAMES_MAX, NamedPort, Protocol, Zone, ZoneFull};

@@ -36,6 +36,9 @@ use super::sandbox::{SandboxError, enter_with_children};
 /// The environment variable that tells the stages apart; never passed on to commands.
 pub(super) const STAGE: &str = "VSWITCHD_SANDBOX_STAGE";
 
+/// The stage of a room's process 1.
+pub(super) const HOST: &str = "host";
+
 /// This program's file, even if it has been replaced since it was started.
 pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
@@ -70,7 +73,7 @@ pub enum InitError {
 }
 
 /// Makes an [`InitError::System`].
-fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> InitError {
+pub(super) fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> InitError {
     move |source| InitError::System { what, source: source.into() }
 }
 
@@ -79,21 +82,40 @@ fn system<E: Into<io::Error>>(what: &'static str) -> impl FnOnce(E) -> InitError
 /// # Errors
 /// [`InitError::Stage`] if they contradict each other.
 pub fn stage() -> Result<Stage, InitError> {
-    let Some(value) = env::var_os(STAGE) else {
+    let Some((name, descriptors)) = stage_variable()? else {
         return Ok(Stage::Outside);
     };
-    let value = value.into_string().map_err(|_| InitError::Stage)?;
-    let mut fields = value.split(':');
-    let name = fields.next();
-    let descriptors: Vec<RawFd> =
-        fields.map(str::parse).collect::<Result<_, _>>().map_err(|_| InitError::Stage)?;
-    match (name, descriptors.as_slice()) {
-        (Some("init"), &[lifeline, kept]) if lifeline != kept && getpid() == Pid::INIT => {
+    match (&*name, descriptors.as_slice()) {
+        ("init", &[lifeline, kept]) if lifeline != kept && getpid() == Pid::INIT => {
             Ok(Stage::Init(Init { lifeline: inherited(lifeline)?, kept: inherited(kept)? }))
         }
-        (Some("inside"), &[kept]) if getppid() == Some(Pid::INIT) => Ok(Stage::Inside(inherited(kept)?)),
+        ("inside", &[kept]) if getppid() == Some(Pid::INIT) => Ok(Stage::Inside(inherited(kept)?)),
         _ => Err(InitError::Stage),
     }
+}
+
+/// Whether this is process 1 of a [`Room`](super::room::Room).
+///
+/// # Errors
+/// As [`stage`].
+pub fn host() -> Result<Option<Host>, InitError> {
+    match stage_variable()? {
+        None => Ok(None),
+        Some((name, descriptors)) => match (&*name, descriptors.as_slice()) {
+            (HOST, &[lifeline]) if getpid() == Pid::INIT => Ok(Some(Host { lifeline: inherited(lifeline)? })),
+            _ => Err(InitError::Stage),
+        },
+    }
+}
+
+/// What the variable says: a name, and the numbers of descriptors.
+fn stage_variable() -> Result<Option<(String, Vec<RawFd>)>, InitError> {
+    let Some(value) = env::var_os(STAGE) else { return Ok(None) };
+    let value = value.into_string().map_err(|_| InitError::Stage)?;
+    let mut fields = value.split(':');
+    let name = fields.next().unwrap_or_default().to_owned();
+    let descriptors = fields.map(str::parse).collect::<Result<_, _>>().map_err(|_| InitError::Stage)?;
+    Ok(Some((name, descriptors)))
 }
 
 #[expect(unsafe_code, reason = "a descriptor inherited over exec is known by its number only")]
@@ -145,11 +167,7 @@ impl Init {
     /// # Errors
     /// If the inside can't be started.
     pub fn run(self) -> Result<Ended, InitError> {
-        set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("ask for the parent's end"))?;
-        let mut polled = [PollFd::new(&self.lifeline, PollFlags::empty())];
-        poll(&mut polled, Some(&Timespec::default())).map_err(system("look for the parent"))?;
-        if polled[0].revents().contains(PollFlags::HUP) {
-            // The parent ended before its end could be asked for.
+        if !end_with_parent(&self.lifeline)? {
             return Ok(Ended { code: 1, signal: None });
         }
         show_own_processes();
@@ -163,6 +181,51 @@ impl Init {
     }
 }
 
+/// Process 1 of a room, in which its parent starts commands.
+#[derive(Debug)]
+pub struct Host {
+    /// Hangs up when the parent ends, which is told through it when the room is ready.
+    lifeline: OwnedFd,
+}
+
+impl Host {
+    /// Makes `/proc` and `/sys` show what is in the room, and reaps orphans until the room is closed or its parent ends.
+    ///
+    /// # Errors
+    /// If that can't be waited for.
+    pub fn run(self) -> Result<Ended, InitError> {
+        if !end_with_parent(&self.lifeline)? {
+            return Ok(Ended { code: 1, signal: None });
+        }
+        show_own_processes();
+        show_own_links();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        runtime.map_err(system("wait for signals"))?.block_on(async {
+            let mut deaths = signal(SignalKind::child()).map_err(system("wait for signals"))?;
+            UnixStream::from(self.lifeline).write_all(&[0]).map_err(system("tell the parent"))?;
+            loop {
+                reap_all().map_err(system("wait for orphans"))?;
+                deaths.recv().await;
+            }
+        })
+    }
+}
+
+/// Has this process killed when its parent ends; gives whether there is still one.
+fn end_with_parent(lifeline: &OwnedFd) -> Result<bool, InitError> {
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(system("ask for the parent's end"))?;
+    let mut polled = [PollFd::new(lifeline, PollFlags::empty())];
+    poll(&mut polled, Some(&Timespec::default())).map_err(system("look for the parent"))?;
+    // The parent may have ended before its end could be asked for.
+    Ok(!polled[0].revents().contains(PollFlags::HUP))
+}
+
+/// Mounts a `/sys` of this network namespace. Where it is refused the host's stays, which lists the host's links.
+pub(super) fn show_own_links() {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let _refused = mount("sysfs", "/sys", "sysfs", flags, None);
+}
+
 /// Mounts a `/proc` of this PID namespace, for `ps` and tmux. Where it is refused (in a container some of the
 /// host's `/proc` is covered, and the kernel then allows no fresh one) the host's stays, which serves us as
 /// well.
@@ -172,7 +235,7 @@ fn show_own_processes() {
 }
 
 /// Starts this program again with the same arguments; `descriptors` stay open in it.
-fn next_stage(name: &str, descriptors: &[&OwnedFd]) -> Result<Pid, InitError> {
+pub(super) fn next_stage(name: &str, descriptors: &[&OwnedFd]) -> Result<Pid, InitError> {
     let mut value = name.to_owned();
     for descriptor in descriptors {
         fcntl_setfd(descriptor, FdFlags::empty()).map_err(system("pass a descriptor on"))?;
@@ -259,6 +322,17 @@ impl Signals {
                 Ok(()) | Err(Errno::SRCH) => {}
                 Err(errno) => return Err(errno.into()),
             }
+        }
+    }
+}
+
+/// Collects every child that has ended.
+fn reap_all() -> io::Result<()> {
+    loop {
+        match wait(WaitOptions::NOHANG) {
+            Ok(Some(_)) | Err(Errno::INTR) => {}
+            Ok(None) | Err(Errno::CHILD) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Linux namespaces: a private corner of this machine that needs no root and leaves nothing behind.
 //!
 //! [`sandbox`] puts this process into namespaces of its own, [`init`] does the same for a whole family of
-//! processes that ends together, [`netns`] makes network namespaces and runs closures and commands in them,
+//! processes that ends together, [`room`] does it for one command, [`netns`] makes network namespaces and runs closures and commands in them,
 //! [`netlink`] builds what is in them, [`names`] lets `ip netns` find them, and [`visit`] runs a command in
 //! somebody's sandbox. [`obstacle`] tells what forbids it where it is forbidden, and [`trial`] asks
 //! beforehand.
@@ -14,11 +14,13 @@
 //! is.
 
 pub mod init;
+pub mod messages;
 pub mod names;
 pub mod netlink;
 pub mod netns;
 pub mod obstacle;
 pub mod peer;
+pub mod room;
 pub mod sandbox;
 pub mod trial;
 pub mod visit;

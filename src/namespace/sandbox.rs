@@ -55,12 +55,17 @@ pub fn is_privileged() -> bool {
 /// # Errors
 /// What forbids it, with the remedy.
 pub fn enter() -> Result<Privilege, SandboxError> {
+    enter_with(UnshareFlags::empty())
+}
+
+/// The same with namespaces of other kinds, too.
+fn enter_with(others: UnshareFlags) -> Result<Privilege, SandboxError> {
     let threads = thread_count();
     if threads > 1 {
         return Err(SandboxError::Threads { threads });
     }
     let privilege = if is_privileged() { Privilege::Root } else { Privilege::User };
-    let mut flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS;
+    let mut flags = UnshareFlags::NEWNET | UnshareFlags::NEWNS | others;
     if privilege == Privilege::User {
         flags |= UnshareFlags::NEWUSER;
     }
@@ -84,7 +89,12 @@ pub fn enter() -> Result<Privilege, SandboxError> {
 /// Moves this process's children, the first of which must come next, into a new PID namespace. This process can
 /// start no thread from then on (unshare(2), `CLONE_NEWPID`).
 pub(super) fn enter_with_children() -> Result<Privilege, SandboxError> {
-    let privilege = enter()?;
+    enter_with_children_and(UnshareFlags::empty())
+}
+
+/// The same with namespaces of other kinds, too.
+pub(super) fn enter_with_children_and(others: UnshareFlags) -> Result<Privilege, SandboxError> {
+    let privilege = enter_with(others)?;
     let facts = Facts::read();
     unshare(UnshareFlags::NEWPID).map_err(|errno| explain(Step::Unshare, errno, &facts))?;
     Ok(privilege)

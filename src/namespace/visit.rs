@@ -12,7 +12,6 @@ use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, pidfd_open,
     set_parent_process_death_signal, waitpid,
@@ -21,7 +20,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::init::Ended;
+use super::init::{Ended, show_own_links};
 use super::sandbox::unshare;
 
 /// A kind of namespace to join, in the order of joining.
@@ -36,6 +35,8 @@ pub enum Kind {
     Mnt,
     /// Network.
     Net,
+    /// Host name.
+    Uts,
 }
 
 impl Kind {
@@ -47,6 +48,7 @@ impl Kind {
             Self::Pid => "pid",
             Self::Mnt => "mnt",
             Self::Net => "net",
+            Self::Uts => "uts",
         }
     }
 
@@ -56,6 +58,7 @@ impl Kind {
             Self::Pid => LinkNameSpaceType::ProcessID,
             Self::Mnt => LinkNameSpaceType::Mount,
             Self::Net => LinkNameSpaceType::Network,
+            Self::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
         }
     }
 
@@ -72,7 +75,7 @@ impl Kind {
 #[derive(Debug, thiserror::Error)]
 pub enum VisitError {
     /// A namespace can't be joined.
-    #[error("can't join the lab's {} namespace: {source}", kind.file_name())]
+    #[error("can't join the {} namespace: {source}", kind.file_name())]
     Join {
         /// Its kind.
         kind: Kind,
@@ -132,8 +135,7 @@ pub fn dress_up(host: &str) {
         let _refused = rustix::system::sethostname(host.as_bytes());
     }
     if unshare(UnshareFlags::NEWNS).is_ok() {
-        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-        let _refused = mount("sysfs", "/sys", "sysfs", flags, None);
+        show_own_links();
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) async fn answer(cluster: Arc<Cluster>, mut conversation: Conversation
         Request::Ring => Answer::Refused("this node is a worker: ask a manager".into()),
         Request::Certificate(request) => certificate(&cluster, &peer, request).await,
         Request::Authority => authority(&cluster, &peer),
+        Request::Addresses(requests) => cluster.answer_addresses(peer.node, &requests),
         Request::Session(number) => {
             cluster.answer_session(&mut conversation, number).await?;
             return conversation.close().await;

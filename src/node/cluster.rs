@@ -9,6 +9,7 @@
 //! | [`super::follow`] | what follows from records at once: who is removed, where managers are, what we say of ourselves |
 //! | [`super::rotation`] | the key ring: rotation, handing on, catching up |
 //! | [`super::rights`] | role, certificate and tokens: what a manager has to be asked for |
+//! | [`super::addresses`] | what removed nodes held of networks' addresses |
 //! | [`super::door`] | nodes that want to join, on a manager |
 
 use std::collections::BTreeSet;
@@ -24,12 +25,13 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tracing::error;
 
+use super::addresses::{Pools, SharesHeard};
 use super::credentials::{Member, Shared};
 use super::gossip_parts::{LargeTransfers, ManagersSignatures, Memory, OwnSignature};
 use super::keys::{Keys, KeysError};
 use super::links::Links;
 use super::records::{CLUSTER, ClusterSettings, MemberRecord, NodeRecord, gossip_id, node_id};
-use super::{answer, data, door, follow, rights, rotation};
+use super::{addresses, answer, data, door, follow, rights, rotation};
 use crate::crypto::identity::{NodeId, Role};
 use crate::crypto::peer::Revoked;
 use crate::crypto::tls::Revocations;
@@ -95,6 +97,16 @@ pub(super) struct Cluster {
     pub(super) starting: tokio::sync::Mutex<()>,
     /// Held by whoever makes a network, so that no two get the same name, number or addresses here.
     pub(super) creating: tokio::sync::Mutex<()>,
+    /// This node's part of each network's addresses.
+    pub(super) addresses: Pools,
+    /// What others said of theirs last.
+    pub(super) shares_heard: Mutex<SharesHeard>,
+    /// Held by whoever asks another node for addresses: gifts come one after the other.
+    pub(super) asking: tokio::sync::Mutex<()>,
+    /// What [`super::addresses`] looks at may have changed.
+    pub(super) addresses_changed: Notify,
+    /// Whether endpoints of an earlier life are there again, or known to be gone.
+    pub(super) restored: AtomicBool,
     /// The role that this node has at the moment.
     pub(super) role: watch::Sender<Role>,
     /// Others say that this node is no member any more.
@@ -140,6 +152,7 @@ impl Cluster {
         SystemRandom::new().fill(&mut random).map_err(|_| StartError::Randomness)?;
         let settings = GossipSettings { me, seeds, random: u64::from_le_bytes(random) };
         let gossip = Gossip::start(listen, settings, parts).await?;
+        let addresses = Pools::new(Arc::clone(&state), gossip_id(id));
         let cluster = Arc::new(Self {
             state,
             id,
@@ -155,6 +168,11 @@ impl Cluster {
             overlay: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
             creating: tokio::sync::Mutex::default(),
+            addresses,
+            shares_heard: Mutex::default(),
+            asking: tokio::sync::Mutex::default(),
+            addresses_changed: Notify::new(),
+            restored: AtomicBool::new(false),
             role: watch::Sender::new(role),
             removed: AtomicBool::new(false),
             refused: Arc::default(),
@@ -207,6 +225,7 @@ impl Cluster {
             tokio::spawn(rights::keep(this())),
             tokio::spawn(door::keep(this(), door)),
             tokio::spawn(data::keep(this())),
+            tokio::spawn(addresses::keep(this())),
         ];
         tasks.iter().for_each(|task| self.watch_task(task.abort_handle()));
     }
@@ -283,6 +302,11 @@ impl Cluster {
         managers
     }
 
+    /// What others said of their addresses last.
+    pub(super) fn shares_heard(&self) -> MutexGuard<'_, SharesHeard> {
+        self.shares_heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The settings that hold for all.
     pub(super) fn settings(&self) -> ClusterSettings {
         let records = self.gossip.list::<ClusterSettings>().into_iter();
@@ -337,6 +361,7 @@ pub(super) fn forget(state: &StateDir) -> Result<(), StateError> {
     super::gossip_parts::forget(state)?;
     super::keys::forget(state)?;
     data::forget(state)?;
+    addresses::forget(state)?;
     state.remove(LIFE)
 }
 

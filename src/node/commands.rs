@@ -13,12 +13,13 @@ use super::requests::{
     Member, PeerFacts, Said, find_node, list_nodes, list_peers, may_demote, may_remove, must_be_manager,
 };
 use crate::api::{
-    self, Call, ClusterUpdate, Code, DataStatus, Digest, GossipStatus, Ipv4Prefix, KeysRotated, KeysStatus,
-    Liveness, Name, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
+    self, Call, ClusterUpdate, Code, DataStatus, Digest, GatewayStatus, GossipStatus, Ipv4Prefix,
+    KeysRotated, KeysStatus, Liveness, Name, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
 };
 use crate::crypto::identity::{NodeId, Role};
+use crate::gateway::Counts;
 use crate::gossip::{Comparison, PeerStatus};
-use crate::overlay::PathView;
+use crate::overlay::{GatewayView, PathView};
 
 impl Node {
     /// Answers what only a member can.
@@ -53,7 +54,14 @@ impl Node {
             | Call::Join(_)
             | Call::Leave(_)
             | Call::Token(_)
-            | Call::RotateToken(_) => Err(internal("a call that is answered elsewhere")),
+            | Call::RotateToken(_)
+            | Call::Tasks
+            | Call::CreateTask(_)
+            | Call::Task(_)
+            | Call::StartTask(_)
+            | Call::StopTask(..)
+            | Call::KillTask(..)
+            | Call::RemoveTask { .. } => Err(internal("a call that is answered elsewhere")),
         }
     }
 }
@@ -148,7 +156,8 @@ impl Cluster {
         let overlay = self.overlay()?;
         let drops = overlay.report().map(|report| report.drops).unwrap_or_default();
         let drops = drops.into_iter().map(|(reason, count)| (reason.label().to_owned(), count)).collect();
-        Some(DataStatus { address: overlay.local(), drops })
+        let gateways = overlay.gateways().into_iter().map(shown_gateway).collect();
+        Some(DataStatus { address: overlay.local(), endpoints: overlay.endpoints().len(), drops, gateways })
     }
 
     /// How gossip is.
@@ -176,6 +185,12 @@ impl Cluster {
         let age = SystemTime::now().duration_since(ring.since()).unwrap_or_default();
         KeysStatus { epoch: ring.epoch().0, age_s: age.as_secs() }
     }
+}
+
+fn shown_gateway(view: GatewayView) -> GatewayStatus {
+    let GatewayView { network, addresses, counts } = view;
+    let Counts { answered, cached, forwarded, unanswered, refused, leased, dropped } = counts;
+    GatewayStatus { network, addresses, answered, cached, forwarded, unanswered, refused, leased, dropped }
 }
 
 fn peer_facts(id: NodeId, peer: &PeerStatus, data: Option<PathView>, now: Instant) -> PeerFacts {

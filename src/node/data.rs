@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -11,17 +12,18 @@ use tracing::{info, warn};
 
 use super::cluster::Cluster;
 use super::links::{Answer, Confirm, Conversation, LinkError, Request};
-use super::records::{NetworkRecord, Presence, gossip_id, node_id};
+use super::records::{EndpointRecord, NetworkRecord, Presence, gossip_id, node_id};
 use crate::crypto::envelope::SessionId;
 use crate::crypto::exporter::Agreed;
 use crate::crypto::identity::NodeId;
 use crate::overlay::sessions::{self, Agree, AgreeError, Agreeing, Agreement, AnswerError};
 use crate::overlay::{
-    FILE, NetworkId, NetworkView, NodeView, Overlay, OverlayConfig, OverlayEvent, PlaneError, View,
+    FILE, NetworkId, NetworkView, NodeView, Overlay, OverlayConfig, OverlayEvent, PlaneError, RemoteEndpoint,
+    View,
 };
 use crate::state::{StateDir, StateError};
 use crate::switch::tunnel::Protection;
-use crate::switch::wire::Vni;
+use crate::switch::wire::{MacAddr, Vni};
 
 /// How often a data plane that can't be started or moved is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -53,7 +55,7 @@ impl Cluster {
         let (overlay, events) = Overlay::start(config, agree, Arc::clone(&self.state))?;
         let overlay = Arc::new(overlay);
         overlay.update(self.view());
-        self.watch_task(tokio::spawn(tell(events)).abort_handle());
+        self.watch_task(tokio::spawn(tell(Arc::downgrade(self), events)).abort_handle());
         *self.overlay.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(Arc::clone(&overlay));
         info!("data plane at {}", overlay.local());
         Ok(overlay)
@@ -70,11 +72,14 @@ impl Cluster {
             };
             own.filter_map(pair).collect()
         };
+        let endpoints = self.endpoint_records();
         let live = self.peers().into_iter().filter(|(_, peer)| peer.alive);
         let node = |(id, peer): (NodeId, crate::gossip::PeerStatus)| {
             let (_, record) = nodes.iter().find(|(node, _)| *node == id)?;
             let (name, data) = (record.name.clone(), record.data);
-            Some(NodeView { node: id, name, life: peer.life, data, present: present(id) })
+            let endpoints = endpoints.iter().filter(|(node, ..)| *node == id);
+            let endpoints = endpoints.map(|(_, id, record)| remote(id, record)).collect();
+            Some(NodeView { node: id, name, life: peer.life, data, present: present(id), endpoints })
         };
         let network = |(id, record): (String, NetworkRecord)| {
             let protection = if record.options.encrypted { Protection::Sealed } else { Protection::Plain };
@@ -151,6 +156,12 @@ impl Cluster {
     }
 }
 
+fn remote(id: &str, record: &EndpointRecord) -> RemoteEndpoint {
+    let EndpointRecord { network, name, addresses, mac, aliases } = record.clone();
+    let (id, network, mac) = (id.into(), NetworkId(network), MacAddr(mac));
+    RemoteEndpoint { id, name, aliases, network, mac, addresses }
+}
+
 fn refusal(error: AnswerError) -> Answer {
     match error {
         AnswerError::NotNow => Answer::Busy,
@@ -161,8 +172,10 @@ fn refusal(error: AnswerError) -> Answer {
 /// Tells the data plane what gossip says, until the cluster ends.
 pub(super) async fn keep(cluster: Arc<Cluster>) {
     let mut epoch = cluster.keys.ring().epoch();
-    if let Err(error) = restore(&cluster).await {
-        warn!("endpoints of before: {error}");
+    match restore(&cluster).await {
+        Ok(()) => cluster.restored.store(true, Ordering::Release),
+        // Their addresses stay theirs.
+        Err(error) => warn!("endpoints of before: {error}"),
     }
     loop {
         let mut pause = None;
@@ -184,6 +197,7 @@ pub(super) async fn keep(cluster: Arc<Cluster>) {
                 overlay.rotate_now();
             }
         }
+        cluster.release_addresses();
         tokio::select! {
             () = cluster.data_changed.notified() => {}
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
@@ -211,8 +225,11 @@ async fn restore(cluster: &Arc<Cluster>) -> Result<(), RestoreError> {
     Ok(())
 }
 
-async fn tell(mut events: UnboundedReceiver<OverlayEvent>) {
+async fn tell(cluster: Weak<Cluster>, mut events: UnboundedReceiver<OverlayEvent>) {
     while let Some(event) = events.recv().await {
+        if let (OverlayEvent::EndpointGone { .. }, Some(cluster)) = (&event, cluster.upgrade()) {
+            cluster.data_changed.notify_one();
+        }
         match event {
             OverlayEvent::PathOk { .. }
             | OverlayEvent::PathMtu { .. }

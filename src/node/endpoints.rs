@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ring::rand::SystemRandom;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::cluster::Cluster;
 use super::life::{bad_request, conflict, internal};
@@ -30,19 +31,14 @@ impl Cluster {
         check(&request)?;
         self.check_free(&network, &request)?;
         let overlay = self.start_overlay().await.map_err(conflict)?;
-        let addresses = settle(&network, &request.ip)?;
         let id = NodeId::random(&SystemRandom::new()).map_err(internal)?.to_string();
-        let spec = EndpointSpec {
-            aliases: request.aliases.iter().map(ToString::to_string).collect(),
-            gateways: gateways(&network, &addresses),
-            addresses,
-            mac: request.mac,
-            ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
-        };
-        let made = overlay.attach(spec).map_err(|error| match error {
-            AttachError::State(error) => internal(error),
-            other => conflict(other),
-        })?;
+        let coming = self.addresses.begin_attach(&id);
+        let made = self.attach_with_addresses(&overlay, &network, &id, request).await;
+        drop(coming);
+        if made.is_err() {
+            self.release_addresses();
+        }
+        let made = made?;
         info!(
             "endpoint {} of network {}: {}, MTU {}",
             made.spec.name, network.name, made.spec.device, made.mtu
@@ -50,6 +46,49 @@ impl Cluster {
         self.say_presence(&overlay);
         self.say_endpoints(&overlay);
         Ok(attached(&network, made))
+    }
+
+    async fn attach_with_addresses(
+        &self,
+        overlay: &Overlay,
+        network: &NetworkView,
+        id: &str,
+        request: AttachRequest,
+    ) -> Result<EndpointView, Refusal> {
+        let gone = || conflict(format!("network {} has just been removed", network.name));
+        let record = self.networks().into_iter().find(|(id, _)| *id == network.id).ok_or_else(gone)?;
+        let addresses = self.acquire(&record, id, &request.ip).await?;
+        let spec = EndpointSpec {
+            aliases: request.aliases.iter().map(ToString::to_string).collect(),
+            gateways: gateways(network, &addresses),
+            addresses,
+            mac: request.mac,
+            ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
+        };
+        overlay.attach(spec).map_err(|error| match error {
+            AttachError::State(error) => internal(error),
+            other => conflict(other),
+        })
+    }
+
+    /// Takes back the addresses of endpoints that are not there any more, once it is known which are.
+    pub(super) fn release_addresses(&self) {
+        if !self.restored.load(Ordering::Acquire) {
+            return;
+        }
+        let there = || {
+            let kept = self.overlay().map(|overlay| overlay.kept()).unwrap_or_default();
+            kept.into_iter().map(|(id, _)| id).collect()
+        };
+        match self.addresses.retain(there) {
+            Ok(released) if released.is_empty() => {}
+            Ok(released) => {
+                let addresses: Vec<_> = released.iter().map(|(_, address)| address.to_string()).collect();
+                debug!("released {}", addresses.join(", "));
+                self.say_shares();
+            }
+            Err(error) => warn!("can't take back the addresses of endpoints that are gone: {error}"),
+        }
     }
 
     /// Takes an endpoint out of its network.
@@ -71,6 +110,7 @@ impl Cluster {
         info!("endpoint {name} is detached");
         self.say_presence(&overlay);
         self.say_endpoints(&overlay);
+        self.release_addresses();
         Ok(())
     }
 
@@ -86,8 +126,8 @@ impl Cluster {
         named.map_or_else(|| node.to_string(), |(_, record)| record.name)
     }
 
-    /// Whether no other endpoint of the network has the name or MAC address that is asked for. Two that are attached at one
-    /// moment on two nodes both get it.
+    /// Whether no other endpoint of the network has the name or MAC address that is asked for. Two that are
+    /// attached at one moment on two nodes both get it.
     fn check_free(&self, network: &NetworkView, request: &AttachRequest) -> Result<(), Refusal> {
         for (node, _, record) in self.endpoint_records() {
             if record.network != network.id {
@@ -175,18 +215,6 @@ fn attached(network: &NetworkView, made: EndpointView) -> Attached {
         resolver: subnet.map(|subnet| subnet.gateway),
         mtu: made.mtu,
     }
-}
-
-/// The addresses that are asked for, each with its subnet's prefix.
-fn settle(network: &NetworkView, wanted: &[IpAddr]) -> Result<Vec<HostAddress>, Refusal> {
-    let settled = |&address: &IpAddr| {
-        let subnet = network.subnets.iter().find(|subnet| subnet.subnet.contains(address));
-        let subnet =
-            subnet.ok_or_else(|| bad_request(format!("{address} is in no subnet of {}", network.name)))?;
-        HostAddress::new(address, subnet.subnet.length())
-            .ok_or_else(|| internal("a prefix longer than an address"))
-    };
-    wanted.iter().map(settled).collect()
 }
 
 /// The way out from these addresses: the gateways of their subnets, unless there is no world outside.

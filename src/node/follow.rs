@@ -13,8 +13,8 @@ use super::address;
 use super::cluster::Cluster;
 use super::credentials::{MANAGERS_MAX, ManagerPlace};
 use super::records::{
-    ClusterSettings, MemberRecord, NetworkRecord, NodeRecord, Presence, Removed, RevokedSerial, SELF,
-    TokenState, gossip_id, node_id,
+    ClusterSettings, EndpointRecord, MemberRecord, NetworkRecord, NodeRecord, Presence, Removed,
+    RevokedSerial, SELF, SharesRecord, TokenState, gossip_id, node_id,
 };
 use crate::crypto::ca::Serial;
 use crate::crypto::identity::{NodeId, Role};
@@ -44,6 +44,7 @@ pub(super) async fn follow(cluster: Arc<Cluster>, mut events: broadcast::Receive
                 cluster.ring_changed.notify_one();
                 cluster.rights_changed.notify_one();
                 cluster.data_changed.notify_one();
+                cluster.addresses_changed.notify_one();
             }
             Ok(Event::Down { node, left }) => {
                 cluster.data_changed.notify_one();
@@ -59,22 +60,36 @@ pub(super) async fn follow(cluster: Arc<Cluster>, mut events: broadcast::Receive
 }
 
 /// Whose changes matter here.
-const TABLES: [TableId; 5] =
-    [Removed::TABLE, MemberRecord::TABLE, NodeRecord::TABLE, ClusterSettings::TABLE, TokenState::TABLE];
+const TABLES: [TableId; 7] = [
+    Removed::TABLE,
+    MemberRecord::TABLE,
+    NodeRecord::TABLE,
+    ClusterSettings::TABLE,
+    NetworkRecord::TABLE,
+    SharesRecord::TABLE,
+    TokenState::TABLE,
+];
 
 impl Cluster {
     fn note_change(&self, table: TableId) {
         if table == Removed::TABLE || table == RevokedSerial::TABLE {
             self.note_revocations();
+            self.addresses_changed.notify_one();
         } else if table == NodeRecord::TABLE || table == MemberRecord::TABLE {
             self.note_managers();
             self.rights_changed.notify_one();
             self.data_changed.notify_one();
+            self.addresses_changed.notify_one();
         } else if table == ClusterSettings::TABLE {
             self.say_who();
             self.data_changed.notify_one();
-        } else if table == NetworkRecord::TABLE || table == Presence::TABLE {
+        } else if table == NetworkRecord::TABLE {
             self.data_changed.notify_one();
+            self.addresses_changed.notify_one();
+        } else if table == Presence::TABLE || table == EndpointRecord::TABLE {
+            self.data_changed.notify_one();
+        } else if table == SharesRecord::TABLE {
+            self.note_shares();
         } else if table == TokenState::TABLE {
             self.rights_changed.notify_one();
         }

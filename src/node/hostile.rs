@@ -30,6 +30,7 @@ pub fn record(data: &[u8]) {
     coded::<records::NodeRecord>(data);
     coded::<records::Presence>(data);
     coded::<records::EndpointRecord>(data);
+    coded::<records::SharesRecord>(data);
     coded::<records::MemberRecord>(data);
     coded::<records::Removed>(data);
     coded::<records::ClusterSettings>(data);

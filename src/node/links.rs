@@ -25,6 +25,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use zeroize::Zeroizing;
 
 use super::accept;
+use super::addresses::{AddressAnswer, AddressRequest};
 use super::credentials::Shared;
 use crate::crypto::exporter::{Agreed, Exporter, SessionKeys};
 use crate::crypto::identity::NodeId;
@@ -52,6 +53,8 @@ pub(crate) enum Request {
     Authority,
     /// Agrees on data keys: by this number the asker wants to be sent to.
     Session(u32),
+    /// About addresses: at most so many as their receiver takes at a time.
+    Addresses(Vec<AddressRequest>),
 }
 
 /// What the other says.
@@ -71,6 +74,8 @@ pub(crate) enum Answer {
     Busy,
     /// No, and why, for people.
     Refused(String),
+    /// About addresses, in the order of the questions.
+    Addresses(Vec<AddressAnswer>),
 }
 
 /// What only managers have.

@@ -8,6 +8,7 @@
 
 mod accept;
 mod address;
+mod addresses;
 mod answer;
 mod cluster;
 mod commands;
@@ -33,3 +34,4 @@ mod rotation;
 mod wire;
 
 pub use life::Node;
+pub(crate) use requests::find;

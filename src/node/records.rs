@@ -5,6 +5,7 @@
 //! | [`NodeRecord`] | `self` | each node, of itself |
 //! | [`Presence`] | network id | each node, of itself |
 //! | [`EndpointRecord`] | endpoint id | each node, of itself |
+//! | [`SharesRecord`] | network id | each node, of itself |
 //! | [`MemberRecord`] | node id | managers: who belongs to the cluster, alive or not |
 //! | [`Removed`] | node id | managers: who does no more |
 //! | [`RevokedSerial`] | serial number | managers: certificates with rights that their node has lost |
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{NetworkOptions, Subnet};
 use crate::crypto::identity::{NodeId, Role};
 use crate::gossip::{self, Record, TableId};
+use crate::ipam::Share;
 
 /// The key of what there is one of.
 pub(crate) const SELF: &str = "self";
@@ -99,6 +101,17 @@ impl Record for EndpointRecord {
     const TABLE: TableId = TableId::owned(3);
 }
 
+/// How many addresses of a network a node holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SharesRecord {
+    /// Of each subnet, in the order of the network's record; later ones that it holds nothing of may be missing.
+    pub(crate) shares: Vec<Share>,
+}
+
+impl Record for SharesRecord {
+    const TABLE: TableId = TableId::owned(4);
+}
+
 /// A node that belongs to the cluster, alive or not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct MemberRecord {
@@ -156,6 +169,8 @@ pub(crate) struct NetworkRecord {
     pub(crate) options: NetworkOptions,
     /// When it was made, in milliseconds since 1970.
     pub(crate) created_ms: u64,
+    /// Who made it: in the beginning that node holds all its addresses.
+    pub(crate) maker: gossip::NodeId,
 }
 
 impl Record for NetworkRecord {
@@ -190,6 +205,7 @@ pub(crate) fn table_name(table: TableId) -> &'static str {
         (NodeRecord::TABLE, "node"),
         (Presence::TABLE, "presence"),
         (EndpointRecord::TABLE, "endpoint"),
+        (SharesRecord::TABLE, "addresses"),
         (MemberRecord::TABLE, "member"),
         (Removed::TABLE, "removed"),
         (ClusterSettings::TABLE, "settings"),

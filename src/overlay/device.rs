@@ -10,6 +10,7 @@ use crate::switch::io::{Capabilities, FrameIo};
 use crate::switch::tunnel::Protection;
 
 use super::endpoint::{AttachError, EndpointSpec};
+use super::envoy::Abroad;
 
 /// An endpoint's device: held as long as the endpoint, whatever switch has a handle of it.
 ///
@@ -112,14 +113,18 @@ pub(super) fn open_device(
 ) -> Result<Box<dyn Device>, AttachError> {
     let socket = match &spec.device {
         EndpointDevice::Tap { tap, .. } => {
-            return Ok(Box::new(Tap::open(&TapConfig {
+            let config = TapConfig {
                 netns: spec.netns_ref()?,
                 mtu: Some(mtu),
                 offloads,
                 super_frame_max: protection.super_frame_max(mtu),
                 queues,
                 ..TapConfig::new(tap)
-            })?));
+            };
+            return Ok(Box::new(match Abroad::find(spec)? {
+                Some(abroad) => abroad.open(&config)?,
+                None => Tap::open(&config)?,
+            }));
         }
         EndpointDevice::QemuStream { qemu_stream } => QemuSocket::Stream { path: qemu_stream.into() },
         EndpointDevice::QemuDgram { qemu_dgram, qemu_remote } => {

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use rustix::fs::fstat;
 use serde::{Deserialize, Serialize};
 
+use super::envoy::EnvoyError;
+use super::plan::LocalEndpoint;
 use super::view::NetworkId;
 use crate::api::{EndpointDevice, HostAddress};
 use crate::namespace::netlink::NetlinkError;
@@ -77,6 +79,9 @@ pub enum AttachError {
     /// The TAP.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// Its TAP or addresses, in a user namespace that is not the daemon's.
+    #[error(transparent)]
+    Envoy(#[from] EnvoyError),
     /// A virtual machine's socket.
     #[error(transparent)]
     Qemu(#[from] QemuError),
@@ -146,6 +151,12 @@ impl EndpointSpec {
             (Some([a, b, c, d]), _) => MacAddr([0x02, 0x42, a, b, c, d]),
             (None, [first, a, b, c, d, e, ..]) => MacAddr([first & !1 | 2, a, b, c, d, e]),
         }
+    }
+
+    /// As a plan takes it.
+    pub(super) fn local(&self) -> LocalEndpoint {
+        let addresses = self.addresses.iter().map(|own| own.address()).collect();
+        LocalEndpoint { network: self.network.clone(), mac: self.mac, addresses }
     }
 
     pub(super) fn netns_ref(&self) -> Result<Option<NetnsRef>, NetnsRefError> {

@@ -5,18 +5,27 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use rustix::io::Errno;
 
 use super::endpoint::{AttachError, EndpointSpec};
+use super::envoy::Abroad;
 use super::plane::random;
 use crate::api::EndpointDevice;
 use crate::namespace::netlink::Netlink;
 use crate::namespace::netns::NetNs;
 
-/// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the endpoint.
-/// One that was there before stays as it is: its MAC address is the endpoint's, unless another was asked for, which is
-/// that of something behind it then.
+/// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
+/// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
+/// asked for, which is that of something behind it then.
 ///
-/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first network's counts.
-/// The host's way out is never changed.
+/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
+/// network's counts. The host's way out is never changed.
 pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
+    match Abroad::find(spec)? {
+        Some(abroad) => Ok(abroad.settle(spec, made)?),
+        None => settle_here(spec, made),
+    }
+}
+
+/// The same where this process may do it itself.
+pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
     let EndpointDevice::Tap { tap, netns } = &spec.device else {
         // A machine has the address that its owner gives it, and is told which.
         spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(random())));

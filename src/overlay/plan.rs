@@ -3,20 +3,21 @@
 //! - With a network comes its gateway, at the same addresses on every node, and goes with it.
 //! - A network is in the switch while this node has ports in it, and not before or after (lazy).
 //! - A peer of a network is a live node that says it has ports there, under the same id and VNI.
+//! - Endpoints are announced with their MAC addresses and addresses: this node's at their ports, others' at their nodes.
 //! - Of two nodes that say they are at one address, the one with the later life is: the other has been there before.
 //! - Two records may have one VNI, if both sides of a partition made one. Everybody then carries the older, or of two
 //!   that are equally old the one with the smaller id. The other one is carried by nobody: frames of two networks never
 //!   meet, and one that is to be sealed is never taken for one that is not.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::gateways;
 use super::view::{NetworkId, NetworkView, NodeView, View};
 use crate::crypto::identity::NodeId;
 use crate::gateway::Addresses;
 use crate::switch::tunnel::Protection;
-use crate::switch::wire::Vni;
+use crate::switch::wire::{MacAddr, Vni};
 
 /// What the switch should have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +45,37 @@ pub struct Carried {
     pub ports: BTreeSet<String>,
     /// Where its gateway is, which this node has as every other.
     pub gateway: Option<Addresses>,
+    /// Endpoints whose place and addresses are known, so that nobody has to ask or to learn.
+    pub announced: BTreeMap<MacAddr, Announcement>,
+}
+
+/// An endpoint that is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Where it is.
+    pub at: At,
+    /// Its addresses: who asks for them is answered here.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Where an endpoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Here, by its id: one of [`Carried::ports`].
+    Here(String),
+    /// At one of [`Carried::peers`].
+    There(NodeId),
+}
+
+/// An endpoint of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalEndpoint {
+    /// The network that it is in.
+    pub network: NetworkId,
+    /// Its MAC address, if that is known.
+    pub mac: Option<MacAddr>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Why a network with ports of this node is not carried.
@@ -66,12 +98,13 @@ pub enum Refused {
     },
 }
 
-/// What the switch should have, given this node's endpoints by id, each with its network.
+/// What the switch should have, given this node's endpoints by id.
 #[must_use]
-pub fn plan(view: &View, endpoints: &BTreeMap<String, NetworkId>) -> Plan {
+pub fn plan(view: &View, endpoints: &BTreeMap<String, LocalEndpoint>) -> Plan {
     let winners = winners(&view.networks);
     let mut plan = Plan::default();
-    for (endpoint, id) in endpoints {
+    for (endpoint, local) in endpoints {
+        let id = &local.network;
         let record = view.networks.iter().find(|network| network.id == *id);
         match record.map(|record| (record, winners[&record.vni])) {
             None => {
@@ -84,6 +117,9 @@ pub fn plan(view: &View, endpoints: &BTreeMap<String, NetworkId>) -> Plan {
             Some((record, _)) => {
                 let carried = plan.networks.entry(record.vni).or_insert_with(|| carried(record));
                 carried.ports.insert(endpoint.clone());
+                if let Some(mac) = local.mac {
+                    carried.announce(mac, At::Here(endpoint.clone()), &local.addresses);
+                }
             }
         }
     }
@@ -101,9 +137,29 @@ pub fn plan(view: &View, endpoints: &BTreeMap<String, NetworkId>) -> Plan {
             if carried.protection == Protection::Sealed {
                 plan.sessions.insert(node.node);
             }
+            let id = carried.id.clone();
+            for endpoint in node.endpoints.iter().filter(|endpoint| endpoint.network == id) {
+                carried.announce(endpoint.mac, At::There(node.node), &endpoint.addresses);
+            }
         }
     }
     plan
+}
+
+impl Carried {
+    /// Of two that say they have one MAC address, ours counts, or the node's that comes first. What is no device's is
+    /// nobody's.
+    fn announce(&mut self, mac: MacAddr, at: At, addresses: &[IpAddr]) {
+        let gateway = self.gateway.as_ref();
+        if mac.is_multicast() || mac.is_zero() || gateway.is_some_and(|gateway| gateway.mac() == mac) {
+            return;
+        }
+        let is_free = |address: &&IpAddr| {
+            !gateway.is_some_and(|gateway| gateway.all().iter().any(|own| own.address == **address))
+        };
+        let addresses = addresses.iter().filter(is_free).copied().collect();
+        self.announced.entry(mac).or_insert(Announcement { at, addresses });
+    }
 }
 
 fn carried(record: &NetworkView) -> Carried {
@@ -112,6 +168,7 @@ fn carried(record: &NetworkView) -> Carried {
         protection: record.protection,
         peers: BTreeSet::new(),
         ports: BTreeSet::new(),
+        announced: BTreeMap::new(),
         gateway: gateways::addresses(record),
     }
 }
@@ -143,6 +200,7 @@ fn winners(networks: &[NetworkView]) -> BTreeMap<Vni, &NetworkView> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::view::RemoteEndpoint;
     use super::*;
     use crate::api::Subnet;
 
@@ -176,11 +234,14 @@ mod tests {
                 .iter()
                 .map(|&(id, vni)| (NetworkId(id.into()), Vni::new(vni).unwrap()))
                 .collect(),
+            endpoints: Vec::new(),
         }
     }
 
-    fn endpoints(all: &[(&str, &str)]) -> BTreeMap<String, NetworkId> {
-        all.iter().map(|&(name, id)| (name.into(), NetworkId(id.into()))).collect()
+    fn endpoints(all: &[(&str, &str)]) -> BTreeMap<String, LocalEndpoint> {
+        let local =
+            |id: &str| LocalEndpoint { network: NetworkId(id.into()), mac: None, addresses: Vec::new() };
+        all.iter().map(|&(name, id)| (name.into(), local(id))).collect()
     }
 
     fn ids(nodes: &[u8]) -> BTreeSet<NodeId> {
@@ -245,5 +306,43 @@ mod tests {
         let nodes = vec![newcomer.clone(), node(2, 8, &[("a", 1)])];
         let made = plan(&View { nodes, networks }, &endpoints(&[("x", "a")]));
         assert_eq!(made.nodes, [(newcomer.node, newcomer.data)].into());
+    }
+
+    #[test]
+    fn endpoints_are_announced_where_they_are() {
+        let mac = |last| MacAddr([2, 0x42, 10, 0, 0, last]);
+        let remote = |network: &str, last| RemoteEndpoint {
+            id: format!("id-{last}"),
+            name: format!("e{last}"),
+            aliases: Vec::new(),
+            network: NetworkId(network.into()),
+            mac: mac(last),
+            addresses: vec![[10, 0, 0, last].into()],
+        };
+        let mut near = node(2, 1, &[("a", 1)]);
+        // In a network that is not carried here, ours by its MAC address, and no device's.
+        near.endpoints = vec![remote("a", 2), remote("b", 3), remote("a", 1)];
+        near.endpoints.push(RemoteEndpoint { mac: MacAddr::BROADCAST, ..remote("a", 4) });
+        let mut far = node(3, 1, &[("a", 1)]);
+        far.endpoints = vec![remote("a", 2), remote("a", 5)];
+        // It says that it has no port there, so nothing can be sent to it.
+        let mut absent = node(4, 1, &[]);
+        absent.endpoints = vec![remote("a", 6)];
+        let view = View {
+            nodes: vec![far, near, absent],
+            networks: vec![network("a", 1, 5, Protection::Plain), network("b", 2, 6, Protection::Plain)],
+        };
+        let own = LocalEndpoint {
+            network: NetworkId("a".into()),
+            mac: Some(mac(1)),
+            addresses: vec![[10, 0, 0, 1].into()],
+        };
+        let made = plan(&view, &[("x".into(), own)].into());
+        let announced = &made.networks[&Vni::new(1).unwrap()].announced;
+        let there = |number: u8| At::There(NodeId::from_bytes([number; 16]));
+        let wanted = [(1, At::Here("x".into())), (2, there(2)), (5, there(3))];
+        let wanted = wanted
+            .map(|(last, at)| (mac(last), Announcement { at, addresses: vec![[10, 0, 0, last].into()] }));
+        assert_eq!(*announced, wanted.into());
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::config::OverlayConfig;
 use super::device::Device;
-use super::plan::Plan;
+use super::plan::{At, Plan};
 use super::reconcile::{Have, Step};
 use super::view::NetworkId;
 use crate::crypto::identity::NodeId;
@@ -279,6 +279,17 @@ impl Plane {
                 }
                 Ok(())
             }
+            Step::Announce(vni, mac, own) => {
+                let at = match &own.at {
+                    At::Here(endpoint) => self.ports.get(endpoint).map(|&port| Place::Port(port)),
+                    At::There(node) => self.vteps.get(node).map(|&vtep| Place::Vtep(vtep)),
+                };
+                master.announce(*vni, *mac, &own.addresses, at.ok_or(TableError::NoSuchPlace)?)
+            }
+            Step::Withdraw(vni, mac) => {
+                master.withdraw(*vni, *mac);
+                Ok(())
+            }
             Step::Plug(..) | Step::Unplug(_) | Step::OpenGateway(..) | Step::CloseGateway(_) => Ok(()),
         }
     }
@@ -293,6 +304,7 @@ fn vni(step: &Step) -> Option<Vni> {
     match step {
         Step::Seal(vni) | Step::Forget(vni) | Step::Plug(_, vni) => Some(*vni),
         Step::AddPeer(vni, ..) | Step::RemovePeer(vni, ..) => Some(*vni),
+        Step::Announce(vni, ..) | Step::Withdraw(vni, _) => Some(*vni),
         Step::OpenGateway(vni, _) | Step::CloseGateway(vni) => Some(*vni),
         Step::Unplug(_) => None,
     }
@@ -308,6 +320,8 @@ fn describe(step: &Step) -> String {
         Step::CloseGateway(vni) => format!("close the gateway of network {vni}"),
         Step::AddPeer(vni, node, address) => format!("add node {node} at {address} to network {vni}"),
         Step::RemovePeer(vni, node, _) => format!("take node {node} out of network {vni}"),
+        Step::Announce(vni, mac, _) => format!("announce {mac} in network {vni}"),
+        Step::Withdraw(vni, mac) => format!("withdraw {mac} from network {vni}"),
     }
 }
 

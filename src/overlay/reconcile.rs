@@ -3,16 +3,18 @@
 //! 1. What is not to stay as it is goes first: ports and peers of networks that are another now, peers that have moved or
 //!    whose address is another node's now.
 //! 2. A network is sealed before it gets its first member.
-//! 3. Peers come before others go, so that one that only changes networks keeps its keys and counters.
+//! 3. What is announced is withdrawn first and announced last: the place has to be there. With the place its announcements
+//!    go, so those of one that comes back are made anew.
+//! 4. Peers come before others go, so that one that only changes networks keeps its keys and counters.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::plan::{Carried, Plan};
+use super::plan::{Announcement, At, Carried, Plan};
 use crate::crypto::identity::NodeId;
 use crate::gateway::Addresses;
 use crate::switch::tunnel::Protection;
-use crate::switch::wire::Vni;
+use crate::switch::wire::{MacAddr, Vni};
 
 /// One call of the switch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,10 @@ pub enum Step {
     RemovePeer(Vni, NodeId, SocketAddr),
     /// Forget a network that is left empty.
     Forget(Vni),
+    /// Say where an endpoint is and which addresses it has.
+    Announce(Vni, MacAddr, Announcement),
+    /// Take that back.
+    Withdraw(Vni, MacAddr),
 }
 
 /// What the switch has: what has been done of plans before.
@@ -89,6 +95,9 @@ fn teardown(
     displaced: &BTreeSet<NodeId>,
     steps: &mut Vec<Step>,
 ) {
+    let announced = |mac: &MacAddr| wanted.is_some_and(|wanted| wanted.announced.contains_key(mac));
+    let gone = carried.announced.keys().filter(|mac| !announced(mac));
+    steps.extend(gone.map(|&mac| Step::Withdraw(vni, mac)));
     if carried.gateway.is_some() && wanted.is_none_or(|wanted| wanted.gateway != carried.gateway) {
         steps.push(Step::CloseGateway(vni));
     }
@@ -123,6 +132,13 @@ fn build(
     let plugged = |port: &String| carried.is_some_and(|carried| carried.ports.contains(port));
     let ports = wanted.ports.iter().filter(|port| !plugged(port));
     steps.extend(ports.map(|port| Step::Plug(port.clone(), vni)));
+    let is_new = |at: &At| match at {
+        At::Here(port) => !plugged(port),
+        At::There(node) => !there.contains(node) || displaced.contains(node),
+    };
+    let known = |mac: &MacAddr| carried.and_then(|carried| carried.announced.get(mac));
+    let news = wanted.announced.iter().filter(|(mac, own)| known(mac) != Some(own) || is_new(&own.at));
+    steps.extend(news.map(|(&mac, own)| Step::Announce(vni, mac, own.clone())));
 }
 
 impl Have {
@@ -147,6 +163,7 @@ impl Have {
             }
             Step::Unplug(port) => self.networks.values_mut().for_each(|carried| {
                 carried.ports.remove(port);
+                carried.announced.retain(|_, own| own.at != At::Here(port.clone()));
             }),
             Step::AddPeer(vni, node, address) => {
                 self.begin(*vni, want);
@@ -158,6 +175,7 @@ impl Have {
             Step::RemovePeer(vni, node, _) => {
                 self.networks.entry(*vni).and_modify(|carried| {
                     carried.peers.remove(node);
+                    carried.announced.retain(|_, own| own.at != At::There(*node));
                 });
                 if !self.networks.values().any(|carried| carried.peers.contains(node)) {
                     self.nodes.remove(node);
@@ -165,6 +183,16 @@ impl Have {
             }
             Step::Forget(vni) => {
                 self.networks.remove(vni);
+            }
+            Step::Announce(vni, mac, own) => {
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.announced.insert(*mac, own.clone());
+                });
+            }
+            Step::Withdraw(vni, mac) => {
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.announced.remove(mac);
+                });
             }
         }
     }
@@ -176,6 +204,7 @@ impl Have {
             protection: wanted.protection,
             peers: BTreeSet::new(),
             ports: BTreeSet::new(),
+            announced: BTreeMap::new(),
             gateway: None,
         });
     }
@@ -210,9 +239,19 @@ mod tests {
             let protection = if random.bool() { Protection::Sealed } else { Protection::Plain };
             let peers: BTreeSet<_> = (1..=4).filter(|_| random.bool()).map(node).collect();
             let id_of = NetworkId(["x", "y"][random.usize(..2)].into());
-            let ports = ports.drain(..taken).collect();
+            let ports: BTreeSet<String> = ports.drain(..taken).collect();
+            let mut announced = BTreeMap::new();
+            for last in 0..6 {
+                let here = ports.iter().cloned().map(At::Here);
+                let places: Vec<At> = here.chain(peers.iter().copied().map(At::There)).collect();
+                let at = random.choice(places).filter(|_| random.bool());
+                let addresses = vec![[10, 0, 0, random.u8(..2)].into()];
+                announced
+                    .extend(at.map(|at| (MacAddr([2, 0, 0, 0, 0, last]), Announcement { at, addresses })));
+            }
             let gateway = Addresses::new(&[[10, 0, 9, random.u8(1..=2)].into()]).filter(|_| random.bool());
-            plan.networks.insert(vni(id), Carried { id: id_of, protection, peers, ports, gateway });
+            plan.networks
+                .insert(vni(id), Carried { id: id_of, protection, peers, ports, announced, gateway });
         }
         let named: BTreeSet<_> = plan.networks.values().flat_map(|carried| carried.peers.clone()).collect();
         for (node, port) in named.into_iter().zip(addresses) {
@@ -227,6 +266,7 @@ mod tests {
         sealed: BTreeSet<Vni>,
         peers: BTreeMap<(Vni, SocketAddr), NodeId>,
         ports: BTreeMap<String, Vni>,
+        announced: BTreeMap<(Vni, MacAddr), Announcement>,
         gateways: BTreeMap<Vni, Addresses>,
     }
 
@@ -247,7 +287,10 @@ mod tests {
                     self.check(*vni, want);
                     assert_eq!(self.ports.insert(port.clone(), *vni), None);
                 }
-                Step::Unplug(port) => assert!(self.ports.remove(port).is_some()),
+                Step::Unplug(port) => {
+                    let vni = self.ports.remove(port).unwrap();
+                    self.announced.retain(|(at, _), own| *at != vni || own.at != At::Here(port.clone()));
+                }
                 Step::OpenGateway(vni, at) => {
                     self.check(*vni, want);
                     assert_eq!(self.gateways.insert(*vni, at.clone()), None);
@@ -262,7 +305,19 @@ mod tests {
                     assert!(!elsewhere, "one node at two addresses");
                     assert_eq!(self.peers.insert((*vni, *at), *node), None);
                 }
-                Step::RemovePeer(vni, node, at) => assert_eq!(self.peers.remove(&(*vni, *at)), Some(*node)),
+                Step::RemovePeer(vni, node, at) => {
+                    assert_eq!(self.peers.remove(&(*vni, *at)), Some(*node));
+                    self.announced.retain(|(at, _), own| at != vni || own.at != At::There(*node));
+                }
+                Step::Announce(vni, mac, own) => {
+                    let is_there = match &own.at {
+                        At::Here(port) => self.ports.get(port) == Some(vni),
+                        At::There(node) => self.peers.iter().any(|((at, _), peer)| at == vni && peer == node),
+                    };
+                    assert!(is_there, "announced where nobody is");
+                    self.announced.insert((*vni, *mac), own.clone());
+                }
+                Step::Withdraw(vni, mac) => assert!(self.announced.remove(&(*vni, *mac)).is_some()),
                 Step::Forget(vni) => {
                     assert!(!self.has_members(*vni));
                     self.sealed.remove(vni);
@@ -291,6 +346,10 @@ mod tests {
                 assert_eq!(steps(&have, &want), [], "there is nothing left to do");
                 let members = want.networks.values().map(|carried| carried.peers.len()).sum::<usize>();
                 assert_eq!(model.peers.len(), members);
+                let announced = want.networks.iter().flat_map(|(&vni, carried)| {
+                    carried.announced.iter().map(move |(&mac, own)| ((vni, mac), own.clone()))
+                });
+                assert_eq!(model.announced, announced.collect());
                 let gateways =
                     want.networks.iter().filter_map(|(&vni, carried)| Some((vni, carried.gateway.clone()?)));
                 assert_eq!(model.gateways, gateways.collect());
@@ -305,6 +364,7 @@ mod tests {
             protection: Protection::Sealed,
             peers: peers.iter().copied().map(node).collect(),
             ports: [port.to_owned()].into(),
+            announced: BTreeMap::new(),
             gateway: None,
         };
         let at = SocketAddr::from(([192, 0, 2, 1], 4_789));

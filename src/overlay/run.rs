@@ -11,7 +11,7 @@ use super::config::OverlayConfig;
 use super::device::Device;
 use super::endpoint::{self, AttachError, EndpointSpec};
 use super::event::OverlayEvent;
-use super::gateways::Gateways;
+use super::gateways::{GatewayView, Gateways};
 use super::interface;
 use super::path::{PathView, Watch};
 use super::plan::Plan;
@@ -220,6 +220,12 @@ impl Overlay {
     #[must_use]
     pub fn paths(&self) -> Vec<PathView> {
         self.shared.inner().paths()
+    }
+
+    /// The gateways of the networks that this node has endpoints in.
+    #[must_use]
+    pub fn gateways(&self) -> Vec<GatewayView> {
+        self.shared.inner().gateways.show()
     }
 
     /// Every counter of the switch; none while its workers are being started anew.

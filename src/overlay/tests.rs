@@ -147,6 +147,7 @@ impl Host {
             life: self.life,
             data: self.overlay.local(),
             present: self.overlay.presence(),
+            endpoints: Vec::new(),
         }
     }
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::Subnet;
 use crate::crypto::identity::NodeId;
 use crate::switch::tunnel::Protection;
-use crate::switch::wire::Vni;
+use crate::switch::wire::{MacAddr, Vni};
 
 /// A network, by the id that its record has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -56,6 +56,25 @@ pub struct NodeView {
     pub data: SocketAddr,
     /// The networks that it has ports in, each with the VNI that it takes that network to have.
     pub present: BTreeSet<(NetworkId, Vni)>,
+    /// The endpoints that it says it has.
+    pub endpoints: Vec<RemoteEndpoint>,
+}
+
+/// An endpoint of another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteEndpoint {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its other names.
+    pub aliases: Vec<String>,
+    /// The network that it is in.
+    pub network: NetworkId,
+    /// Where its frames go to.
+    pub mac: MacAddr,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Everything that gossip says and the data plane follows from. What is missing in it is gone.

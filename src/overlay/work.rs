@@ -100,15 +100,12 @@ impl Shared {
         let Inner { view, endpoints, plane: Some(plane), local, refused, gateways, .. } = inner else {
             return;
         };
-        let named = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.network.clone()));
+        let own = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.local()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
-        let want = plan(view, &named.collect());
+        let want = plan(view, &own.collect());
         let mtu = |carried: &Carried| network_mtu(view, *local, &carried.id, carried.protection);
-        for (id, error) in gateways.start(&want, &view.networks, mtu) {
-            let what = format!("start the gateway of network {id}");
-            self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
-        }
+        let mut failures = gateways.start(&want, view, endpoints, mtu);
         let steps = steps(plane.have(), &want);
         let vni = |id: &str| want.networks.iter().find(|(_, carried)| carried.ports.contains(id));
         let device = |whose: Whose<'_>| match whose {
@@ -118,7 +115,8 @@ impl Shared {
             }
             Whose::Gateway(vni) => gateways.port(&want.networks.get(&vni)?.id, vni),
         };
-        for failure in plane.apply(&steps, &want, device) {
+        failures.extend(plane.apply(&steps, &want, device));
+        for failure in failures {
             self.tell(OverlayEvent::SwitchRefused { what: failure.what, reason: failure.reason });
         }
         gateways.end(&want);

@@ -107,12 +107,12 @@ pub enum StateError {
     },
 }
 
-/// An open state directory, locked for as long as this lives.
+/// An open state directory, locked for as long as this lives; or a part of one, see [`StateDir::part`].
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
     directory: OwnedFd,
-    _lock: FileLock,
+    _lock: Option<FileLock>,
 }
 
 impl StateDir {
@@ -121,25 +121,58 @@ impl StateDir {
     /// # Errors
     /// See [`StateError`].
     pub fn open(path: &Path) -> Result<Self, StateError> {
-        let failed = |what| move |source: io::Error| StateError::Io { what, path: path.into(), source };
-        make(path).map_err(failed("make"))?;
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let directory = match openat(CWD, path, flags, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                return Err(StateError::Kind { path: path.into(), expected: "directory" });
-            }
-            Err(errno) => return Err(failed("open")(errno.into())),
-        };
-        check(path, &fstat(&directory).map_err(|errno| failed("look at")(errno.into()))?)?;
+        let directory = open(path)?;
         let lock = FileLock::acquire(path.join(LOCK)).map_err(|error| match error {
             LockError::Held { pid, .. } => StateError::Used { path: path.into(), pid },
             LockError::Io { path, source } => StateError::Io { what: "lock", path, source },
         })?;
-        let state = Self { path: path.into(), directory, _lock: lock };
+        let state = Self { path: path.into(), directory, _lock: Some(lock) };
         let others = state.tidy()?;
         state.check_format(others)?;
         Ok(state)
+    }
+
+    /// Opens a directory within one, or makes it (0700): with neither lock nor format of its own. Who uses it is settled by
+    /// the lock of the whole, or by whoever hands its path on.
+    ///
+    /// # Errors
+    /// See [`StateError`].
+    pub fn part(path: &Path) -> Result<Self, StateError> {
+        Ok(Self { path: path.into(), directory: open(path)?, _lock: None })
+    }
+
+    /// A file to add to, made if it is not there.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn append(&self, name: &str) -> Result<File, StateError> {
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.directory, name, flags, Mode::RUSR | Mode::WUSR);
+        file.map(File::from).map_err(|errno| self.failed("open", name, errno.into()))
+    }
+
+    /// A file to read from.
+    ///
+    /// # Errors
+    /// If it is not there, or the file system refuses.
+    pub fn open_file(&self, name: &str) -> Result<File, StateError> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.directory, name, flags, Mode::empty());
+        file.map(File::from).map_err(|errno| self.failed("open", name, errno.into()))
+    }
+
+    /// Gives a file another name, in place of the one that has it.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn rename(&self, from: &str, to: &str) -> Result<(), StateError> {
+        let renamed = renameat(&self.directory, from, &self.directory, to);
+        renamed.map_err(|errno| self.failed("rename", from, errno.into()))
+    }
+
+    /// The error of something that the file system refuses.
+    pub(crate) fn failed(&self, what: &'static str, name: &str, source: io::Error) -> StateError {
+        StateError::Io { what, path: self.path.join(name), source }
     }
 
     /// Where it is.
@@ -247,6 +280,21 @@ impl StateDir {
         self.write(name, &bytes)
     }
 
+    /// The names of what is in it that begin so, in order, hidden files left out.
+    ///
+    /// # Errors
+    /// If the file system refuses.
+    pub fn names(&self, prefix: &str) -> Result<Vec<String>, StateError> {
+        let failed = |errno: Errno| self.failed("list", "", errno.into());
+        let ours = |name: &&str| name.starts_with(prefix) && !name.starts_with('.');
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&self.directory).map_err(failed)? {
+            names.extend(entry.map_err(failed)?.file_name().to_str().ok().filter(ours).map(String::from));
+        }
+        names.sort();
+        Ok(names)
+    }
+
     /// The error that a file's reader gives when it makes no sense of it.
     #[must_use]
     pub fn corrupt(&self, name: &str, reason: String) -> StateError {
@@ -285,6 +333,22 @@ impl StateDir {
             _ => Err(self.corrupt(FORMAT, "not the name of a format".into())),
         }
     }
+}
+
+/// Opens a directory, which is made if it is not there, and checks that it is ours alone.
+fn open(path: &Path) -> Result<OwnedFd, StateError> {
+    let failed = |what| move |source: io::Error| StateError::Io { what, path: path.into(), source };
+    make(path).map_err(failed("make"))?;
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match openat(CWD, path, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            return Err(StateError::Kind { path: path.into(), expected: "directory" });
+        }
+        Err(errno) => return Err(failed("open")(errno.into())),
+    };
+    check(path, &fstat(&directory).map_err(|errno| failed("look at")(errno.into()))?)?;
+    Ok(directory)
 }
 
 fn make(path: &Path) -> io::Result<()> {

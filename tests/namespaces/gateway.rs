@@ -1,18 +1,25 @@
 //! Gateways and names, for the kernel's own stack and real clients.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use vswitchd::lab::{ENDPOINT_LINK, Endpoint, Lab, Plan};
 use vswitchd::namespace::netlink::Netlink;
+use vswitchd::namespace::netns::NetNs;
 
 use crate::Test;
-use crate::fixture::{event, program, shape, start, tool, udp};
+use crate::fixture::{PATIENCE, event, program, shape, start, tool, udp};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
         ("gateway::each_node_answers_its_own_endpoints", each_node_answers),
         ("gateway::real_clients_ask_it", real_clients),
+        ("gateway::a_client_without_address_gets_one_by_dhcp", dhcp),
+        ("gateway::a_host_hears_of_its_router_and_mtu", router),
     ]
 }
 
@@ -37,8 +44,95 @@ fn endpoint(lab: &Lab, node: usize) -> &Endpoint {
     &lab.nodes()[node].endpoints()[0]
 }
 
+/// What udhcpc is to tell of what it is told.
+const TOLD: [&str; 9] =
+    ["ip", "mask", "router", "dns", "mtu", "hostname", "domain", "search", "staticroutes"];
+
+/// A script for it, which says that, a `name=value` a line.
+fn lease_script() -> String {
+    let lines = TOLD.map(|name| format!("echo \"{name}=${name}\"\n"));
+    format!("#!/bin/sh\n[ \"$1\" = bound ] || exit 0\n{}", lines.concat())
+}
+
+/// What busybox's udhcpc is told for an endpoint, a `name=value` a line.
+pub(crate) fn lease(netns: &NetNs) -> Result<Option<String>> {
+    let script = std::env::temp_dir().join(format!(
+        "vswitchd-dhcp-{}-{:?}",
+        std::process::id(),
+        thread::current().id()
+    ));
+    std::fs::write(&script, lease_script())?;
+    std::fs::set_permissions(&script, Permissions::from_mode(0o700))?;
+    let path = script.to_str().context("scratch paths are UTF-8")?;
+    let wanted = "-O mtu -O search -O staticroutes";
+    let line = format!("busybox udhcpc -f -n -q -i {ENDPOINT_LINK} -s {path} -t 10 -T 1 {wanted}");
+    let output = tool(netns, &line);
+    std::fs::remove_file(&script)?;
+    let Some(output) = output? else { return Ok(None) };
+    ensure!(output.status.success(), "{line}: {output:?}");
+    Ok(Some(String::from_utf8(output.stdout)?))
+}
+
+/// Checks that a lease says each of these, as a line.
+pub(crate) fn says(lease: &str, lines: &[String]) -> Result<()> {
+    match lines.iter().find(|&wanted| !lease.lines().any(|line| line == wanted)) {
+        Some(missing) => bail!("no {missing} in {lease}"),
+        None => Ok(()),
+    }
+}
+
+/// The switch's gateway gives the addresses that it was told, to those that it was told.
+fn dhcp() -> Result<()> {
+    let mut lab = Lab::build(Plan::new(shape(1, 2, 1, false))?)?;
+    let vni = lab.plan().networks[0].vni;
+    let [known, unknown] = [0, 1].map(|index| lab.plan().nodes[0].endpoints[index].clone());
+    let gateway = format!("--gateway={vni}:{GATEWAY_V4}/16,10.9.0.1/24,{GATEWAY_V6}/64");
+    let host = format!("--host={vni}:guest=10.1.7.7,{}", known.mac);
+    start(&mut lab, 0..1, &["--mtu=1400", &gateway, &host])?;
+    let [known, unknown] = [known, unknown].map(|plan| {
+        let mut endpoints = lab.nodes()[0].endpoints().iter();
+        endpoints.find(|endpoint| endpoint.plan().name == plan.name).context("it is there")
+    });
+    let Some(lease) = lease(known?.netns())? else { return Ok(()) };
+    let routes = format!("staticroutes=10.9.0.0/24 0.0.0.0 0.0.0.0/0 {GATEWAY_V4}");
+    let told = ["ip=10.1.7.7", "mask=16", "mtu=1400", "hostname=guest"].map(String::from);
+    let told = [&told[..], &[format!("router={GATEWAY_V4}"), format!("dns={GATEWAY_V4}")]].concat();
+    says(&lease, &[&told[..], &[format!("domain={vni}"), format!("search={vni}"), routes]].concat())?;
+    let line = format!("busybox udhcpc -f -n -q -i {ENDPOINT_LINK} -s /bin/true -t 2 -T 1");
+    let refused = tool(unknown?.netns(), &line)?.context("busybox was there")?;
+    ensure!(!refused.status.success(), "somebody unknown got an address: {refused:?}");
+    Ok(())
+}
+
+/// The kernel takes the gateway as its router, with the MTU that it says.
+#[expect(clippy::disallowed_methods, reason = "between two looks at the condition")]
+fn router() -> Result<()> {
+    let mut lab = Lab::build(Plan::new(shape(1, 1, 1, false))?)?;
+    let gateway = format!("--gateway={}:{GATEWAY_V6}/64", lab.plan().networks[0].vni);
+    start(&mut lab, 0..1, &["--mtu=1400", &gateway])?;
+    let host = endpoint(&lab, 0).netns();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let Some(output) = tool(host, "ip -6 route show default")? else { return Ok(()) };
+        let said = String::from_utf8(output.stdout)?;
+        // The address that is made of the gateway's MAC address, 02:42:00:00:ff:ff and so on.
+        if said.contains("via fe80::42:ffff:fe") && said.contains("pref low") {
+            break;
+        }
+        ensure!(Instant::now() < deadline, "no router is known: {said}");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let mtu =
+        host.run(|| std::fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{ENDPOINT_LINK}/mtu")))??;
+    ensure!(mtu.trim() == "1400", "the router says 1400, and the host has {mtu}");
+    let addresses = tool(host, "ip -6 address show scope global")?.context("ip was there")?;
+    let made = String::from_utf8(addresses.stdout)?;
+    ensure!(made.matches("inet6").count() == 1, "an address was made of the prefix: {made}");
+    Ok(())
+}
+
 /// A query for the IPv4 addresses of a name of one label, by hand (RFC 1035 §4).
-fn query(name: &str) -> Vec<u8> {
+pub(crate) fn query(name: &str) -> Vec<u8> {
     let len = u8::try_from(name.len()).expect("a label is short");
     let header = [0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     [&header[..], &[len], name.as_bytes(), &[0, 0, 1, 0, 1]].concat()

@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use hickory_proto::op::{Message, MessageType};
-use vswitchd::gateway::Addresses;
+use vswitchd::api::IpPrefix;
 use vswitchd::gateway::station::{Action, Station};
-use vswitchd::names::{self, Host, NamedPort, Outcome, Protocol, Through, Zone};
+use vswitchd::gateway::{Addresses, Lease, Own, Tables};
+use vswitchd::names::{self, Cache, Host, NamedPort, Outcome, Protocol, Through, Zone};
+use vswitchd_switch::wire::MacAddr;
 use vswitchd_switch::wire::ethernet::Header;
 use vswitchd_switch::wire::flow::Transport;
 
@@ -29,6 +31,7 @@ fn zone(internal: bool) -> Zone {
 
 /// A query: what comes back is a reply to it of a length that it allows, and is never answered itself.
 pub fn names(data: &[u8]) {
+    kept(data);
     for (internal, through) in [(false, Through::Udp), (true, Through::Tcp)] {
         let zone = zone(internal);
         let mut rng = fastrand::Rng::with_seed(1);
@@ -52,14 +55,57 @@ pub fn names(data: &[u8]) {
     }
 }
 
+/// What was said to a question, by whoever: it is told again as a reply to that question, or not at all.
+fn kept(said: &[u8]) {
+    // For the addresses of "a.".
+    let query = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\0\0\x01\0\x01"].concat();
+    let (mut cache, now) = (Cache::default(), Instant::now());
+    cache.keep(&query, said, now);
+    if let Some(told) = cache.find(&query, Through::Udp, now) {
+        assert!(names::is_reply_to(&query, &told) && told.len() <= UDP_MAX);
+    }
+}
+
+/// A gateway of both families.
+fn at() -> Addresses {
+    let own = |address: IpAddr, length| Own { address, subnet: IpPrefix::around(address, length) };
+    let v6 = IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]);
+    Addresses::of(vec![own([10, 0, 9, 1].into(), 24), own(v6, 64)]).expect("there are addresses")
+}
+
+/// Whoever may have an address.
+const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 7];
+
+fn tables() -> Tables {
+    let lease = Lease { address: [10, 0, 9, 7].into(), name: "web".into(), mtu: 1_450 };
+    Tables { zone: zone(false), leases: [(MacAddr(CLIENT), lease)].into(), mtu: 1_450 }
+}
+
+/// A message of DHCP, sent to all: what comes back is a reply to it, for its sender, of a length that it can expect.
+pub fn dhcp(data: &[u8]) {
+    let mut frame = Vec::new();
+    let step = PacketBuilder::ethernet2(CLIENT, [0xff; 6]).ipv4([0; 4], [255; 4], 64).udp(68, 67);
+    if step.write(&mut frame, data).is_err() {
+        return;
+    }
+    let now = Instant::now();
+    let Action::Send(reply) = Station::new(at(), 1, now).handle(&frame, &tables(), now) else { return };
+    check(&at(), &frame, &reply);
+    let message = &reply[42..];
+    // RFC 2131 §2: a reply, of Ethernet, with the request's number and hardware address.
+    assert_eq!(message[..3], [2, 1, 6]);
+    assert_eq!((&message[4..8], &message[28..34]), (&data[4..8], &CLIENT[..]));
+    assert_eq!(message[236..240], [0x63, 0x82, 0x53, 0x63]);
+    let given = &message[16..20];
+    assert!([[0; 4], [10, 0, 9, 7]].iter().any(|address| given == address), "an address of somebody else");
+}
+
 /// A frame: what comes back goes to its sender (or to all), and has right checksums.
 pub fn gateway(data: &[u8]) {
-    let at = Addresses::new(&[[10, 0, 9, 1].into(), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1])]);
-    let at = at.expect("there are addresses");
-    let zone = zone(false);
+    let (at, tables) = (at(), tables());
     let now = Instant::now();
     let mut station = Station::new(at.clone(), 1, now);
-    let frames = match station.handle(data, &zone, now) {
+    let frames = match station.handle(data, &tables, now) {
         Action::Nothing => Vec::new(),
         Action::Send(frame) => vec![frame],
         Action::Ask(question) => station.answer(&question, None, now),
@@ -69,7 +115,8 @@ pub fn gateway(data: &[u8]) {
 }
 
 fn check(at: &Addresses, data: &[u8], frame: &[u8]) {
-    assert!(frame[..6] == data[6..12] || frame[..6] == [0x33, 0x33, 0, 0, 0, 1]);
+    let to_all = [[0x33, 0x33, 0, 0, 0, 1], [0xff; 6]];
+    assert!(frame[..6] == data[6..12] || to_all.iter().any(|all| frame[..6] == all[..]));
     assert_eq!(frame[6..12], at.mac().0);
     let header = Header::parse(frame).expect("our own frames parse");
     if let Some(found) = Transport::find(frame, &header) {

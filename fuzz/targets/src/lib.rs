@@ -7,6 +7,7 @@
 //! What is checked is written anew here, or asked of etherparse: an oracle that shares code with the subject
 //! agrees with its mistakes.
 
+mod addresses;
 mod cluster;
 mod gateway;
 mod gossip;
@@ -16,8 +17,9 @@ mod oracle;
 mod packets;
 mod switch;
 
+pub use addresses::addresses;
 pub use cluster::{certificate, group, keyring, token};
-pub use gateway::{gateway, names};
+pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
 pub use node::{api, join, link, record};
@@ -29,8 +31,10 @@ pub type Target = fn(&[u8]);
 
 /// Every target, with the name of its binary and of its corpus folder.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("addresses", addresses),
     ("api", api),
     ("certificate", certificate),
+    ("dhcp", dhcp),
     ("egress", egress),
     ("ethernet", ethernet),
     ("flow", flow),

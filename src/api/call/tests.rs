@@ -1,4 +1,4 @@
-use super::super::{EndpointDevice, NetworkOptions, SecretText, SubnetRequest};
+use super::super::{EndpointDevice, NetworkOptions, SecretText, SubnetRequest, TaskNetwork, TaskProgram};
 use super::*;
 
 fn name_of(text: &str) -> Name {
@@ -98,7 +98,37 @@ fn calls() -> Vec<Call> {
         Call::Attach(attach),
         Call::Detach(name_of("web")),
     ]);
+    calls.extend(tasks());
     calls
+}
+
+fn tasks() -> [Call; 8] {
+    let task = || name_of("amber-wren");
+    let program = TaskProgram {
+        command: vec!["sh".into(), "-c".into(), "echo \u{e9}\n".into()],
+        workdir: Some("/tmp".into()),
+        env: vec!["A=b=c".into()],
+        user: Some("ann:users".into()),
+        hostname: Some(name_of("wren")),
+        tty: true,
+        stdin: true,
+    };
+    let networks = vec![TaskNetwork {
+        network: name_of("front"),
+        ip: vec!["10.0.9.7".parse().unwrap()],
+        mac: Some("02:42:0a:00:09:07".parse().unwrap()),
+        aliases: vec![name_of("www")],
+    }];
+    [
+        Call::Tasks,
+        Call::CreateTask(TaskCreate { name: Some(task()), program, networks, remove: true }),
+        Call::Task(task()),
+        Call::StartTask(task()),
+        Call::StopTask(task(), StopRequest { signal: Some(2), patience_s: 3 }),
+        Call::KillTask(task(), KillRequest { signal: 10 }),
+        Call::RemoveTask { task: task(), force: false },
+        Call::RemoveTask { task: task(), force: true },
+    ]
 }
 
 fn refused(method: &str, path: &str, body: &[u8]) -> Code {
@@ -124,6 +154,9 @@ fn paths_are_those_of_the_documentation() {
         "POST /v1/networks/prune",
         "POST /v1/endpoints",
         "POST /v1/keys/rotate",
+        "POST /v1/tasks",
+        "DELETE /v1/tasks/amber-wren?force",
+        "POST /v1/tasks/amber-wren/stop",
     ] {
         assert!(shown.iter().any(|shown| shown == documented), "{documented}");
     }

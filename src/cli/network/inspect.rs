@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::option::{MTU, VNIS};
 use super::{DRIVER, SCOPE};
-use crate::api::{Call, EndpointDevice, Name, NetworkDetail, Subnet};
+use crate::api::{
+    Call, EndpointDevice, HostAddress, Name, NetworkDetail, NetworkMember, NodeUse, Subnet, SubnetUse,
+};
 use crate::cli::date::rfc3339;
 use crate::cli::printable;
 use crate::cli::remote::Remote;
@@ -17,15 +19,22 @@ use crate::cli::{failed, say};
 #[command(after_long_help = "\
 Examples:
   vswitchd network inspect front back
+  vswitchd network inspect --verbose front
 
-The list has the shape of Docker's: Containers are the endpoints of the node that is asked (null without any), Peers the \
-nodes that have some. VNI, Encrypted, MTU and Conflicts are ours.
+The list has the shape of Docker's: Containers are the endpoints of the node that is asked, by id (null without any), Peers \
+the nodes that have some. VNI, Encrypted, MTU, Conflicts, Endpoints (of all nodes) and Addresses are ours. Owned are \
+addresses that only the node that is asked gives to endpoints; others are given to it when it runs out of them. With \
+--verbose it is shown what each node holds.
 
 Exit status: 0 shown, 1 a network was not found, 2 wrong usage or configuration.")]
 pub(super) struct Inspect {
     /// Which
     #[arg(required = true, value_name = "NETWORK")]
     networks: Vec<Name>,
+
+    /// Show which node holds how many addresses, too
+    #[arg(short, long)]
+    verbose: bool,
 
     #[command(flatten)]
     remote: Remote,
@@ -35,7 +44,7 @@ impl Inspect {
     pub(super) fn run(self) -> ExitCode {
         let mut networks = Vec::new();
         let outcome = self.remote.ask_each(self.networks, Call::Network, |_, network: NetworkDetail| {
-            networks.push(document(&network));
+            networks.push(document(&network, self.verbose));
             Ok(())
         });
         match say(&printable::json_pretty(&networks)) {
@@ -46,7 +55,7 @@ impl Inspect {
 }
 
 /// In the shape of `docker network inspect`, and what Docker has no field for.
-fn document(detail: &NetworkDetail) -> Value {
+fn document(detail: &NetworkDetail, verbose: bool) -> Value {
     let network = &detail.network;
     let options = &network.options;
     let has_v6 = network.subnets.iter().any(|subnet| !subnet.subnet.is_ipv4());
@@ -77,6 +86,8 @@ fn document(detail: &NetworkDetail) -> Value {
         "Encrypted": options.encrypted,
         "MTU": options.mtu,
         "Conflicts": network.conflicts.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "Endpoints": detail.members.iter().map(member).collect::<Vec<_>>(),
+        "Addresses": detail.addresses.iter().map(|of| addresses(of, verbose)).collect::<Vec<_>>(),
     })
 }
 
@@ -91,13 +102,60 @@ fn config(subnet: &Subnet) -> Value {
     config
 }
 
-/// This node's endpoints by name, with what stands for a container's place.
+/// An endpoint of any node.
+fn member(member: &NetworkMember) -> Value {
+    json!({
+        "Id": member.id,
+        "Name": member.name,
+        "Aliases": member.aliases,
+        "Node": member.node,
+        "MacAddress": member.mac.to_string(),
+        "IPv4Address": of_version(&member.addresses, true),
+        "IPv6Address": of_version(&member.addresses, false),
+    })
+}
+
+/// The address of an IP version; empty without one, as in Docker.
+fn of_version(addresses: &[HostAddress], v4: bool) -> String {
+    let found = addresses.iter().find(|own| own.address().is_ipv4() == v4);
+    found.map(ToString::to_string).unwrap_or_default()
+}
+
+/// How a subnet's addresses are used.
+fn addresses(of: &SubnetUse, verbose: bool) -> Value {
+    let sum = |part: fn(&NodeUse) -> u64| of.nodes.iter().map(part).fold(0, u64::saturating_add);
+    let own = of.nodes.iter().find(|node| node.own);
+    let mut document = json!({
+        "Subnet": of.subnet,
+        "Capacity": of.capacity,
+        "Used": sum(|node| node.used),
+        "Free": of.capacity.saturating_sub(sum(|node| node.used)),
+        "Owned": own.map_or(0, |node| node.owned),
+    });
+    if verbose {
+        let node = |node: &NodeUse| json!({ "Node": node.node, "Owned": node.owned, "Used": node.used, "Free": node.free });
+        document["Nodes"] = of.nodes.iter().map(node).collect();
+        document["Unheard"] = of.capacity.saturating_sub(sum(|node| node.owned)).into();
+    }
+    document
+}
+
+/// This node's endpoints by id, with what stands for a container's place.
 fn containers(detail: &NetworkDetail) -> Value {
     if detail.endpoints.is_empty() {
         return Value::Null;
     }
     let endpoint = |endpoint: &crate::api::NetworkEndpoint| {
-        let mut document = json!({ "Name": endpoint.name, "MTU": endpoint.mtu, "Carried": endpoint.carried });
+        let mut document = json!({
+            "Name": endpoint.name,
+            "EndpointID": endpoint.id,
+            "MacAddress": endpoint.mac.to_string(),
+            "IPv4Address": of_version(&endpoint.addresses, true),
+            "IPv6Address": of_version(&endpoint.addresses, false),
+            "Aliases": endpoint.aliases,
+            "MTU": endpoint.mtu,
+            "Carried": endpoint.carried,
+        });
         match &endpoint.device {
             EndpointDevice::Tap { tap, netns } => {
                 (document["Tap"], document["Netns"]) = (json!(tap), json!(netns))
@@ -107,7 +165,7 @@ fn containers(detail: &NetworkDetail) -> Value {
                 (document["QemuDgram"], document["QemuRemote"]) = (json!(qemu_dgram), json!(qemu_remote));
             }
         }
-        (endpoint.name.clone(), document)
+        (endpoint.id.clone(), document)
     };
     Value::Object(detail.endpoints.iter().map(endpoint).collect())
 }
@@ -132,14 +190,21 @@ mod tests {
     use crate::api::{
         NetworkConflict, NetworkEndpoint, NetworkOptions, NetworkPeer, NetworkRef, NetworkView,
     };
+    use crate::switch::wire::MacAddr;
 
     fn detail(network: NetworkView) -> NetworkDetail {
-        NetworkDetail { network, peers: Vec::new(), endpoints: Vec::new() }
+        NetworkDetail {
+            network,
+            peers: Vec::new(),
+            endpoints: Vec::new(),
+            members: Vec::new(),
+            addresses: Vec::new(),
+        }
     }
 
     #[test]
     fn a_bare_network_has_dockers_shape() {
-        let shown = document(&detail(network("front", &[("10.0.0.0/24", "10.0.0.1")])));
+        let shown = document(&detail(network("front", &[("10.0.0.0/24", "10.0.0.1")])), false);
         assert_eq!(shown["Created"], "1970-01-01T00:00:00.000Z");
         assert_eq!(shown["IPAM"]["Config"], json!([{ "Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1" }]));
         assert_eq!(shown["Options"], json!({ "com.docker.network.driver.overlay.vxlanid_list": "4096" }));
@@ -165,12 +230,54 @@ mod tests {
             vec![NetworkConflict::Name { holder: NetworkRef { id: "zzz".into(), name: "front".into() } }];
         let peer = NetworkPeer { id: "n1".into(), name: "one".into(), address: Some([192, 0, 2, 1].into()) };
         let endpoint = NetworkEndpoint {
+            id: "e1".into(),
             name: "web".into(),
+            aliases: vec!["www".into()],
+            mac: MacAddr([2, 0x42, 10, 0, 0, 2]),
+            addresses: vec!["10.0.0.2/24".parse().unwrap(), "fd00::2/64".parse().unwrap()],
             device: EndpointDevice::tap("tap0", Some("web".into())),
             mtu: 1450,
             carried: true,
         };
-        let shown = document(&NetworkDetail { network: front, peers: vec![peer], endpoints: vec![endpoint] });
+        let member = NetworkMember {
+            id: "e2".into(),
+            name: "db".into(),
+            aliases: Vec::new(),
+            node: "two".into(),
+            mac: MacAddr([2, 0x42, 10, 0, 0, 3]),
+            addresses: vec!["10.0.0.3/24".parse().unwrap()],
+        };
+        let node = |node: &str, own, owned, used| NodeUse {
+            node: node.into(),
+            own,
+            owned,
+            free: owned - used,
+            used,
+        };
+        let nodes = vec![node("one", true, 100, 1), node("two", false, 50, 1)];
+        let of = SubnetUse { subnet: front.subnets[0].subnet, capacity: 253, nodes };
+        let detail = NetworkDetail {
+            peers: vec![peer],
+            endpoints: vec![endpoint],
+            members: vec![member],
+            addresses: vec![of],
+            ..detail(front)
+        };
+        let shown = document(&detail, true);
+        assert_eq!(
+            shown["Addresses"][0],
+            json!({ "Subnet": "10.0.0.0/24", "Capacity": 253, "Used": 2, "Free": 251, "Owned": 100, "Unheard": 103,
+                "Nodes": [{ "Node": "one", "Owned": 100, "Used": 1, "Free": 99 },
+                    { "Node": "two", "Owned": 50, "Used": 1, "Free": 49 }] })
+        );
+        assert_eq!(document(&detail, false)["Addresses"][0].get("Nodes"), None);
+        assert_eq!(
+            shown["Endpoints"],
+            json!([{ "Id": "e2", "Name": "db", "Aliases": [], "Node": "two", "MacAddress": "02:42:0a:00:00:03",
+                "IPv4Address": "10.0.0.3/24", "IPv6Address": "" }])
+        );
+        let web = &shown["Containers"]["e1"];
+        assert_eq!((&web["IPv4Address"], &web["IPv6Address"]), (&json!("10.0.0.2/24"), &json!("fd00::2/64")));
         assert_eq!(shown["IPAM"]["Config"][0]["IPRange"], "10.0.0.128/25");
         assert_eq!(shown["IPAM"]["Config"][0]["AuxiliaryAddresses"], json!({ "a": "10.0.0.7" }));
         assert_eq!(shown["IPAM"]["Config"][1], json!({ "Subnet": "fd00::/64", "Gateway": "fd00::1" }));
@@ -178,7 +285,7 @@ mod tests {
         assert_eq!((&shown["Options"]["encrypted"], &shown["Encrypted"]), (&json!(""), &json!(true)));
         assert_eq!([&shown["EnableIPv6"], &shown["Internal"]], [&json!(true); 2]);
         assert_eq!(shown["Peers"], json!([{ "Name": "one", "IP": "192.0.2.1" }]));
-        assert_eq!(shown["Containers"]["web"]["Netns"], "web");
+        assert_eq!(web["Netns"], "web");
         assert_eq!(shown["Conflicts"], json!(["name means zzz"]));
         assert_eq!(shown["Labels"], json!({ "stage": "test" }));
     }

@@ -7,7 +7,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 
 use super::*;
-use crate::names::Host;
+use crate::names::{Host, Zone};
 use crate::switch::fdb::{Limits, Place};
 use crate::switch::io::mem::{Faults, Network};
 use crate::switch::switch::Switch;
@@ -89,10 +89,12 @@ async fn an_endpoint_asks_and_new_names_are_there_at_once() {
         let reply = net.ask(&query("web.", 1));
         assert_eq!((reply.metadata.id, reply.answers[0].data.to_string()), (1, "10.0.9.2".into()));
         assert_eq!(net.ask(&query("db.front.", 2)).metadata.response_code, ResponseCode::ServFail);
-        net.gateway.set_zone(zone(&[("db", 3)]));
+        net.gateway.set_tables(zone(&[("db", 3)]));
         assert_eq!(net.ask(&query("db.front.", 3)).answers[0].data.to_string(), "10.0.9.3");
         assert_eq!(net.ask(&query("web.", 4)).metadata.response_code, ResponseCode::ServFail);
         assert_eq!(net.switch.report().drops, []);
+        let counts = Counts { answered: 2, forwarded: 2, unanswered: 2, ..Counts::default() };
+        assert_eq!(net.gateway.counts(), counts);
         net.workers.stop().unwrap();
         assert_eq!(net.client.receive(), Err(ChannelReceiveError::Closed));
         assert!(net.gateway.join(), "its thread ends with its port");
@@ -151,11 +153,14 @@ async fn other_names_are_asked_of_one_server_after_the_other() {
     let resolvers = Resolvers::these(Handle::current(), servers);
     apart(move || {
         let net = Net::new(zone(&[]), resolvers);
-        for id in [77, 78] {
-            let reply = net.ask(&query("example.org.", id));
+        for (name, id) in [("example.org.", 77), ("www.example.org.", 78), ("EXAMPLE.org.", 79)] {
+            let reply = net.ask(&query(name, id));
             assert_eq!((reply.metadata.id, reply.answers.len()), (id, 1));
             assert_eq!(reply.answers[0].data.to_string(), "192.0.2.1");
         }
+        // The third is the first once more, which is still known.
+        let counts = Counts { forwarded: 2, cached: 1, ..Counts::default() };
+        assert_eq!(net.gateway.counts(), counts);
         net.workers.stop().unwrap();
     })
     .await;

@@ -4,7 +4,10 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 
+use super::super::addresses::Own;
+use super::super::tables::Lease;
 use super::*;
+use crate::api::IpPrefix;
 use crate::names::Host;
 use crate::switch::wire::MacAddr;
 
@@ -16,20 +19,22 @@ const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 7);
 const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
 
 fn station() -> Station {
-    let at = Addresses::new(&[V4.into(), V6.into()]).unwrap();
+    let own = |address: IpAddr, length| Own { address, subnet: IpPrefix::around(address, length) };
+    let at = Addresses::of(vec![own(V4.into(), 24), own(V6.into(), 64)]).unwrap();
     assert_eq!((at.mac(), at.v4(), at.v6()), (OWN, Some(V4), Some(V6)));
     Station::new(at, 1, Instant::now())
 }
 
-fn zone(internal: bool) -> Zone {
+fn tables(internal: bool) -> Tables {
     let mut zone = Zone::new("front", internal);
     let addresses = vec![[10, 0, 9, 2].into()];
     zone.add(&Host { name: "web".into(), addresses, ..Host::default() }).unwrap();
-    zone
+    let lease = Lease { address: CLIENT_V4, name: "web".into(), mtu: 1_420 };
+    Tables { zone, leases: [(CLIENT, lease)].into(), mtu: 1_450 }
 }
 
 fn handle(frame: &[u8]) -> Action {
-    station().handle(frame, &zone(false), Instant::now())
+    station().handle(frame, &tables(false), Instant::now())
 }
 
 /// What came back, after a look at its ways and checksums.
@@ -128,6 +133,72 @@ fn neighbours_are_told_that_we_are_a_router() {
     assert_eq!((&defence[..6], defence[58]), (&[0x33, 0x33, 0, 0, 0, 1][..], 0xa0));
 }
 
+/// A solicitation of routers, from an address or none.
+fn router_solicitation(source: Ipv6Addr, hops: u8) -> Vec<u8> {
+    let all_routers = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+    let step = PacketBuilder::ethernet2(CLIENT.0, [0x33, 0x33, 0, 0, 0, 2]);
+    let step = step.ipv6(source.octets(), all_routers.octets(), hops);
+    built(|frame| step.icmpv6(etherparse::Icmpv6Type::RouterSolicitation).write(frame, &[]))
+}
+
+#[test]
+fn routers_are_found_by_asking_and_by_waiting() {
+    let (mut station, tables, now) = (station(), tables(false), Instant::now());
+    let link_local = Ipv6Addr::new(0xfe80, 0, 0, 0, 0x42, 0x0aff, 0xfe00, 0x0901);
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let check = |frame: &[u8], mac: [u8; 6], to: Ipv6Addr| {
+        assert_eq!((&frame[..6], &frame[22..38]), (&mac[..], &link_local.octets()[..]));
+        assert_eq!((&frame[38..54], frame[21], &frame[54..56]), (&to.octets()[..], 255, &[134, 0][..]));
+        let header = ethernet::Header::parse(frame).unwrap();
+        let found = Transport::find(frame, &header).unwrap();
+        assert!(verifies(frame, found, found.source(frame), found.destination(frame)));
+    };
+    for (source, to) in [(CLIENT_V6, CLIENT_V6), (Ipv6Addr::UNSPECIFIED, all)] {
+        let asked = station.handle(&router_solicitation(source, 255), &tables, now);
+        let Action::Send(frame) = asked else { panic!("no router answers") };
+        check(&frame, CLIENT.0, to);
+    }
+    assert_eq!(station.handle(&router_solicitation(CLIENT_V6, 64), &tables, now), Action::Nothing);
+    let due = station.next_deadline().unwrap();
+    let Action::Several { frames, questions } = station.tick(&tables, due) else { panic!("none is sent") };
+    assert_eq!((frames.len(), questions.len()), (1, 0));
+    check(&frames[0], [0x33, 0x33, 0, 0, 0, 1], all);
+    assert!(station.next_deadline().unwrap() > due);
+    // The address that routers are known by is ours.
+    let reply = handle(&solicitation(true, CLIENT_V6, link_local, 255));
+    assert!(matches!(reply, Action::Send(_)));
+}
+
+#[test]
+fn clients_without_addresses_get_theirs() {
+    let message = |kind: u8| {
+        let mut message = vec![0; 240];
+        message[..3].copy_from_slice(&[1, 1, 6]);
+        message[28..34].copy_from_slice(&CLIENT.0);
+        message[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
+        [&message[..], &[53, 1, kind, 255]].concat()
+    };
+    let discover = |source: Ipv4Addr, to: Ipv4Addr, mac: MacAddr, port| {
+        let step = PacketBuilder::ethernet2(CLIENT.0, mac.0).ipv4(source.octets(), to.octets(), 64);
+        built(|frame| step.udp(68, port).write(frame, &message(1)))
+    };
+    let (none, all) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
+    let offer = sent(&discover(none, all, MacAddr::BROADCAST, 67));
+    assert_eq!((&offer[42..45], &offer[58..62]), (&[2, 1, 6][..], &CLIENT_V4.octets()[..]));
+    // One that has an address asks us alone.
+    sent(&discover(CLIENT_V4, V4, OWN, 67));
+    for other in [
+        discover(none, all, MacAddr::BROADCAST, 68),
+        discover(none, [10, 0, 9, 255].into(), MacAddr::BROADCAST, 67),
+        discover(none, V4, OWN, 67),
+    ] {
+        assert_eq!(handle(&other), Action::Nothing);
+    }
+    let mut wrong = discover(none, all, MacAddr::BROADCAST, 67);
+    wrong[60] ^= 1;
+    assert_eq!(handle(&wrong), Action::Nothing, "a wrong checksum");
+}
+
 #[test]
 fn echo_comes_back_whole() {
     let data: Vec<u8> = (0..=255).cycle().take(1_400).collect();
@@ -168,7 +239,7 @@ fn what_others_know_is_asked_and_the_reply_finds_its_way() {
     let Some(TransportSlice::Udp(udp)) = packet.transport else { panic!("no datagram") };
     assert_eq!((udp.destination_port(), udp.payload()[3] & 0xf), (4_000, 2), "SERVFAIL");
     assert_eq!(station.answer(&question, Some(query), Instant::now()).len(), 1);
-    let internal = station.handle(&datagram(false, DNS, &question.query), &zone(true), Instant::now());
+    let internal = station.handle(&datagram(false, DNS, &question.query), &tables(true), Instant::now());
     assert!(matches!(internal, Action::Send(_)));
 }
 
@@ -208,12 +279,12 @@ fn tcp_is_reset_as_the_sender_expects_it() {
 
 #[test]
 fn errors_have_a_limit_and_answers_none() {
-    let (mut station, zone, now) = (station(), zone(false), Instant::now());
+    let (mut station, tables, now) = (station(), tables(false), Instant::now());
     let refused = datagram(false, 123, b"what time is it?");
-    let errors = (0..1_000).filter(|_| station.handle(&refused, &zone, now) != Action::Nothing).count();
+    let errors = (0..1_000).filter(|_| station.handle(&refused, &tables, now) != Action::Nothing).count();
     assert_eq!(errors, usize::try_from(ERRORS.burst).unwrap());
     let asked = datagram(false, DNS, &query("web."));
-    assert!((0..1_000).all(|_| station.handle(&asked, &zone, now) != Action::Nothing));
+    assert!((0..1_000).all(|_| station.handle(&asked, &tables, now) != Action::Nothing));
 }
 
 #[test]
@@ -225,23 +296,23 @@ fn what_is_cut_off_changed_or_of_others_never_panics() {
         built(|frame| ipv4(V4).icmpv4_echo_request(7, 9).write(frame, b"data")),
         built(|frame| ipv6(V6).tcp(4_000, 80, 1_000, 8_192).syn().write(frame, &[])),
     ];
-    let (mut station, zone, now) = (station(), zone(false), Instant::now());
+    let (mut station, tables, now) = (station(), tables(false), Instant::now());
     for frame in &frames {
         for len in 0..frame.len() {
-            assert_eq!(station.handle(&frame[..len], &zone, now), Action::Nothing, "{len} bytes");
+            assert_eq!(station.handle(&frame[..len], &tables, now), Action::Nothing, "{len} bytes");
         }
         for at in 0..frame.len() {
             for flip in [1, 0x80, 0xff] {
                 let mut changed = frame.clone();
                 changed[at] ^= flip;
-                let _ = station.handle(&changed, &zone, now);
+                let _ = station.handle(&changed, &tables, now);
             }
         }
         let mut own = frame.clone();
         own[6..12].copy_from_slice(&OWN.0);
-        assert_eq!(station.handle(&own, &zone, now), Action::Nothing);
+        assert_eq!(station.handle(&own, &tables, now), Action::Nothing);
         let mut tagged = frame.clone();
         tagged.splice(12..12, [0x81, 0, 0, 7]);
-        assert_eq!(station.handle(&tagged, &zone, now), Action::Nothing);
+        assert_eq!(station.handle(&tagged, &tables, now), Action::Nothing);
     }
 }

@@ -5,8 +5,9 @@ use hickory_proto::rr::{Name, RecordType};
 
 use super::super::addresses::Addresses;
 use super::super::station::{Action, Question, Station};
+use super::super::tables::Tables;
 use super::*;
-use crate::names::Host;
+use crate::names::{Host, Zone};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 9, 7);
@@ -28,7 +29,7 @@ fn framed(messages: &[Vec<u8>]) -> Vec<u8> {
 struct Pair {
     station: Station,
     at: Addresses,
-    zone: Zone,
+    tables: Tables,
     questions: Vec<Question>,
     start: Instant,
     now: Instant,
@@ -56,8 +57,9 @@ impl Pair {
         socket.connect(client.context(), (OWN, DNS), 4_000).unwrap();
         let mut sockets = SocketSet::new(Vec::new());
         let socket = sockets.add(socket);
+        let tables = Tables::from(zone);
         let (station, questions, read) = (Station::new(at.clone(), 1, start), Vec::new(), Vec::new());
-        Self { station, at, zone, questions, start, now: start, client, sockets, socket, packets, read }
+        Self { station, at, tables, questions, start, now: start, client, sockets, socket, packets, read }
     }
 
     fn socket(&mut self) -> &mut Socket<'static> {
@@ -69,7 +71,7 @@ impl Pair {
         let end = self.now + time;
         while self.now < end {
             self.now += Duration::from_millis(10);
-            let action = self.station.tick(&self.zone, self.now);
+            let action = self.station.tick(&self.tables, self.now);
             self.take(action);
             let since = i64::try_from(self.now.duration_since(self.start).as_micros()).unwrap();
             self.client.poll(time::Instant::from_micros(since), &mut self.packets, &mut self.sockets);
@@ -79,7 +81,7 @@ impl Pair {
             }
             for packet in std::mem::take(&mut self.packets.sent) {
                 let frame = [&self.at.mac().0[..], &MAC, &[8, 0], &packet].concat();
-                let action = self.station.handle(&frame, &self.zone, self.now);
+                let action = self.station.handle(&frame, &self.tables, self.now);
                 self.take(action);
             }
         }
@@ -138,7 +140,7 @@ fn queries_of_a_connection_are_answered_whole_and_it_is_closed() {
     let said: Vec<_> = pair.replies().iter().map(|reply| (reply.metadata.id, reply.answers.len())).collect();
     assert_eq!(said, [(1, 1_000), (3, 1_000), (2, 0)]);
     assert_eq!(pair.replies()[2].metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(pair.station.next_tick(), None, "the connection is gone");
+    assert_eq!(pair.station.next_deadline(), None, "the connection is gone");
     assert_eq!(pair.station.answer(question, None, pair.now), Vec::<Vec<u8>>::new(), "late");
 }
 
@@ -146,11 +148,11 @@ fn queries_of_a_connection_are_answered_whole_and_it_is_closed() {
 fn a_quiet_connection_is_ended() {
     let mut pair = Pair::new();
     pair.run(A_WHILE);
-    assert!(pair.socket().may_send() && pair.station.next_tick().is_some());
+    assert!(pair.socket().may_send() && pair.station.next_deadline().is_some());
     pair.run(IDLE - A_WHILE - A_WHILE);
     assert!(pair.socket().may_send(), "not before its time");
     pair.run(A_WHILE + A_WHILE);
-    assert_eq!((pair.socket().state(), pair.station.next_tick()), (State::Closed, None));
+    assert_eq!((pair.socket().state(), pair.station.next_deadline()), (State::Closed, None));
 }
 
 #[test]
@@ -159,7 +161,7 @@ fn a_query_that_is_too_long_ends_it() {
     pair.run(A_WHILE);
     assert_eq!(pair.socket().send_slice(&[0xff; 100]), Ok(100));
     pair.run(A_WHILE);
-    assert_eq!((pair.socket().state(), pair.station.next_tick()), (State::Closed, None));
+    assert_eq!((pair.socket().state(), pair.station.next_deadline()), (State::Closed, None));
 }
 
 #[test]
@@ -184,6 +186,6 @@ fn questions_elsewhere_and_connections_have_limits() {
     let frames: Vec<_> = (5_000..5_100).map(syn).collect();
     let opened = frames
         .iter()
-        .filter(|frame| matches!(pair.station.handle(frame, &pair.zone, pair.now), Action::Several { .. }));
+        .filter(|frame| matches!(pair.station.handle(frame, &pair.tables, pair.now), Action::Several { .. }));
     assert_eq!(opened.count(), STREAMS_MAX - 1);
 }

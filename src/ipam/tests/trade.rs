@@ -186,6 +186,26 @@ fn what_a_removed_node_held_is_found_once_everybody_has_answered() {
 }
 
 #[test]
+fn removals_that_are_long_over_do_not_keep_others_from_being_settled() {
+    let mut cluster = Cluster::new(4, &space(28));
+    for number in 2..=4 {
+        cluster.attach(node(number), "web", None).unwrap();
+    }
+    assert!(cluster.remove(node(3)));
+    // Of a node that came later, and never heard of that removal.
+    cluster.pools.insert(node(5), Pool::join(node(5), space(28)));
+    let removed = BTreeSet::from([node(1)]);
+    cluster.pools.remove(&node(1));
+    let mut all: Vec<&mut Pool> = cluster.pools.values_mut().collect();
+    for pool in &mut all {
+        assert!(pool.follow_removals(&removed));
+        assert!(!pool.follow_removals(&removed));
+    }
+    assert!(cluster.remove(node(1)));
+    assert_eq!(cluster.pools.values().map(|pool| pool.held().count()).sum::<u128>(), 14);
+}
+
+#[test]
 fn a_disk_that_was_set_back_is_noticed() {
     let mut cluster = Cluster::new(2, &space(28));
     let old = cluster.pools[&node(2)].save();

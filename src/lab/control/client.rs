@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use super::codec::{self, CodecError};
 use super::server::address;
 use super::{LabName, Listing, Reply, Request, SOCKET_PREFIX};
 use crate::lab::cluster::DaemonPlace;
+use crate::namespace::messages::{self, CodecError};
 use crate::namespace::peer::peer_uid;
 use crate::namespace::visit::Kind;
 
@@ -191,8 +191,8 @@ fn ask(name: &LabName, request: &Request) -> Result<(UnixStream, Reply, Vec<Owne
         return Err(AskError::Stranger(name.clone()));
     }
     stream.set_read_timeout(Some(PATIENCE)).map_err(|error| talk(error.into()))?;
-    codec::send(&stream, request, &[]).map_err(talk)?;
-    let (reply, descriptors) = codec::receive(&stream).map_err(talk)?;
+    messages::send(&stream, request, &[]).map_err(talk)?;
+    let (reply, descriptors) = messages::receive(&stream).map_err(talk)?;
     Ok((stream, reply, descriptors))
 }
 

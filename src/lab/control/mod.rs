@@ -2,11 +2,10 @@
 //!
 //! A lab listens at an abstract UNIX socket of the host's network namespace, `vswitchd-lab/UID/NAME` (unix(7)):
 //! it needs no file, and is gone with the lab whatever ends that. Both sides ask the kernel who the other is,
-//! and talk only to their own user. A conversation is one [`Request`] and one [`Reply`], as [`codec`] lays them
-//! out; namespaces are handed over as descriptors.
+//! and talk only to their own user. A conversation is one [`Request`] and one [`Reply`], as
+//! [`messages`](crate::namespace::messages) lays them out; namespaces are handed over as descriptors.
 
 pub mod client;
-pub mod codec;
 pub mod server;
 
 use serde::{Deserialize, Serialize};

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use rustix::process::geteuid;
 
-use super::codec::{self, CodecError};
 use super::{LabName, Listing, Reply, Request, SOCKET_PREFIX};
 use crate::lab::Lab;
 use crate::lab::cluster::DaemonPlace;
+use crate::namespace::messages::{self, CodecError};
 use crate::namespace::netns::NetNs;
 use crate::namespace::peer::peer_uid;
 use crate::namespace::visit::Kind;
@@ -158,18 +158,18 @@ impl Server {
         stream.set_write_timeout(Some(PATIENCE))?;
         // In a user namespace other users, root included, have no number: they are all "nobody".
         if peer_uid(stream.as_fd())? != geteuid().as_raw() {
-            codec::send(stream, &Reply::Refused { reason: "this lab is another user's".into() }, &[])?;
+            messages::send(stream, &Reply::Refused { reason: "this lab is another user's".into() }, &[])?;
             return Ok(Then::HangUp);
         }
-        let (request, _) = codec::receive::<Request>(stream)?;
+        let (request, _) = messages::receive::<Request>(stream)?;
         match request {
-            Request::List => codec::send(stream, &Reply::Lab(self.listing.clone()), &[])?,
+            Request::List => messages::send(stream, &Reply::Lab(self.listing.clone()), &[])?,
             Request::Enter { target } => {
                 self.admit(stream, &target)?;
                 return Ok(Then::Stay);
             }
             Request::Down => {
-                codec::send(stream, &Reply::Ending, &[])?;
+                messages::send(stream, &Reply::Ending, &[])?;
                 return Ok(Then::End);
             }
         }
@@ -179,13 +179,13 @@ impl Server {
     fn admit(&self, stream: &UnixStream, target: &str) -> Result<(), CodecError> {
         let Some(place) = self.places.get(target) else {
             let reason = format!("it has no node or endpoint of that name: try {}", self.some_names());
-            return codec::send(stream, &Reply::Refused { reason }, &[]);
+            return messages::send(stream, &Reply::Refused { reason }, &[]);
         };
         let mut kinds: Vec<Kind> = self.sandbox.iter().map(|(kind, _)| *kind).collect();
         let mut descriptors: Vec<_> = self.sandbox.iter().map(|(_, fd)| fd.as_fd()).collect();
         kinds.push(Kind::Net);
         descriptors.push(place.netns.as_fd());
-        codec::send(stream, &Reply::Entrance { kinds, daemon: place.daemon.clone() }, &descriptors)
+        messages::send(stream, &Reply::Entrance { kinds, daemon: place.daemon.clone() }, &descriptors)
     }
 
     fn some_names(&self) -> String {

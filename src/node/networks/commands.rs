@@ -1,22 +1,25 @@
 //! What a node is asked about networks: gathers the facts, lets the modules beside this one decide, and acts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ring::rand::{SecureRandom, SystemRandom};
 use tracing::{info, warn};
 
 use super::super::cluster::{Cluster, now_ms};
 use super::super::life::internal;
-use super::super::records::{NetworkRecord, Presence, node_id};
+use super::super::records::{EndpointRecord, NetworkRecord, Presence, gossip_id, node_id};
 use super::conflict::mark;
 use super::create::{Around, settle};
 use super::lookup::{find_network, find_one, may_remove};
 use crate::api::{
-    IpPrefix, Ipv4Prefix, Name, NetworkCreate, NetworkCreated, NetworkDetail, NetworkEndpoint, NetworkFilter,
-    NetworkOptions, NetworkPeer, NetworkView, Pruned, Refusal,
+    HostAddress, IpPrefix, Ipv4Prefix, Name, NetworkCreate, NetworkCreated, NetworkDetail, NetworkEndpoint,
+    NetworkFilter, NetworkMember, NetworkOptions, NetworkPeer, NetworkView, Pruned, Refusal,
 };
 use crate::crypto::identity::NodeId;
 use crate::namespace::netlink::{Netlink, NetlinkError};
+use crate::overlay::EndpointView;
+use crate::switch::wire::MacAddr;
 
 /// What the routing mesh's network is called from the beginning.
 const INGRESS: &str = "ingress";
@@ -71,13 +74,40 @@ impl Cluster {
         peers.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         let endpoints = self.overlay().map(|overlay| overlay.endpoints()).unwrap_or_default();
         let here = endpoints.into_iter().filter(|endpoint| endpoint.spec.network.0 == network.id);
-        let endpoint = |view: crate::overlay::EndpointView| NetworkEndpoint {
+        let endpoint = |view: EndpointView| NetworkEndpoint {
+            id: view.spec.id,
             name: view.spec.name,
+            aliases: view.spec.aliases,
+            mac: view.spec.mac.unwrap_or(MacAddr([0; 6])),
+            addresses: view.spec.addresses,
             device: view.spec.device,
             mtu: view.mtu,
             carried: view.carried,
         };
-        NetworkDetail { endpoints: here.map(endpoint).collect(), peers, network }
+        let members = self.network_members(&network);
+        let record = self.networks().into_iter().find(|(id, _)| *id == network.id);
+        let addresses = record.map(|network| self.subnet_uses(&network)).unwrap_or_default();
+        NetworkDetail { endpoints: here.map(endpoint).collect(), members, addresses, peers, network }
+    }
+
+    /// The endpoints of all nodes in a network.
+    fn network_members(&self, network: &NetworkView) -> Vec<NetworkMember> {
+        let length = |address: &IpAddr| {
+            let subnet = network.subnets.iter().find(|subnet| subnet.subnet.contains(*address));
+            HostAddress::new(*address, subnet.map_or(0, |subnet| subnet.subnet.length()))
+        };
+        let records = self.endpoint_records().into_iter().filter(|(.., record)| record.network == network.id);
+        let member = |(node, id, record): (NodeId, String, EndpointRecord)| NetworkMember {
+            id,
+            name: record.name,
+            aliases: record.aliases,
+            node: self.node_name(node),
+            mac: MacAddr(record.mac),
+            addresses: record.addresses.iter().filter_map(length).collect(),
+        };
+        let mut members: Vec<_> = records.map(member).collect();
+        members.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+        members
     }
 
     pub(in crate::node) async fn create_network(
@@ -105,8 +135,15 @@ impl Cluster {
             subnets: settled.subnets,
             options: request.options.clone(),
             created_ms: now_ms(),
+            maker: gossip_id(self.id),
         };
+        let made = (id, network);
+        // Nobody else has any of its addresses, even if this node dies as soon as others know of it.
+        let founding = self.addresses.found(&made).map_err(internal)?;
+        let (id, network) = made;
         self.set_network(&id, &network).await.map_err(internal)?;
+        drop(founding);
+        self.say_shares();
         Ok(NetworkCreated { id })
     }
 

@@ -1,7 +1,7 @@
 //! Which network is meant, and what may be done with it.
 
 use super::super::requests::{conflict, find};
-use crate::api::{Name, NetworkConflict, NetworkDetail, NetworkView, Refusal};
+use crate::api::{Name, NetworkConflict, NetworkDetail, NetworkMember, NetworkPeer, NetworkView, Refusal};
 
 /// Users that a refusal names at most.
 const NAMED_MAX: usize = 4;
@@ -44,14 +44,17 @@ pub(in crate::node) fn may_attach(network: &NetworkView) -> Result<(), Refusal> 
 /// Whether it may be removed.
 ///
 /// # Errors
-/// If it has endpoints: those of this node and other nodes are named.
+/// If it has endpoints: they and their nodes are named.
 pub(super) fn may_remove(network: &NetworkDetail, own: &str) -> Result<(), Refusal> {
-    let endpoints = network.endpoints.iter().map(|endpoint| endpoint.name.clone()).collect::<Vec<_>>();
-    let others = network.peers.iter().filter(|peer| peer.id != own).map(|peer| peer.name.clone());
-    let others = others.collect::<Vec<_>>();
-    let here = (!endpoints.is_empty()).then(|| format!("endpoints {} of this node", some(&endpoints)));
+    let named = |member: &NetworkMember| format!("{} on {}", member.name, member.node);
+    let endpoints = network.members.iter().map(named).collect::<Vec<_>>();
+    // Whose endpoints have not been heard of, but that they have some.
+    let unnamed =
+        |peer: &&NetworkPeer| peer.id != own && network.members.iter().all(|member| member.node != peer.name);
+    let others = network.peers.iter().filter(unnamed).map(|peer| peer.name.clone()).collect::<Vec<_>>();
+    let known = (!endpoints.is_empty()).then(|| format!("endpoints {}", some(&endpoints)));
     let there = (!others.is_empty()).then(|| format!("endpoints of nodes {}", some(&others)));
-    let users: Vec<String> = here.into_iter().chain(there).collect();
+    let users: Vec<String> = known.into_iter().chain(there).collect();
     if users.is_empty() {
         return Ok(());
     }
@@ -75,7 +78,8 @@ mod tests {
     use super::super::conflict::mark;
     use super::super::create::tests::network;
     use super::*;
-    use crate::api::{Code, EndpointDevice, NetworkEndpoint, NetworkPeer};
+    use crate::api::Code;
+    use crate::switch::wire::MacAddr;
 
     fn name(text: &str) -> Name {
         text.parse().unwrap()
@@ -106,24 +110,28 @@ mod tests {
 
     #[test]
     fn users_are_named() {
-        let endpoint = |name: &str| NetworkEndpoint {
+        let member = |&(name, node): &(&str, &str)| NetworkMember {
+            id: name.into(),
             name: name.into(),
-            device: EndpointDevice::tap("tap0", None),
-            mtu: 1450,
-            carried: true,
+            aliases: Vec::new(),
+            node: format!("node-{node}"),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            addresses: Vec::new(),
         };
         let peer = |id: &str| NetworkPeer { id: id.into(), name: format!("node-{id}"), address: None };
-        let detail = |endpoints: &[&str], peers: &[&str]| NetworkDetail {
+        let detail = |members: &[(&str, &str)], peers: &[&str]| NetworkDetail {
             network: network("id1", "front", 4096, &[]),
             peers: peers.iter().map(|id| peer(id)).collect(),
-            endpoints: endpoints.iter().map(|name| endpoint(name)).collect(),
+            endpoints: Vec::new(),
+            members: members.iter().map(member).collect(),
+            addresses: Vec::new(),
         };
         let said = |detail: &NetworkDetail| may_remove(detail, "0").unwrap_err().message;
         assert_eq!(may_remove(&detail(&[], &[]), "0"), Ok(()));
         assert_eq!(
-            said(&detail(&["web", "db"], &["0", "1"])),
-            "network front is in use by endpoints web, db of this node and endpoints of nodes node-1: `vswitchd detach` \
-             them first"
+            said(&detail(&[("web", "0"), ("db", "2")], &["0", "1", "2"])),
+            "network front is in use by endpoints web on node-0, db on node-2 and endpoints of nodes node-1: `vswitchd \
+             detach` them first"
         );
         let many = said(&detail(&[], &["1", "2", "3", "4", "5", "6"]));
         assert!(many.contains("nodes node-1, node-2, node-3, node-4 and 2 more:"), "{many}");

@@ -14,7 +14,7 @@ const NAMED_MAX: usize = 4;
 
 /// The only thing of a `kind` that `wanted` names, as in Docker: by its id; or else by its name; or else by the
 /// beginning of its id.
-pub(super) fn find<'a, T>(
+pub(crate) fn find<'a, T>(
     kind: &str,
     wanted: &Name,
     all: &'a [T],

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -146,6 +146,20 @@ impl NetnsRef {
 /// Non-blocking, so that a FIFO which somebody names by mistake gives an error instead of a wait.
 fn open_path(path: &Path) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())
+}
+
+/// The user namespace that a network namespace belongs to (`NS_GET_USERNS`, ioctl_ns(2)).
+///
+/// # Errors
+/// If it is neither this process's own nor made within it.
+pub fn owner(netns: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: the request takes no argument; a file that is no namespace answers ENOTTY.
+    let answer = unsafe { libc::ioctl(netns.as_raw_fd(), libc::NS_GET_USERNS) };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just opened it for us (with close-on-exec), and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(answer) })
 }
 
 /// Runs `work` in a network namespace, on a thread of its own, and waits for it.

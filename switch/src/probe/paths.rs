@@ -121,6 +121,8 @@ impl Paths {
             let entry = self.entries.get_mut(&peer);
             let event = entry.and_then(|entry| {
                 let change = entry.path.poll_change()?;
+                // It is used no later than told.
+                entry.mtu.set(entry.path.mtu());
                 Some(PathEvent { peer, address: entry.address, change })
             });
             if event.is_some() {
@@ -150,7 +152,6 @@ impl Paths {
     fn with<T>(&mut self, id: VtepId, act: impl FnOnce(&mut Path) -> T) -> Option<T> {
         let entry = self.entries.get_mut(&id)?;
         let result = act(&mut entry.path);
-        entry.mtu.set(entry.path.mtu());
         let due = entry.path.next_deadline();
         if due != entry.due {
             self.agenda.remove(&(entry.due, id));

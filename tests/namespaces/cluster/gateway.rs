@@ -77,6 +77,8 @@ pub(super) fn answers() -> Result<()> {
             }
             let said = dig(daemons, node, OPEN, "+short example.org")?;
             ensure!(said.is_none_or(|said| said == "192.0.2.77\n"), "node {node} resolves nothing outside");
+            let again = dig(daemons, node, OPEN, "+short EXAMPLE.org")?;
+            ensure!(again.is_none_or(|said| said == "192.0.2.77\n"), "node {node} has forgotten it");
             let asked = Instant::now();
             if let Some(said) = dig(daemons, node, INTERNAL, "example.org")? {
                 ensure!(said.contains("status: NXDOMAIN"), "node {node}, internal: {said}");
@@ -88,8 +90,34 @@ pub(super) fn answers() -> Result<()> {
             let drops = host.status()?["data"]["drops"].clone();
             ensure!(drops["source-elsewhere"].is_null(), "{}: {drops}", host.name);
         }
+        counted(daemons)?;
         gone(daemons)
     })
+}
+
+/// Each node says what its gateways have done.
+fn counted(daemons: &Daemons) -> Result<()> {
+    for host in &daemons.hosts {
+        let data = host.status()?["data"].clone();
+        let gateways = data["gateways"].as_array().context("a list")?;
+        let names: Vec<_> = gateways.iter().map(|gateway| &gateway["network"]).collect();
+        ensure!(names == NETWORKS, "{}: {data}", host.name);
+        let asked = |network: usize, counter: &str| gateways[network][counter].as_u64();
+        if asked(OPEN, "forwarded") == Some(0) {
+            eprintln!("nothing to count: dig is missing");
+            return Ok(());
+        }
+        let open = [asked(OPEN, "forwarded"), asked(OPEN, "cached"), asked(OPEN, "unanswered")];
+        ensure!(open == [Some(1), Some(1), Some(0)], "{}: {data}", host.name);
+        ensure!(asked(INTERNAL, "refused") == Some(1) && asked(INTERNAL, "forwarded") == Some(0), "{data}");
+        let text = host.say(&["status"])?;
+        let line = format!(
+            "gateway of {}: at 10.1.255.254 and fd00:1::ffff:1, from memory 1, forwarded 1",
+            NETWORKS[OPEN]
+        );
+        ensure!(text.contains(&line), "{text}");
+    }
+    Ok(())
 }
 
 /// The gateway's addresses in a network, and what else a question needs.

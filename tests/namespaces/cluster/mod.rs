@@ -2,6 +2,7 @@
 //!
 //! Most of the time these tests wait, so they run beside each other.
 
+mod addresses;
 mod capture;
 mod daemons;
 mod data;
@@ -11,12 +12,15 @@ mod liveness;
 mod machine;
 mod member;
 mod multicast;
+mod names;
 mod networks;
 mod overlay;
 mod partition;
 mod process;
 mod rights;
 mod strangers;
+mod tasks;
+mod terminal;
 mod wire;
 
 use crate::Test;
@@ -29,7 +33,19 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::a_partition_that_wrote_on_both_sides_merges", partition::merges),
         ("cluster::networks_are_made_with_addresses_and_refused_by_name", networks::made_and_refused),
         ("cluster::a_network_made_on_both_sides_of_a_partition_is_the_older_ones", networks::made_twice),
+        ("cluster::addresses_are_given_once_and_the_last_is_told", addresses::leased),
+        ("cluster::addresses_outlive_the_daemon_but_not_their_endpoints", addresses::kept),
+        ("cluster::addresses_of_a_removed_node_are_used_again", addresses::reclaimed),
+        ("cluster::endpoints_reach_each_other_by_addresses_that_nobody_set", addresses::reached),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
+        ("cluster::tasks_run_programs_in_rooms_of_their_own", tasks::programs),
+        ("cluster::signals_to_run_are_the_programs", tasks::signals),
+        ("cluster::tasks_outlive_daemons_but_not_keepers", tasks::recovery),
+        ("cluster::stand_alone_programs_on_two_hosts", tasks::walkthrough),
+        ("cluster::a_shell_in_a_task_has_a_terminal", terminal::shell),
+        ("cluster::a_terminal_can_be_left_and_come_back_to", terminal::detached),
+        ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
+        ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
         ("cluster::a_node_removed_in_its_absence_is_told", rights::removal_of_the_absent),
         ("cluster::roles_change_by_promotion_and_demotion", rights::roles),

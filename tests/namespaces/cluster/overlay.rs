@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use vswitchd::lab::{ENDPOINT_LINK, Endpoint};
 
 use super::daemons::{Daemons, wait_until};
@@ -53,14 +54,20 @@ pub(super) fn attach_all(daemons: &Daemons, nodes: usize) -> Result<()> {
     wait_until_carried(daemons, &all).map(drop)
 }
 
-/// Attaches a node's endpoint of that index to a network.
+/// Attaches a node's endpoint of that index to a network, and gives it the addresses that the lab has for it.
 pub(super) fn attach(daemons: &Daemons, node: usize, index: usize, network: &str) -> Result<()> {
+    plug(daemons, node, index, network)?;
+    Ok(endpoint(daemons, node, index).configure()?)
+}
+
+/// The same, with the addresses that it is given; gives what came of it.
+pub(super) fn plug(daemons: &Daemons, node: usize, index: usize, network: &str) -> Result<Value> {
     let endpoint = endpoint(daemons, node, index);
     let netns = format!("/proc/{}/fd/{}", std::process::id(), endpoint.netns().as_fd().as_raw_fd());
     let name = &endpoint.plan().name;
     let place = ["--network", network, "--name", name, "--tap", ENDPOINT_LINK, "--netns", &netns];
-    daemons.hosts[node].say(&[&["attach"], &place[..]].concat())?;
-    Ok(endpoint.configure()?)
+    let attached = daemons.hosts[node].json(&[&["attach"], &place[..]].concat())?.pop();
+    attached.context("attach says something")
 }
 
 /// Waits until data gets from each of these nodes to each.

@@ -141,6 +141,21 @@ struct Device {
     mtu: u32,
 }
 
+/// What is known of an open device besides its queues, as [`Tap`] says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TapFacts {
+    /// Its name.
+    pub name: String,
+    /// Whether it was made, so that it goes with its last queue.
+    pub created: bool,
+    /// What has been agreed on.
+    pub offloads: Offloads,
+    /// Its MAC address when it was opened.
+    pub mac: MacAddr,
+    /// Its MTU in bytes when it was opened.
+    pub mtu: u32,
+}
+
 /// A TAP device: one queue of it, or a handle that only writes; and the queues that [`FrameIo::split`] makes handles of.
 #[derive(Debug)]
 pub struct Tap {
@@ -321,6 +336,32 @@ impl Tap {
             appetite: Appetite::NONE,
             restores: false,
         })
+    }
+
+    /// What it is made of, to be handed to another process. The device stays until these are closed.
+    ///
+    /// # Errors
+    /// If no descriptors are left.
+    pub fn into_parts(mut self) -> io::Result<(TapFacts, Vec<OwnedFd>)> {
+        let mut queues = vec![self.queue.try_clone()?];
+        queues.append(&mut self.others);
+        self.restores = false;
+        let Device { name, created, offloads, mac, mtu } = &*self.device;
+        let facts =
+            TapFacts { name: name.clone(), created: *created, offloads: *offloads, mac: *mac, mtu: *mtu };
+        Ok((facts, queues))
+    }
+
+    /// The reverse; none without a queue. Facts that are not those of the queues make frames that the kernel refuses or
+    /// that are dropped as malformed, nothing worse.
+    #[must_use]
+    pub fn from_parts(facts: TapFacts, queues: Vec<OwnedFd>) -> Option<Self> {
+        let TapFacts { name, created, offloads, mac, mtu } = facts;
+        let device = Arc::new(Device { name, created, offloads, mac, mtu });
+        let mut queues = queues.into_iter();
+        let queue = queues.next()?;
+        let (others, appetite) = (queues.collect(), Appetite::NONE);
+        Some(Self { device, queue, reads: true, others, appetite, restores: true })
     }
 
     /// Reads one frame; `None` if its header makes no sense.

@@ -1,4 +1,4 @@
-//! Messages between a lab and other terminals.
+//! Messages with descriptors between processes of this machine: a lab and other terminals, a daemon and its envoys.
 //!
 //! ```text
 //!  0              4
@@ -21,8 +21,8 @@ use serde::de::DeserializeOwned;
 
 /// Bytes of a message: the listing of the largest lab takes some 20 KiB.
 pub const MESSAGE_MAX: usize = 256 * 1024;
-/// Descriptors of a message: one for each kind of namespace.
-pub const DESCRIPTORS_MAX: usize = 4;
+/// Descriptors of a message: one for each kind of namespace, or for each queue of a device.
+pub const DESCRIPTORS_MAX: usize = 64;
 
 /// Why no message came of what was received, or none could be sent.
 #[derive(Debug, thiserror::Error)]
@@ -125,8 +125,8 @@ fn receive_first(stream: &UnixStream, into: &mut [u8]) -> Result<(usize, Vec<Own
 mod tests {
     use std::net::Shutdown;
 
-    use super::super::{Reply, Request};
     use super::*;
+    use crate::lab::control::{Reply, Request};
     use crate::namespace::visit::Kind;
 
     /// What a receiver makes of bytes after which the connection ends.
@@ -175,9 +175,8 @@ mod tests {
         let many = vec![a.as_fd(); DESCRIPTORS_MAX + 1];
         assert!(matches!(send(&a, &Request::List, &many), Err(CodecError::Descriptors)));
         // A sender with a larger buffer than ours.
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(64))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let many = vec![a.as_fd(); 64];
         assert!(control.push(SendAncillaryMessage::ScmRights(&many)));
         let bytes = framed(br#"{"request":"list"}"#);
         sendmsg(a.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::empty()).unwrap();

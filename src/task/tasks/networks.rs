@@ -1,0 +1,155 @@
+//! A task's places in networks.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use rustix::fs::ftruncate;
+use tracing::warn;
+
+use super::make::bad_request;
+use super::{Tasks, conflict, internal};
+use crate::api::{
+    AttachRequest, Attached, Call, Code, EndpointDevice, Name, NetworkDetail, Refusal, TaskEndpoint,
+    TaskNetwork,
+};
+use crate::state::{StateDir, StateError};
+use crate::task::kept::{ID_SHORT, Kept, TASK};
+
+/// Resolvers that a program asks at most (resolv.conf(5), `MAXNS`).
+const RESOLVERS_MAX: usize = 3;
+
+impl Tasks {
+    /// Which places a task will have.
+    pub(super) async fn places(&self, wanted: &[TaskNetwork]) -> Result<Vec<TaskEndpoint>, Refusal> {
+        let mut places: Vec<TaskEndpoint> = Vec::new();
+        for (index, wanted) in wanted.iter().enumerate() {
+            let answer = self.node.answer(Call::Network(wanted.network.clone())).await?;
+            let network = serde_json::from_value::<NetworkDetail>(answer).map_err(internal)?.network;
+            if !network.options.attachable && !network.options.ingress {
+                return Err(conflict(format!(
+                    "network {} is not for single programs: it was made without --attachable",
+                    network.name
+                )));
+            }
+            if places.iter().any(|place| place.network == network.id) {
+                return Err(bad_request(format!("network {} is named twice", network.name)));
+            }
+            places.push(TaskEndpoint {
+                network: network.id,
+                network_name: network.name,
+                endpoint: None,
+                interface: format!("eth{index}"),
+                addresses: Vec::new(),
+            });
+        }
+        Ok(places)
+    }
+
+    /// Gives a task its places, and writes what depends on them.
+    pub(super) async fn join_networks(
+        &self,
+        directory: &Path,
+        kept: &mut Kept,
+        wanted: Vec<TaskNetwork>,
+        pid: u32,
+    ) -> Result<(), Refusal> {
+        let short_id: Name = kept.id[..ID_SHORT].parse().map_err(internal)?;
+        let mut all = Vec::new();
+        for (place, wanted) in kept.endpoints.iter_mut().zip(wanted) {
+            let request = AttachRequest {
+                network: place.network.parse().map_err(internal)?,
+                name: kept.name.clone(),
+                device: EndpointDevice::tap(&place.interface, Some(pid.to_string())),
+                ip: wanted.ip,
+                mac: wanted.mac,
+                aliases: wanted.aliases.into_iter().chain([short_id.clone()]).collect(),
+            };
+            let answer = self.node.answer(Call::Attach(request)).await?;
+            let attached = serde_json::from_value::<Attached>(answer).map_err(internal)?;
+            place.endpoint = Some(attached.id.clone());
+            place.addresses.clone_from(&attached.addresses);
+            all.push(attached);
+        }
+        let write = || {
+            let files = StateDir::part(directory)?;
+            write_shared(&files, "hosts", &hosts(&kept.hostname, &all))?;
+            let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+            write_shared(&files, "resolv.conf", &resolvers(&all, &host))?;
+            files.store(TASK, kept)
+        };
+        write().map_err(internal)
+    }
+
+    /// Takes a task's places away, if they are there.
+    pub(super) async fn leave_networks(&self, kept: &Kept) {
+        for place in &kept.endpoints {
+            let Some(Ok(endpoint)) = place.endpoint.as_ref().map(|id| id.parse()) else { continue };
+            match self.node.answer(Call::Detach(endpoint)).await {
+                Ok(_) => {}
+                // Gone with the namespace.
+                Err(refusal) if refusal.code == Code::NotFound => {}
+                Err(refusal) => {
+                    warn!("task {} can't leave network {}: {refusal}", kept.name, place.network_name);
+                }
+            }
+        }
+    }
+}
+
+/// The file of host names (hosts(5)) of a task with those places.
+pub(super) fn hosts(hostname: &Name, places: &[Attached]) -> String {
+    let addresses = places.iter().flat_map(|place| &place.addresses);
+    let own = addresses.map(|own| format!("{}\t{hostname}\n", own.address()));
+    let local = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+    std::iter::once(local.to_owned()).chain(own).collect()
+}
+
+/// Whom a task with those places asks for names (resolv.conf(5)). Domains that are searched are the `host`'s; a name is
+/// first looked for as it is, since names of endpoints have no dots.
+fn resolvers(places: &[Attached], host: &str) -> String {
+    let search = host.lines().filter(|line| line.starts_with("search ")).map(|line| format!("{line}\n"));
+    let servers = places.iter().filter_map(|place| place.resolver);
+    let servers = servers.take(RESOLVERS_MAX).map(|server| format!("nameserver {server}\n"));
+    servers.chain(search).chain(["options ndots:0\n".to_owned()]).collect()
+}
+
+/// Writes a file in place, since a task sees this very file; and for all to read, since a task may have any user. The
+/// directory is still closed to others of this machine.
+pub(super) fn write_shared(files: &StateDir, name: &str, text: &str) -> Result<(), StateError> {
+    use std::os::unix::fs::PermissionsExt;
+    let mut file = files.append(name)?;
+    let written = ftruncate(&file, 0)
+        .map_err(std::io::Error::from)
+        .and_then(|()| file.write_all(text.as_bytes()))
+        .and_then(|()| file.set_permissions(fs::Permissions::from_mode(0o644)));
+    written.map_err(|source| files.failed("write", name, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attached(address: &str, resolver: Option<&str>) -> Attached {
+        Attached {
+            id: "0123".into(),
+            network: "4567".into(),
+            interface: "eth0".into(),
+            mac: "02:42:0a:00:09:07".parse().unwrap(),
+            addresses: vec![address.parse().unwrap()],
+            gateways: Vec::new(),
+            resolver: resolver.map(|resolver| resolver.parse().unwrap()),
+            mtu: 1450,
+        }
+    }
+
+    #[test]
+    fn a_task_knows_itself_and_whom_to_ask() {
+        let places = [attached("10.0.9.7/24", Some("10.0.9.1")), attached("fd00::7/64", None)];
+        let hosts = hosts(&"wren".parse().unwrap(), &places);
+        assert!(hosts.ends_with("10.0.9.7\twren\nfd00::7\twren\n"), "{hosts}");
+        let host = "nameserver 192.0.2.1\nsearch example.org\noptions ndots:5\n";
+        assert_eq!(resolvers(&places, host), "nameserver 10.0.9.1\nsearch example.org\noptions ndots:0\n");
+        assert_eq!(resolvers(&[], ""), "options ndots:0\n", "nobody of the host's is asked");
+    }
+}
