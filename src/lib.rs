@@ -17,6 +17,7 @@ pub mod names;
 pub mod namespace;
 pub mod node;
 pub mod overlay;
+pub mod stack;
 pub mod standalone;
 pub mod state;
 pub mod task;

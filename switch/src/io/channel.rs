@@ -118,6 +118,8 @@ struct State {
     closed: bool,
     /// Whether somebody polls [`Shared::wake_end`]: otherwise nobody need write to it.
     polled: bool,
+    /// Whether the end's next wait is over before it has begun.
+    interrupted: bool,
 }
 
 impl Shared {
@@ -221,10 +223,17 @@ impl ChannelEnd {
     /// See [`ChannelReceiveError`].
     pub fn receive_timeout(&self, patience: Duration) -> Result<Vec<u8>, ChannelReceiveError> {
         let arrived = &self.shared.arrived;
-        let still = |state: &mut State| state.from_switch.is_empty() && !state.closed;
+        let still = |state: &mut State| state.from_switch.is_empty() && !state.closed && !state.interrupted;
         let waited = arrived.wait_timeout_while(self.shared.state(), patience, still);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.interrupted = false;
         self.take(&mut state).map(|(frame, _)| frame)
+    }
+
+    /// Ends a wait of [`Self::receive_timeout`] early, on another thread, or the next one that begins.
+    pub fn interrupt(&self) {
+        self.shared.state().interrupted = true;
+        self.shared.arrived.notify_all();
     }
 
     /// The next frame, if it is there.
@@ -411,6 +420,18 @@ mod tests {
             assert_eq!(end.receive(), Ok(vec![n; 61]));
         }
         assert_eq!(end.receive_timeout(Duration::ZERO), Err(ChannelReceiveError::Empty));
+    }
+
+    #[test]
+    fn a_wait_is_interrupted_once() {
+        let (_port, end) = channel(4).unwrap();
+        end.interrupt();
+        assert_eq!(end.receive_timeout(Duration::MAX), Err(ChannelReceiveError::Empty));
+        assert_eq!(end.receive_timeout(Duration::ZERO), Err(ChannelReceiveError::Empty));
+        std::thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(end.receive_timeout(Duration::MAX), Err(ChannelReceiveError::Empty)));
+            end.interrupt();
+        });
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A guest's first file system: a cpio archive as Linux unpacks it (Documentation/driver-api/early-userspace/buffer-format.rst).
+//! A guest's first file system: a cpio archive as Linux unpacks it
+//! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
 /// An archive being written.
 #[derive(Default)]

@@ -78,7 +78,8 @@ impl Parts {
         Ok(Self { kernel, busybox, modules: MODULES.iter().map(module).collect::<Result<_>>()? })
     }
 
-    /// The first file system: a script for a shell is run once the network device is there, then the power goes off.
+    /// The first file system: a script for a shell is run once the network device is there, then the power goes
+    /// off.
     fn file_system(&self, script: &str) -> Vec<u8> {
         let mut archive = Archive::default();
         for directory in ["bin", "lib", "dev", "proc", "sys"] {
@@ -96,8 +97,8 @@ impl Parts {
         archive.finish()
     }
 
-    /// Runs a guest to its end, with what QEMU is to be told about its network. Gives what its script has said: lines
-    /// that begin with `guest: `, without that.
+    /// Runs a guest to its end, with what QEMU is to be told about its network. Gives what its script has said:
+    /// lines that begin with `guest: `, without that.
     pub(super) fn run(&self, folder: &Path, network: &[String], script: &str) -> Result<Vec<String>> {
         let first = folder.join("guest.cpio");
         fs::write(&first, self.file_system(script))?;

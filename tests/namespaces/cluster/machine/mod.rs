@@ -69,7 +69,8 @@ fn attach_web(daemons: &Daemons) -> Result<&NetNs> {
     Ok(netns)
 }
 
-/// What QEMU is to be told, as `attach` prints it; without a program to boot from the network, which takes its time.
+/// What QEMU is to be told, as `attach` prints it; without a program to boot from the network, which takes its
+/// time.
 fn network_arguments(attached: &str) -> Result<Vec<String>> {
     let line = attached.lines().nth(1).context("a line for QEMU")?;
     let arguments: Vec<String> = line.split(' ').map(Into::into).collect();
