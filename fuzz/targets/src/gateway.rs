@@ -83,7 +83,8 @@ pub(crate) fn tables() -> Tables {
     Tables { zone: zone(false), leases: [(MacAddr(CLIENT), lease)].into(), mtu: 1_450 }
 }
 
-/// A message of DHCP, sent to all: what comes back is a reply to it, for its sender, of a length that it can expect.
+/// A message of DHCP, sent to all: what comes back is a reply to it, for its sender, of a length that it can
+/// expect.
 pub fn dhcp(data: &[u8]) {
     let mut frame = Vec::new();
     let step = PacketBuilder::ethernet2(CLIENT, [0xff; 6]).ipv4([0; 4], [255; 4], 64).udp(68, 67);
@@ -102,8 +103,8 @@ pub fn dhcp(data: &[u8]) {
     assert!([[0; 4], [10, 0, 9, 7]].iter().any(|address| given == address), "an address of somebody else");
 }
 
-/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out, but nobody may
-/// go anywhere: [`nat`](crate::nat) has what is carried.
+/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out, but
+/// nobody may go anywhere: [`nat`](crate::nat) has what is carried.
 pub fn gateway(data: &[u8]) {
     let (at, tables) = (at(), tables());
     let now = Instant::now();
