@@ -223,6 +223,28 @@ fn an_ordinary_user_needs_no_arguments() -> Result<()> {
 }
 
 #[test]
+fn an_ordinary_users_tasks_have_namespaces_and_one_user() -> Result<()> {
+    let user = geteuid().is_root().then_some(NOBODY);
+    let scratch = Scratch::new("user-task")?.given_to(user)?;
+    let socket = scratch.path("api.sock");
+    let socket = text(&socket)?;
+    let daemon = Daemon::start(&scratch, user, &["--socket", socket])?;
+    let run = |options: &[&str], script: &str| {
+        let first = ["run", "--rm", "--network", "none", "--workdir", "/", "-H", socket];
+        daemon.ask(&[&first, options, &["sh", "-c", script]].concat())
+    };
+    let seen = run(&["--hostname", "quince"], "id -u; hostname; cat /etc/hostname; ls /sys/class/net")?;
+    if !seen.status.success() && std::env::var_os("CI").is_none_or(|ci| ci != "true") {
+        eprintln!("\nAN ORDINARY USER CAN'T HAVE TASKS HERE: {}", String::from_utf8_lossy(&seen.stderr));
+        return daemon.stop(Signal::TERM).map(drop);
+    }
+    ensure!(seen.stdout == b"0\nquince\nquince\nlo\n", "{seen:?}");
+    refused(&run(&["--user", "4711"], "true")?, 125, &["--user 4711", "not root", "say 0"])?;
+    ensure!(run(&["--user", "0"], "exit 3")?.status.code() == Some(3));
+    daemon.stop(Signal::TERM).map(drop)
+}
+
+#[test]
 fn two_daemons_share_nothing() -> Result<()> {
     let scratch = Scratch::new("two")?;
     let first = Daemon::usual(&scratch)?;

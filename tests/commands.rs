@@ -93,6 +93,17 @@ fn network(name: &str) -> Value {
     })
 }
 
+fn task(text: &str) -> Value {
+    let program = json!({ "command": [text], "tty": false, "stdin": false });
+    json!({
+        "id": text, "name": "amber", "program": program, "remove": false, "created_ms": 0, "state": "exited",
+        "endpoints": [{
+            "network": text, "network_name": text, "endpoint": text, "interface": "eth0", "addresses": [],
+        }],
+        "started_ms": 0, "ended_ms": 0, "exit_code": 1, "error": text, "pid": null, "directory": "/no/such",
+    })
+}
+
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("what is printed is UTF-8")
 }
@@ -159,6 +170,7 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
         })),
         Call::PruneNetworks(_) => Ok(json!({ "removed": [HOSTILE] })),
         Call::Networks => Ok(json!([network(HOSTILE)])),
+        Call::Tasks => Ok(json!([task(HOSTILE)])),
         _ => Err(Refusal::new(Code::Conflict, format!("{HOSTILE} uses it"))),
     })?;
     for arguments in [
@@ -174,6 +186,10 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
         &["network", "inspect", "x"],
         &["network", "rm", "x"],
         &["network", "prune", "-f"],
+        &["ps", "-a", "--no-trunc"],
+        &["ps", "-a", "--format", "json"],
+        &["run", "--network", "x", "true"],
+        &["rm", "x"],
     ] {
         let output = daemon.run(arguments)?;
         let (said, failed) = (text(&output.stdout), text(&output.stderr));
@@ -228,6 +244,15 @@ fn wrong_usage_is_told_without_asking() -> Result<()> {
         (&["network", "ls", "--format", "{{.Colour}}"], "no such field"),
         (&["network", "prune", "--filter", "name=x"], "want until= or label="),
         (&["network", "create", "--vni", "16777216", "x"], "16777215"),
+        (&["run", "true"], "--network"),
+        (&["run", "--network", "front"], "COMMAND"),
+        (&["run", "--network", "front,colour=red", "true"], "want alias=, ip= or mac="),
+        (&["run", "--network", "front", "--detach-keys", "ctrl-1", "true"], "want keys such as"),
+        (&["kill", "--signal", "NONE", "x"], "no signal NONE"),
+        (&["ps", "--filter", "colour=red"], "want status="),
+        (&["logs", "--tail", "few", "x"], "want a number of lines"),
+        (&["attach", "--network", "front", "amber"], "cannot be used with"),
+        (&["attach"], "required"),
     ] {
         let output = daemon.run(arguments)?;
         ensure!(output.status.code() == Some(2), "{arguments:?}: {output:?}");

@@ -7,8 +7,8 @@ use zeroize::Zeroizing;
 use super::refusal::{Code, Refusal};
 use super::types::{InitRequest, JoinRequest, LeaveRequest};
 use super::{
-    AttachRequest, ClusterUpdate, KillRequest, Name, NetworkCreate, NetworkFilter, NodeFilter, StopRequest,
-    TaskCreate,
+    AttachRequest, ClusterUpdate, ConnectRequest, DisconnectRequest, ExposeRequest, KillRequest, Name,
+    NetworkCreate, NetworkFilter, NodeFilter, StopRequest, TaskCreate,
 };
 use crate::crypto::identity::Role;
 
@@ -64,6 +64,14 @@ pub enum Call {
     Network(Name),
     /// To remove one.
     RemoveNetwork(Name),
+    /// To give the namespace of an endpoint a place in a network besides.
+    Connect(Name, ConnectRequest),
+    /// To take it away.
+    Disconnect(Name, DisconnectRequest),
+    /// To give this host a place in a network.
+    Expose(Name, ExposeRequest),
+    /// To take it away.
+    Unexpose(Name),
     /// To give a TAP device a place in a network.
     Attach(AttachRequest),
     /// To take it away from this endpoint: by its id, its name, or the beginning of its id.
@@ -136,6 +144,16 @@ impl Call {
             (["networks", network], "DELETE") => {
                 given.nothing().and_then(|()| name(network)).map(Self::RemoveNetwork)
             }
+            (["networks", network, "connect"], "POST") => {
+                Ok(Self::Connect(name(network)?, given.document()?))
+            }
+            (["networks", network, "disconnect"], "POST") => {
+                Ok(Self::Disconnect(name(network)?, given.document()?))
+            }
+            (["networks", network, "expose"], "POST") => Ok(Self::Expose(name(network)?, given.document()?)),
+            (["networks", network, "expose"], "DELETE") => {
+                given.nothing().and_then(|()| name(network)).map(Self::Unexpose)
+            }
             (["endpoints"], "POST") => given.document().map(Self::Attach),
             (["endpoints", endpoint], "DELETE") => {
                 given.nothing().and_then(|()| name(endpoint)).map(Self::Detach)
@@ -171,8 +189,9 @@ impl Call {
                 "POST"
             }
             Self::Promote(_) | Self::Demote(_) | Self::CreateNetwork(_) | Self::Attach(_) => "POST",
-            Self::PruneNetworks(_) => "POST",
-            Self::RemoveNode { .. } | Self::RemoveNetwork(_) | Self::Detach(_) => "DELETE",
+            Self::PruneNetworks(_) | Self::Connect(..) | Self::Disconnect(..) | Self::Expose(..) => "POST",
+            Self::RemoveNode { .. } | Self::RemoveNetwork(_) => "DELETE",
+            Self::Detach(_) | Self::Unexpose(_) => "DELETE",
             Self::UpdateCluster(_) => "PATCH",
         }
     }
@@ -199,6 +218,9 @@ impl Call {
             Self::Networks | Self::CreateNetwork(_) => "networks".into(),
             Self::PruneNetworks(_) => "networks/prune".into(),
             Self::Network(network) | Self::RemoveNetwork(network) => format!("networks/{network}"),
+            Self::Connect(network, _) => format!("networks/{network}/connect"),
+            Self::Disconnect(network, _) => format!("networks/{network}/disconnect"),
+            Self::Expose(network, _) | Self::Unexpose(network) => format!("networks/{network}/expose"),
             Self::Attach(_) => "endpoints".into(),
             Self::Detach(endpoint) => format!("endpoints/{endpoint}"),
             Self::Tasks | Self::CreateTask(_) => "tasks".into(),
@@ -221,6 +243,9 @@ impl Call {
             Self::UpdateCluster(request) => emit(request),
             Self::CreateNetwork(request) => emit(request),
             Self::PruneNetworks(filter) => emit(filter),
+            Self::Connect(_, request) => emit(request),
+            Self::Disconnect(_, request) => emit(request),
+            Self::Expose(_, request) => emit(request),
             Self::Attach(request) => emit(request),
             Self::CreateTask(request) => emit(request),
             Self::StopTask(_, request) => emit(request),
@@ -278,6 +303,8 @@ fn no_such_request(parts: &[&str]) -> Refusal {
         ["status" | "peers"] | ["token", _] => "GET",
         ["init" | "join" | "leave" | "endpoints"] | ["token", _, "rotate"] | ["keys", "rotate"] => "POST",
         ["nodes", _, "promote" | "demote"] | ["networks", "prune"] => "POST",
+        ["networks", _, "connect" | "disconnect"] => "POST",
+        ["networks", _, "expose"] => "POST or DELETE",
         ["cluster"] => "GET or PATCH",
         ["nodes"] => "GET",
         ["nodes" | "networks", _] => "GET or DELETE",

@@ -46,6 +46,7 @@
 mod attach;
 mod call;
 pub mod client;
+mod connect;
 mod device;
 mod host_address;
 mod name;
@@ -64,6 +65,7 @@ mod types;
 
 pub use attach::{ALIASES_MAX, AttachRequest, Attached};
 pub use call::Call;
+pub use connect::{ConnectRequest, DisconnectRequest, ExposeRequest};
 pub use device::EndpointDevice;
 pub use host_address::{HostAddress, HostAddressError};
 pub use name::{NAME_MAX, Name, NameError};

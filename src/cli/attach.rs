@@ -93,6 +93,13 @@ pub(super) struct Attach {
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Name>,
 
+    #[command(flatten)]
+    printed: Printed,
+}
+
+/// How a place in a network is shown that has just been given.
+#[derive(Debug, clap::Args)]
+pub(super) struct Printed {
     /// How to print what came of it
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -130,17 +137,11 @@ impl Attach {
             Err(error) => return failed(&error),
         };
         let (network, name) = self.network.zip(self.name).expect("the parser wants both without a task");
-        let Self { remote, ip, mac, aliases, format, quiet, .. } = self;
-        let said = format!("{} is {name} in network {network} now", printable(device.interface()));
+        let Self { remote, ip, mac, aliases, printed, .. } = self;
+        let (who, place) = (name.to_string(), network.clone());
         let request = AttachRequest { network, name, device: device.clone(), ip, mac, aliases };
         match remote.ask::<Attached>(&Call::Attach(request)) {
-            Ok(attached) => print(&match (quiet, format) {
-                (true, _) => format!("{}\n", printable(&attached.id)),
-                (false, Format::Text) => {
-                    format!("{said}: {}\n{}", parts(&attached), arguments(&device, &attached))
-                }
-                (false, Format::Json) => printable::json(&attached),
-            }),
+            Ok(attached) => printed.show(&who, &place, &attached, &arguments(&device, &attached)),
             Err(code) => code,
         }
     }
@@ -169,6 +170,20 @@ impl Attach {
 impl Detach {
     pub(super) fn run(self) -> ExitCode {
         self.remote.ask_each(self.names, Call::Detach, |name, ()| say(&format!("{name}\n")))
+    }
+}
+
+impl Printed {
+    /// Says that `who` is in a network, and how; for people with `more` below.
+    pub(super) fn show(&self, who: &str, network: &Name, attached: &Attached, more: &str) -> ExitCode {
+        let interface = printable(&attached.interface);
+        print(&match (self.quiet, self.format) {
+            (true, _) => format!("{}\n", printable(&attached.id)),
+            (false, Format::Text) => {
+                format!("{interface} is {who} in network {network} now: {}\n{more}", parts(attached))
+            }
+            (false, Format::Json) => printable::json(attached),
+        })
     }
 }
 

@@ -6,6 +6,7 @@ mod cluster;
 mod config;
 mod daemon;
 mod date;
+mod expose;
 mod keys;
 mod lab;
 mod network;
@@ -45,6 +46,8 @@ enum Command {
     Network(network::Args),
     Attach(attach::Attach),
     Detach(attach::Detach),
+    Expose(expose::Expose),
+    Unexpose(expose::Unexpose),
     Run(task::Run),
     Ps(task::Ps),
     Logs(task::Logs),
@@ -81,6 +84,8 @@ impl Cli {
             Command::Network(args) => args.run(),
             Command::Attach(args) => args.run(),
             Command::Detach(args) => args.run(),
+            Command::Expose(args) => args.run(),
+            Command::Unexpose(args) => args.run(),
             Command::Run(args) => args.run(),
             Command::Ps(args) => args.run(),
             Command::Logs(args) => args.run(),

@@ -111,7 +111,9 @@ impl Answer for Daemon {
             | Call::StartTask(_)
             | Call::StopTask(..)
             | Call::KillTask(..)
-            | Call::RemoveTask { .. }) => self.tasks.answer(task).await,
+            | Call::RemoveTask { .. }
+            | Call::Connect(..)
+            | Call::Disconnect(..)) => self.tasks.answer(task).await,
             other => self.node.answer(other).await,
         }
     }

@@ -30,8 +30,8 @@ impl Own {
 }
 
 impl Addresses {
-    /// Those addresses, in subnets that nobody has said, and the MAC address that follows from the first of IPv4, or else
-    /// of IPv6: [`mac_of`]. `None` if there is none, or one that no host can have.
+    /// Those addresses, in subnets that nobody has said, and the MAC address that follows from the first of
+    /// IPv4, or else of IPv6: [`mac_of`]. `None` if there is none, or one that no host can have.
     #[must_use]
     pub fn new(addresses: &[IpAddr]) -> Option<Self> {
         Self::of(addresses.iter().map(|&address| Own { address, subnet: None }).collect())
@@ -77,8 +77,8 @@ impl Addresses {
         })
     }
 
-    /// The address that it has on the link, if it speaks IPv6: what a router is known by (RFC 4861 §6.1.2), made of its
-    /// MAC address (RFC 4291 appendix A).
+    /// The address that it has on the link, if it speaks IPv6: what a router is known by (RFC 4861 §6.1.2), made
+    /// of its MAC address (RFC 4291 appendix A).
     #[must_use]
     pub fn link_local(&self) -> Option<Ipv6Addr> {
         self.v6()?;
@@ -104,16 +104,16 @@ impl Addresses {
             .map(|own| own.address)
     }
 
-    /// What the switch should have announced at the gateway's port: IPv4 alone, since the switch does not say of any
-    /// address that it is a router's (RFC 4861 §4.4).
+    /// What the switch should have announced at the gateway's port: IPv4 alone, since the switch does not say of
+    /// any address that it is a router's (RFC 4861 §4.4).
     #[must_use]
     pub fn announced(&self) -> Vec<IpAddr> {
         self.all.iter().map(|own| own.address).filter(IpAddr::is_ipv4).collect()
     }
 }
 
-/// The MAC address of whoever has `address`: `02:42` and the IPv4 address, as Docker does, or the last four bytes of the
-/// IPv6 address. Locally administered, unicast.
+/// The MAC address of whoever has `address`: `02:42` and the IPv4 address, as Docker does, or the last four
+/// bytes of the IPv6 address. Locally administered, unicast.
 #[must_use]
 pub fn mac_of(address: IpAddr) -> MacAddr {
     let [a, b, c, d] = match address {

@@ -25,8 +25,8 @@ pub struct Counts {
     pub forwarded: u64,
     /// Of these, those that nobody has answered in time.
     pub unanswered: u64,
-    /// Questions that got an error at once: of an internal network, for a name that it does not have; of any, because they
-    /// made no sense, or too many were under way.
+    /// Questions that got an error at once: of an internal network, for a name that it does not have; of any,
+    /// because they made no sense, or too many were under way.
     pub refused: u64,
     /// Messages of DHCP that were answered.
     pub leased: u64,

@@ -1,5 +1,5 @@
-//! Where questions for names are answered, whichever way they have come: from the network's names, from what others have
-//! said before, or not here.
+//! Where questions for names are answered, whichever way they have come: from the network's names, from what
+//! others have said before, or not here.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -1,15 +1,15 @@
 //! DHCP for IPv4 (RFC 2131, options of RFC 2132), from a table: bytes in, bytes out.
 //!
-//! Nothing is allocated here. Each MAC address has its address already, for as long as its endpoint is there, so there is
-//! no state to lose: an offer is a promise that the table keeps, a release changes nothing, and every node that knows
-//! the endpoint answers alike. Who is in no table hears nothing, and may have another server.
+//! Nothing is allocated here. Each MAC address has its address already, for as long as its endpoint is there, so
+//! there is no state to lose: an offer is a promise that the table keeps, a release changes nothing, and every
+//! node that knows the endpoint answers alike. Who is in no table hears nothing, and may have another server.
 //!
 //! ```text
 //! DISCOVER ► OFFER      REQUEST ► ACK, or NAK for any other address      INFORM ► ACK without an address
 //! ```
 //!
-//! Messages that a relay has handed on are not answered: who is to be served is on the link. [`dhcproto`] knows the
-//! format.
+//! Messages that a relay has handed on are not answered: who is to be served is on the link. [`dhcproto`] knows
+//! the format.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -26,8 +26,8 @@ use crate::switch::wire::MacAddr;
 pub(super) const SERVER: u16 = 67;
 /// UDP port of clients.
 const CLIENT: u16 = 68;
-/// Seconds that an address is promised for. The endpoint has it for longer; this is how soon its machine notices what
-/// else has changed, such as the MTU, at half of that time (RFC 2131 §4.4.5).
+/// Seconds that an address is promised for. The endpoint has it for longer; this is how soon its machine notices
+/// what else has changed, such as the MTU, at half of that time (RFC 2131 §4.4.5).
 const LEASE_S: u32 = 3_600;
 /// Bytes of the IP packet that every client takes (RFC 2131 §2).
 const PACKET_MAX: usize = 576;
@@ -57,7 +57,8 @@ struct Asked {
     message_max: usize,
 }
 
-/// Answers a message of the client at `from`. Gives the frame that goes to it, or to all, if anything is to be said.
+/// Answers a message of the client at `from`. Gives the frame that goes to it, or to all, if anything is to be
+/// said.
 pub(super) fn answer(tables: &Tables, at: &Addresses, from: MacAddr, message: &[u8]) -> Option<Vec<u8>> {
     let asked = Asked::parse(from, message)?;
     let lease = tables.leases.get(&from)?;
@@ -130,8 +131,8 @@ fn facts(tables: &Tables, at: &Addresses, own: &Own, server: Ipv4Addr, lease: &L
     facts
 }
 
-/// RFC 3442: the network's other subnets, which are on the same link, and then the way out, since whoever takes these
-/// routes takes no other. None if there is nothing that the mask and the router don't say.
+/// RFC 3442: the network's other subnets, which are on the same link, and then the way out, since whoever takes
+/// these routes takes no other. None if there is nothing that the mask and the router don't say.
 fn routes(tables: &Tables, at: &Addresses, own: &Own, server: Ipv4Addr) -> Vec<(Ipv4Net, Ipv4Addr)> {
     let on_link = |other: &Own| {
         let net = other.subnet.filter(|_| other != own)?;

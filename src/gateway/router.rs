@@ -1,9 +1,9 @@
 //! Router advertisements (RFC 4861 §6.2): when they are due, and what they say.
 //!
-//! Addresses are given out by the cluster, and there is no DHCPv6, so neither is announced: prefixes are on the link, and
-//! nobody makes addresses of them (no autonomous flag). What a host learns is its router (none on an internal network:
-//! lifetime 0), resolver and search domain (RFC 8106), and the MTU. A gateway is a router of low preference (RFC 4191), so
-//! that a host which also has a way out of its own keeps to that.
+//! Addresses are given out by the cluster, and there is no DHCPv6, so neither is announced: prefixes are on the
+//! link, and nobody makes addresses of them (no autonomous flag). What a host learns is its router (none on an
+//! internal network: lifetime 0), resolver and search domain (RFC 8106), and the MTU. A gateway is a router of
+//! low preference (RFC 4191), so that a host which also has a way out of its own keeps to that.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};

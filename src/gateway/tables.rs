@@ -8,7 +8,8 @@ use hickory_proto::rr::Name;
 use crate::names::Zone;
 use crate::switch::wire::MacAddr;
 
-/// What a gateway knows of its network and of those that ask it, as it is at one moment. A change makes another one.
+/// What a gateway knows of its network and of those that ask it, as it is at one moment. A change makes another
+/// one.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     /// Names, and whether the network leads out.

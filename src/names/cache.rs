@@ -1,12 +1,13 @@
 //! What others have said to questions, for as long as they have said that it holds.
 //!
-//! - Names and addresses hold for the shortest time of the records that lead to them (RFC 1035 §3.2.1), and are told with
-//!   what is left of it.
-//! - That a name is not there, or has nothing of a type, holds as the zone's SOA record says (RFC 2308 §5); without one
-//!   it is not kept.
+//! - Names and addresses hold for the shortest time of the records that lead to them (RFC 1035 §3.2.1), and are
+//!   told with what is left of it.
+//! - That a name is not there, or has nothing of a type, holds as the zone's SOA record says (RFC 2308 §5);
+//!   without one it is not kept.
 //! - Failures are not kept, nor what was cut; and questions about signatures are always asked anew.
 //!
-//! Bounded: [`CACHED_MAX`] answers of [`ANSWER_MAX`] bytes at most; one that is new takes the place of one that ends soonest.
+//! Bounded: [`CACHED_MAX`] answers of [`ANSWER_MAX`] bytes at most; one that is new takes the place of one that
+//! ends soonest.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -47,6 +47,16 @@ impl Node {
             Call::PruneNetworks(filter) => cluster.prune_networks(&filter).await.map(|pruned| json!(pruned)),
             Call::Network(name) => cluster.network_detail(&name).map(|network| json!(network)),
             Call::RemoveNetwork(name) => cluster.remove_network(&name).await.map(|()| Value::Null),
+            Call::Connect(network, request) => {
+                cluster.connect(&network, request).await.map(|attached| json!(attached))
+            }
+            Call::Disconnect(network, request) => {
+                cluster.disconnect(&network, &request).map(|()| Value::Null)
+            }
+            Call::Expose(network, request) => {
+                cluster.expose(&network, request).await.map(|attached| json!(attached))
+            }
+            Call::Unexpose(network) => cluster.unexpose(&network).map(|()| Value::Null),
             Call::Attach(request) => cluster.attach(request).await.map(|attached| json!(attached)),
             Call::Detach(name) => cluster.detach(&name).map(|()| Value::Null),
             Call::Status

@@ -233,6 +233,7 @@ async fn tell(cluster: Weak<Cluster>, mut events: UnboundedReceiver<OverlayEvent
         match event {
             OverlayEvent::PathOk { .. }
             | OverlayEvent::PathMtu { .. }
+            | OverlayEvent::EndpointMtu { .. }
             | OverlayEvent::NetworkCarried(_)
             | OverlayEvent::SegmentationRefused
             | OverlayEvent::Moved(_) => info!("{event}"),

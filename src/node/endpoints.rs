@@ -27,13 +27,23 @@ impl Cluster {
     /// If the network is not there or for something else, or the name or the MAC address is another endpoint's.
     pub(super) async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attached, Refusal> {
         let network = find_network(&self.network_views(), &request.network)?.clone();
-        may_attach(&network)?;
+        self.attach_to(&network, request, Overlay::attach).await
+    }
+
+    /// The same in that network, `how` being what becomes of the endpoint once it has addresses.
+    pub(super) async fn attach_to(
+        self: &Arc<Self>,
+        network: &NetworkView,
+        request: AttachRequest,
+        how: impl FnOnce(&Overlay, EndpointSpec) -> Result<EndpointView, AttachError>,
+    ) -> Result<Attached, Refusal> {
+        may_attach(network)?;
         check(&request)?;
-        self.check_free(&network, &request)?;
+        self.check_free(network, &request)?;
         let overlay = self.start_overlay().await.map_err(conflict)?;
         let id = NodeId::random(&SystemRandom::new()).map_err(internal)?.to_string();
         let coming = self.addresses.begin_attach(&id);
-        let made = self.attach_with_addresses(&overlay, &network, &id, request).await;
+        let made = self.attach_with_addresses(&overlay, network, &id, request, how).await;
         drop(coming);
         if made.is_err() {
             self.release_addresses();
@@ -45,7 +55,7 @@ impl Cluster {
         );
         self.say_presence(&overlay);
         self.say_endpoints(&overlay);
-        Ok(attached(&network, made))
+        Ok(attached(network, made))
     }
 
     async fn attach_with_addresses(
@@ -54,6 +64,7 @@ impl Cluster {
         network: &NetworkView,
         id: &str,
         request: AttachRequest,
+        how: impl FnOnce(&Overlay, EndpointSpec) -> Result<EndpointView, AttachError>,
     ) -> Result<EndpointView, Refusal> {
         let gone = || conflict(format!("network {} has just been removed", network.name));
         let record = self.networks().into_iter().find(|(id, _)| *id == network.id).ok_or_else(gone)?;
@@ -65,7 +76,7 @@ impl Cluster {
             mac: request.mac,
             ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
         };
-        overlay.attach(spec).map_err(|error| match error {
+        how(overlay, spec).map_err(|error| match error {
             AttachError::State(error) => internal(error),
             other => conflict(other),
         })
@@ -78,7 +89,7 @@ impl Cluster {
         }
         let there = || {
             let kept = self.overlay().map(|overlay| overlay.kept()).unwrap_or_default();
-            kept.into_iter().map(|(id, _)| id).collect()
+            kept.into_iter().map(|spec| spec.id).collect()
         };
         match self.addresses.retain(there) {
             Ok(released) if released.is_empty() => {}
@@ -99,19 +110,24 @@ impl Cluster {
         let missing = || Refusal::new(Code::NotFound, format!("this node has no endpoint {wanted}"));
         let overlay = self.overlay().ok_or_else(missing)?;
         let all = overlay.kept();
-        let found = find("endpoint", wanted, &all, |(id, name)| (id.clone(), name));
-        let (id, name) = found.map_err(|refusal| match refusal.code {
+        let found = find("endpoint", wanted, &all, |spec| (spec.id.clone(), &spec.name));
+        let spec = found.map_err(|refusal| match refusal.code {
             Code::NotFound => missing(),
             _ => refusal,
         })?;
-        if !overlay.detach(id).map_err(internal)? {
-            return Err(missing());
+        if self.take_out(&overlay, spec)? { Ok(()) } else { Err(missing()) }
+    }
+
+    /// Takes that endpoint out of its network; gives whether it was still there.
+    pub(super) fn take_out(&self, overlay: &Overlay, spec: &EndpointSpec) -> Result<bool, Refusal> {
+        if !overlay.detach(&spec.id).map_err(internal)? {
+            return Ok(false);
         }
-        info!("endpoint {name} is detached");
-        self.say_presence(&overlay);
-        self.say_endpoints(&overlay);
+        info!("endpoint {} is detached", spec.name);
+        self.say_presence(overlay);
+        self.say_endpoints(overlay);
         self.release_addresses();
-        Ok(())
+        Ok(true)
     }
 
     /// Every endpoint of the cluster, as far as its node is heard: its node, its id, and what it is.
@@ -198,7 +214,7 @@ fn check(request: &AttachRequest) -> Result<(), Refusal> {
     }
 }
 
-fn attached(network: &NetworkView, made: EndpointView) -> Attached {
+pub(super) fn attached(network: &NetworkView, made: EndpointView) -> Attached {
     let spec = made.spec;
     // Of the subnet that it has an address of.
     let subnet = network

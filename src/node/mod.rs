@@ -12,10 +12,12 @@ mod addresses;
 mod answer;
 mod cluster;
 mod commands;
+mod connect;
 mod credentials;
 mod data;
 mod door;
 mod endpoints;
+mod expose;
 mod follow;
 mod gossip_parts;
 #[doc(hidden)]

@@ -31,6 +31,11 @@ pub trait Device: Send + std::fmt::Debug {
 
     /// Whether it was made for the endpoint, so that it goes with it; otherwise it was there and stays.
     fn made(&self) -> bool;
+
+    /// Whether it is an interface of the system's that is ours to change, and to remove: a TAP that was made.
+    fn is_own_interface(&self) -> bool {
+        false
+    }
 }
 
 impl Device for Tap {
@@ -47,6 +52,10 @@ impl Device for Tap {
     }
 
     fn made(&self) -> bool {
+        self.created()
+    }
+
+    fn is_own_interface(&self) -> bool {
         self.created()
     }
 }

@@ -4,6 +4,7 @@
 //! One whose TAP or namespace is gone by then is dropped: a TAP that was there before must not be made by us, and a
 //! process id must not stand for another process.
 
+use std::io;
 use std::net::IpAddr;
 
 use rustix::fs::fstat;
@@ -48,6 +49,9 @@ pub struct EndpointSpec {
     pub mac: Option<MacAddr>,
     /// Where packets for the world outside go: at most one of each IP version.
     pub gateways: Vec<IpAddr>,
+    /// Whether it is the host's own place in the network, of which there is one.
+    #[serde(default)]
+    pub exposed: bool,
     /// What its frames go in and out by.
     #[serde(flatten)]
     pub device: EndpointDevice,
@@ -64,6 +68,9 @@ pub enum AttachError {
         "this node has an endpoint {0} in that network already: `detach` it first, or choose another name"
     )]
     Taken(String),
+    /// The host has a place in that network.
+    #[error("this host is in that network already: {0}")]
+    Exposed(String),
     /// No such network.
     #[error("there is no network {0}")]
     NoNetwork(NetworkId),
@@ -79,6 +86,17 @@ pub enum AttachError {
     /// The TAP.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The host's own TAP can't be made.
+    #[error(
+        "{interface}: this daemon may not make an interface of the host: run it as root, or `setcap cap_net_admin+ep` on \
+         the program, or as root `ip tuntap add dev {interface} mode tap user {user}` and try again"
+    )]
+    HostNotPermitted {
+        /// The TAP.
+        interface: String,
+        /// The daemon's user.
+        user: u32,
+    },
     /// Its TAP or addresses, in a user namespace that is not the daemon's.
     #[error(transparent)]
     Envoy(#[from] EnvoyError),
@@ -88,6 +106,14 @@ pub enum AttachError {
     /// Its addresses: the TAP could not be given them.
     #[error(transparent)]
     Interface(#[from] NetlinkError),
+    /// The host's own TAP would change its way out.
+    #[error("{setting}: {source}")]
+    Setting {
+        /// The file.
+        setting: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// It can't be kept.
     #[error(transparent)]
     State(#[from] StateError),
@@ -126,8 +152,18 @@ impl EndpointSpec {
             addresses: Vec::new(),
             mac: None,
             gateways: Vec::new(),
+            exposed: false,
             device,
         }
+    }
+
+    /// Device and inode of the namespace that its TAP is in, so that two can be compared; none if that is the daemon's
+    /// own, or it has no TAP.
+    ///
+    /// # Errors
+    /// If there is none any more, or it can't be opened.
+    pub fn place(&self) -> Result<Option<(u64, u64)>, AttachError> {
+        Ok(self.netns_ref()?.map(place_of).transpose()?)
     }
 
     pub(super) fn check(&self) -> Result<(), AttachError> {
@@ -206,16 +242,19 @@ impl Kept {
     }
 }
 
+/// Device and inode of a namespace.
+///
+/// # Errors
+/// If there is none, or it can't be opened.
+pub fn place_of(netns: NetnsRef) -> Result<(u64, u64), NetnsError> {
+    let fd = netns.open()?;
+    let stat = fstat(&fd).map_err(|errno| NetnsError::Open { netns, source: errno.into() })?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 /// What tells the namespace of one process from that of another with its id.
 fn identity(spec: &EndpointSpec) -> Result<Option<(u64, u64)>, AttachError> {
-    match spec.netns_ref()? {
-        Some(netns @ NetnsRef::Pid(_)) => {
-            let fd = netns.open()?;
-            let stat = fstat(&fd).map_err(|errno| NetnsError::Open { netns, source: errno.into() })?;
-            Ok(Some((stat.st_dev, stat.st_ino)))
-        }
-        _ => Ok(None),
-    }
+    if matches!(spec.netns_ref()?, Some(NetnsRef::Pid(_))) { spec.place() } else { Ok(None) }
 }
 
 /// The endpoints of this node's earlier life.

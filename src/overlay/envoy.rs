@@ -42,6 +42,25 @@ enum Errand {
         /// Whether its TAP was made for it.
         made: bool,
     },
+    /// To find a name for its TAP.
+    Name {
+        /// The endpoint.
+        spec: EndpointSpec,
+    },
+    /// To set its MTU.
+    Mtu {
+        /// The endpoint.
+        spec: EndpointSpec,
+        /// Bytes.
+        mtu: u32,
+    },
+    /// To remove its interface.
+    Remove {
+        /// The endpoint.
+        gone: EndpointSpec,
+        /// Those that stay in its namespace.
+        beside: Vec<EndpointSpec>,
+    },
 }
 
 /// A [`TapConfig`], without what is the same for all.
@@ -72,6 +91,10 @@ enum Answer {
         #[serde(with = "text::optional")]
         mac: Option<MacAddr>,
     },
+    /// A name that is free.
+    Named { name: String },
+    /// That it is done.
+    Done,
     /// Why nothing has.
     Failed { reason: String },
 }
@@ -137,6 +160,31 @@ impl Abroad {
                 spec.mac = mac;
                 Ok(())
             }
+            _ => Err(EnvoyError::Answer),
+        }
+    }
+
+    /// Does what [`interface::name`] does, there.
+    pub(super) fn name(&self, spec: &EndpointSpec) -> Result<String, EnvoyError> {
+        match self.send(&Errand::Name { spec: spec.clone() })? {
+            (Answer::Named { name }, _) => Ok(name),
+            _ => Err(EnvoyError::Answer),
+        }
+    }
+
+    /// Does what [`interface::set_mtu`] does, there.
+    pub(super) fn set_mtu(&self, spec: &EndpointSpec, mtu: u32) -> Result<(), EnvoyError> {
+        self.send_for_done(&Errand::Mtu { spec: spec.clone(), mtu })
+    }
+
+    /// Does what [`interface::remove`] does, there.
+    pub(super) fn remove(&self, gone: &EndpointSpec, beside: Vec<EndpointSpec>) -> Result<(), EnvoyError> {
+        self.send_for_done(&Errand::Remove { gone: gone.clone(), beside })
+    }
+
+    fn send_for_done(&self, errand: &Errand) -> Result<(), EnvoyError> {
+        match self.send(errand)? {
+            (Answer::Done, _) => Ok(()),
             _ => Err(EnvoyError::Answer),
         }
     }
@@ -208,6 +256,20 @@ fn run(
             spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));
             interface::settle_here(&mut spec, made)?;
             Ok((Answer::Settled { mac: spec.mac }, Vec::new()))
+        }
+        Errand::Name { mut spec } => {
+            spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));
+            Ok((Answer::Named { name: interface::name_here(&spec)? }, Vec::new()))
+        }
+        Errand::Mtu { mut spec, mtu } => {
+            spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));
+            interface::set_mtu_here(&spec, mtu)?;
+            Ok((Answer::Done, Vec::new()))
+        }
+        Errand::Remove { mut gone, beside } => {
+            gone.device = EndpointDevice::tap(gone.device.interface(), Some(place));
+            interface::remove_here(&gone, &beside)?;
+            Ok((Answer::Done, Vec::new()))
         }
     }
 }

@@ -39,6 +39,17 @@ pub enum OverlayEvent {
         /// Bytes of the IP packet.
         mtu: u16,
     },
+    /// An endpoint's interface has another MTU, by what the paths to its network's peers carry.
+    EndpointMtu {
+        /// Its name.
+        endpoint: String,
+        /// Its network.
+        network: NetworkId,
+        /// Bytes of its largest packet before.
+        was: u32,
+        /// Bytes of its largest packet now.
+        mtu: u32,
+    },
     /// An endpoint's device has gone, and the endpoint with it.
     EndpointGone {
         /// Its name.
@@ -82,6 +93,9 @@ impl fmt::Display for OverlayEvent {
                 write!(f, "{name}: control OK, data path blocked (UDP {port} from {from} to {name})")
             }
             Self::PathMtu { name, mtu, .. } => write!(f, "data path to {name} carries packets of {mtu} bytes"),
+            Self::EndpointMtu { endpoint, network, was, mtu } => {
+                write!(f, "endpoint {endpoint} of network {network}: MTU {mtu}, was {was}, as the paths to its peers are")
+            }
             Self::EndpointGone { endpoint, network, reason } => {
                 write!(f, "endpoint {endpoint} of network {network} is gone: {reason}")
             }

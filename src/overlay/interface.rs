@@ -1,5 +1,6 @@
-//! An endpoint's TAP as an interface of its namespace: MAC address, addresses and the way out.
+//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU and the way out.
 
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::io::Errno;
@@ -8,7 +9,7 @@ use super::endpoint::{AttachError, EndpointSpec};
 use super::envoy::Abroad;
 use super::plane::random;
 use crate::api::EndpointDevice;
-use crate::namespace::netlink::Netlink;
+use crate::namespace::netlink::{Netlink, NetlinkError};
 use crate::namespace::netns::NetNs;
 
 /// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
@@ -31,10 +32,7 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), Att
         spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(random())));
         return Ok(());
     };
-    let mut netlink = match spec.netns_ref()? {
-        Some(netns) => Netlink::open(&NetNs::from(netns.open()?))?,
-        None => Netlink::open_here()?,
-    };
+    let mut netlink = open(spec)?;
     if !made {
         spec.mac = match spec.mac {
             None => netlink.link(tap)?.mac,
@@ -45,14 +43,97 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), Att
     let mac = spec.mac.unwrap_or_else(|| spec.usual_mac(random()));
     spec.mac = Some(mac);
     netlink.set_mac(tap, mac)?;
+    if netns.is_none() && spec.addresses.iter().any(|own| own.address().is_ipv6()) {
+        hear_no_routers(tap)?;
+    }
     netlink.set_up(tap)?;
     for own in &spec.addresses {
         netlink.add_address(tap, own.address(), own.length())?;
     }
-    if netns.is_some() {
-        spec.gateways.iter().try_for_each(|&gateway| add_default_route(&mut netlink, tap, gateway))?;
+    if netns.is_some() { add_default_routes(&mut netlink, spec) } else { Ok(()) }
+}
+
+/// Names a TAP that is to be made beside others: the first of eth0, eth1, … that no interface of its namespace has.
+pub(super) fn name(spec: &mut EndpointSpec) -> Result<(), AttachError> {
+    let free = match Abroad::find(spec)? {
+        Some(abroad) => abroad.name(spec)?,
+        None => name_here(spec)?,
+    };
+    if let EndpointDevice::Tap { tap, .. } = &mut spec.device {
+        *tap = free;
     }
     Ok(())
+}
+
+/// The same where this process may look itself.
+pub(super) fn name_here(spec: &EndpointSpec) -> Result<String, AttachError> {
+    let links = open(spec)?.links()?;
+    let is_free = |name: &String| links.iter().all(|link| link.name != *name);
+    let free = (0..=links.len()).map(|number| format!("eth{number}")).find(is_free);
+    Ok(free.expect("one more than there are links"))
+}
+
+/// Sets the MTU of a TAP that is in use.
+pub(super) fn set_mtu(spec: &EndpointSpec, mtu: u32) -> Result<(), AttachError> {
+    match Abroad::find(spec)? {
+        Some(abroad) => Ok(abroad.set_mtu(spec, mtu)?),
+        None => set_mtu_here(spec, mtu),
+    }
+}
+
+/// The same where this process may do it itself.
+pub(super) fn set_mtu_here(spec: &EndpointSpec, mtu: u32) -> Result<(), AttachError> {
+    Ok(open(spec)?.set_mtu(spec.device.interface(), mtu)?)
+}
+
+/// Removes the TAP of an endpoint that has been detached, at once, with the routes over it; where the way out of its
+/// namespace was one of these, one of the `others` is it then.
+pub(super) fn remove<'s>(
+    gone: &EndpointSpec,
+    others: impl Iterator<Item = &'s EndpointSpec>,
+) -> Result<(), AttachError> {
+    let place = match gone.place() {
+        // With everything in it.
+        Err(error) if error.is_gone() => return Ok(()),
+        place => place?,
+    };
+    let is_beside = |other: &&EndpointSpec| place.is_some() && other.place().ok() == Some(place);
+    let mut beside: Vec<EndpointSpec> = others.filter(is_beside).cloned().collect();
+    beside.sort_by(|one, other| one.device.interface().cmp(other.device.interface()));
+    match Abroad::find(gone)? {
+        Some(abroad) => Ok(abroad.remove(gone, beside)?),
+        None => remove_here(gone, &beside),
+    }
+}
+
+/// The same where this process may do it itself; `beside` are endpoints of that namespace.
+pub(super) fn remove_here(gone: &EndpointSpec, beside: &[EndpointSpec]) -> Result<(), AttachError> {
+    let mut netlink = open(gone)?;
+    match netlink.delete(gone.device.interface()) {
+        // Whoever had the last queue of it has closed that.
+        Err(NetlinkError::NoLink(_)) => {}
+        Err(error) if error.errno() == Some(Errno::NODEV) => {}
+        outcome => outcome?,
+    }
+    beside.iter().try_for_each(|other| add_default_routes(&mut netlink, other))
+}
+
+fn open(spec: &EndpointSpec) -> Result<Netlink, AttachError> {
+    Ok(match spec.netns_ref()? {
+        Some(netns) => Netlink::open(&NetNs::from(netns.open()?))?,
+        None => Netlink::open_here()?,
+    })
+}
+
+/// Has the host not take a network's gateway for its router (RFC 4861 §6.3.4): its way out is not ours.
+fn hear_no_routers(tap: &str) -> Result<(), AttachError> {
+    let setting = format!("/proc/sys/net/ipv6/conf/{tap}/accept_ra");
+    fs::write(&setting, "0").map_err(|source| AttachError::Setting { setting, source })
+}
+
+fn add_default_routes(netlink: &mut Netlink, spec: &EndpointSpec) -> Result<(), AttachError> {
+    let add = |&gateway| add_default_route(netlink, spec.device.interface(), gateway);
+    spec.gateways.iter().try_for_each(add)
 }
 
 fn add_default_route(netlink: &mut Netlink, tap: &str, gateway: IpAddr) -> Result<(), AttachError> {

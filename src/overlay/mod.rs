@@ -19,6 +19,7 @@ pub mod envoy;
 mod event;
 mod gateways;
 mod interface;
+mod mtu;
 mod path;
 mod plan;
 mod plane;
@@ -32,7 +33,7 @@ mod work;
 
 pub use self::config::OverlayConfig;
 pub use self::device::{ChannelDevice, Device};
-pub use self::endpoint::{AttachError, ENDPOINTS_MAX, EndpointSpec, FILE, NAME_MAX};
+pub use self::endpoint::{AttachError, ENDPOINTS_MAX, EndpointSpec, FILE, NAME_MAX, place_of};
 pub use self::event::OverlayEvent;
 pub use self::gateways::GatewayView;
 pub use self::path::{BLOCKED_AFTER, DataPath, PathView};

@@ -109,6 +109,11 @@ struct Told {
 }
 
 impl Watch {
+    /// What the path to a node carries, as last known; still so while it is in doubt.
+    pub(super) fn mtu(&self, node: NodeId) -> Option<u16> {
+        self.0.get(&node).and_then(|told| told.mtu)
+    }
+
     /// What there is to tell of the paths that there are now; of others all is forgotten. `own` is this node's name.
     pub(super) fn look(&mut self, own: &str, paths: &[PathView]) -> Vec<OverlayEvent> {
         self.0.retain(|node, _| paths.iter().any(|path| path.node == *node));

@@ -110,17 +110,24 @@ impl Overlay {
         networks.map(|network| (network.id.clone(), network.vni)).collect()
     }
 
-    /// Gives a TAP or a virtual machine a place in a network, and keeps that. One that is made gets its MAC address and addresses and is up then.
+    /// Gives a TAP or a virtual machine a place in a network, and keeps that. One that is made gets its MAC address and
+    /// addresses and is up then.
     ///
     /// # Errors
     /// See [`AttachError`].
-    pub fn attach(&self, mut spec: EndpointSpec) -> Result<EndpointView, AttachError> {
+    pub fn attach(&self, spec: EndpointSpec) -> Result<EndpointView, AttachError> {
+        self.shared.attach(&mut self.shared.inner(), spec)
+    }
+
+    /// As [`Self::attach`], with a TAP that is made beside those in its namespace: whatever its name was, it gets the first
+    /// of eth0, eth1, … that no interface there has.
+    ///
+    /// # Errors
+    /// See [`AttachError`].
+    pub fn attach_beside(&self, mut spec: EndpointSpec) -> Result<EndpointView, AttachError> {
         let mut inner = self.shared.inner();
-        inner.check(&spec)?;
-        let protection = inner.protection(&spec.network)?;
-        let device = self.shared.open(&inner, &spec, protection)?;
-        interface::settle(&mut spec, device.made())?;
-        self.shared.add(&mut inner, spec, protection, device)
+        interface::name(&mut spec)?;
+        self.shared.attach(&mut inner, spec)
     }
 
     /// As [`Self::attach`], with a device of another kind, such as a program in this process. It does not outlive the
@@ -140,7 +147,8 @@ impl Overlay {
         self.shared.add(&mut inner, spec, protection, device)
     }
 
-    /// Takes an endpoint out of its network, by its id; gives whether there was one. A TAP that was made for it goes.
+    /// Takes an endpoint out of its network, by its id; gives whether there was one. A TAP that was made for it goes, and
+    /// if it was the way out of its namespace, another one's network is that.
     ///
     /// # Errors
     /// If that can't be kept: it is detached until the next start.
@@ -152,7 +160,13 @@ impl Overlay {
             return Ok(false);
         }
         self.shared.refresh(&mut inner);
-        drop(endpoint);
+        if let Some(Endpoint { kept, device, .. }) = endpoint {
+            let is_own = device.is_own_interface();
+            drop(device);
+            if is_own {
+                self.shared.remove_interface(&inner, &kept.spec);
+            }
+        }
         self.shared.keep(&inner).map(|()| true)
     }
 
@@ -165,10 +179,10 @@ impl Overlay {
         views
     }
 
-    /// Ids and names of the endpoints that are there, or may be again at the next start.
+    /// The endpoints that are there, or may be again at the next start.
     #[must_use]
-    pub fn kept(&self) -> Vec<(String, String)> {
-        self.shared.inner().kept().map(|kept| (kept.spec.id.clone(), kept.spec.name.clone())).collect()
+    pub fn kept(&self) -> Vec<EndpointSpec> {
+        self.shared.inner().kept().map(|kept| kept.spec.clone()).collect()
     }
 
     /// Attaches the endpoints of this node's earlier life again. Gives those that could not be, each with the reason;
@@ -182,7 +196,7 @@ impl Overlay {
         for kept in endpoint::load(&self.shared.state)? {
             match self.shared.reopen(&inner, &kept) {
                 Ok(device) => {
-                    inner.endpoints.insert(kept.spec.id.clone(), Endpoint { kept, device });
+                    inner.endpoints.insert(kept.spec.id.clone(), Endpoint::new(kept, device));
                 }
                 Err(error) => {
                     let spec = kept.spec.clone();

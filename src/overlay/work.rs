@@ -1,7 +1,7 @@
 //! What the data plane of a node is made of, and how it follows what it is told.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
 use super::gateways::Gateways;
 use super::interface;
+use super::mtu::{FOLLOW, least_path, network_mtu};
 use super::path::{PathView, Watch};
 use super::plan::{Carried, Refused, plan};
 use super::plane::{self, Closed, News, Plane, PlaneError, Whose};
@@ -23,14 +24,9 @@ use super::sessions::{SessionPeer, Sessions};
 use super::view::{NetworkId, View};
 use crate::crypto::identity::NodeId;
 use crate::state::{StateDir, StateError};
-use crate::switch::io::tap::{MTU_MAX, MTU_MIN};
-use crate::switch::io::udp::path_mtu;
 use crate::switch::tunnel::Protection;
 use crate::switch::worker::Event;
 
-/// The underlay's MTU where neither a path is known to carry less nor a network says otherwise: Ethernet's. What carries
-/// more is not made use of unasked, since a node on an ordinary link may come at any time.
-const UNDERLAY_MTU: u32 = 1_500;
 /// How often paths are looked at for what there is to tell.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -65,22 +61,33 @@ pub(super) struct Inner {
 pub(super) struct Endpoint {
     pub(super) kept: Kept,
     pub(super) device: Box<dyn Device>,
+    /// Bytes of the largest packet that it takes now.
+    pub(super) mtu: u32,
+    /// What that was last to be.
+    pub(super) mtu_wanted: u32,
+}
+
+impl Endpoint {
+    pub(super) fn new(kept: Kept, device: Box<dyn Device>) -> Self {
+        let mtu = device.mtu();
+        Self { kept, device, mtu, mtu_wanted: mtu }
+    }
 }
 
 /// Follows what the workers tell, and looks at the paths. Holds nothing: what is dropped is gone at once.
 pub(super) async fn watch(shared: Weak<Shared>, mut heard: UnboundedReceiver<(u64, News)>) {
     let mut look = interval(LOOK);
+    let mut follow = interval(FOLLOW);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    follow.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let news = tokio::select! {
-            Some(news) = heard.recv() => Some(news),
-            _ = look.tick() => None,
+        let work: Box<dyn FnOnce(&Shared) + Send> = tokio::select! {
+            Some((generation, news)) = heard.recv() => Box::new(move |shared| shared.handle(generation, news)),
+            _ = look.tick() => Box::new(Shared::look),
+            _ = follow.tick() => Box::new(Shared::follow_paths),
         };
         let Some(shared) = shared.upgrade() else { return };
-        match news {
-            Some((generation, news)) => shared.handle(generation, news),
-            None => shared.look(),
-        }
+        work(&shared);
     }
 }
 
@@ -90,7 +97,7 @@ impl Shared {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, event: OverlayEvent) {
+    pub(super) fn tell(&self, event: OverlayEvent) {
         // A daemon that doesn't want to know has dropped the other end.
         let _ = self.tell.send(event);
     }
@@ -104,7 +111,9 @@ impl Shared {
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
         let want = plan(view, &own.collect());
-        let mtu = |carried: &Carried| network_mtu(view, *local, &carried.id, carried.protection);
+        let mtu = |carried: &Carried| {
+            network_mtu(view, *local, &carried.id, carried.protection, least_path(view, *local))
+        };
         gateways.keep_apart(view, *local);
         let mut failures = gateways.start(&want, view, endpoints, mtu);
         let steps = steps(plane.have(), &want);
@@ -156,6 +165,27 @@ impl Shared {
         Ok(device)
     }
 
+    pub(super) fn attach(
+        &self,
+        inner: &mut Inner,
+        mut spec: EndpointSpec,
+    ) -> Result<EndpointView, AttachError> {
+        inner.check(&spec)?;
+        let protection = inner.protection(&spec.network)?;
+        let device = self.open(inner, &spec, protection)?;
+        interface::settle(&mut spec, device.made())?;
+        self.add(inner, spec, protection, device)
+    }
+
+    /// Removes the TAP of an endpoint that is not there any more.
+    pub(super) fn remove_interface(&self, inner: &Inner, gone: &EndpointSpec) {
+        let own = inner.endpoints.values().filter(|endpoint| endpoint.device.is_own_interface());
+        if let Err(error) = interface::remove(gone, own.map(|endpoint| &endpoint.kept.spec)) {
+            let what = format!("remove the interface of endpoint {}", gone.name);
+            self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
+        }
+    }
+
     pub(super) fn add(
         &self,
         inner: &mut Inner,
@@ -165,7 +195,7 @@ impl Shared {
     ) -> Result<EndpointView, AttachError> {
         let id = spec.id.clone();
         let kept = Kept::new(spec, protection, device.made())?;
-        inner.endpoints.insert(id.clone(), Endpoint { kept, device });
+        inner.endpoints.insert(id.clone(), Endpoint::new(kept, device));
         if let Err(error) = self.keep(inner) {
             inner.endpoints.remove(&id);
             return Err(error.into());
@@ -263,6 +293,10 @@ impl Inner {
         if self.kept().any(is_same) {
             return Err(AttachError::Taken(spec.name.clone()));
         }
+        let is_host = |other: &&Kept| other.spec.exposed && other.spec.network == spec.network;
+        if let Some(other) = self.kept().find(is_host).filter(|_| spec.exposed) {
+            return Err(AttachError::Exposed(other.spec.device.interface().into()));
+        }
         if self.endpoints.len() >= ENDPOINTS_MAX {
             return Err(AttachError::TooMany);
         }
@@ -279,14 +313,10 @@ impl Inner {
         found.map(|network| network.protection).ok_or_else(|| AttachError::NoNetwork(id.clone()))
     }
 
-    fn mtu(&self, id: &NetworkId, protection: Protection) -> u32 {
-        network_mtu(&self.view, self.local, id, protection)
-    }
-
     pub(super) fn show(&self, endpoint: &Endpoint) -> EndpointView {
         let spec = endpoint.kept.spec.clone();
         let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.id));
-        EndpointView { spec, mtu: endpoint.device.mtu(), carried }
+        EndpointView { spec, mtu: endpoint.mtu, carried }
     }
 
     pub(super) fn paths(&self) -> Vec<PathView> {
@@ -303,17 +333,4 @@ impl Inner {
         paths.sort_unstable_by_key(|path| path.node);
         paths
     }
-}
-
-/// What a new endpoint's packets may have, by what its network says of the underlay, and what the kernel knows of the
-/// paths to all nodes.
-fn network_mtu(view: &View, local: SocketAddr, id: &NetworkId, protection: Protection) -> u32 {
-    let network = view.networks.iter().find(|network| network.id == *id);
-    let most = network.and_then(|network| network.underlay_mtu).map_or(UNDERLAY_MTU, u32::from);
-    let own = local.ip();
-    let nodes: BTreeSet<IpAddr> = view.nodes.iter().map(|node| node.data.ip()).collect();
-    // One that can't be reached now says nothing.
-    let paths = nodes.into_iter().filter_map(|node| path_mtu(own, node).ok());
-    let path = paths.min().unwrap_or(most).min(most);
-    protection.mtu(own, path).clamp(MTU_MIN, MTU_MAX)
 }

@@ -35,7 +35,8 @@ const END_PATIENCE: Duration = Duration::from_secs(20);
 /// This node's tasks.
 #[derive(Debug)]
 pub struct Tasks {
-    files: StateDir,
+    /// Where their directories are; made with the first.
+    folder: PathBuf,
     node: Arc<Node>,
     table: Mutex<BTreeMap<String, Arc<Task>>>,
     /// Held by whoever makes one, so that names stay apart.
@@ -118,9 +119,10 @@ impl Tasks {
     /// # Errors
     /// If the directory of tasks can't be had. What is wrong with a single task is logged.
     pub async fn open(node: Arc<Node>) -> Result<Arc<Self>, StateError> {
-        let files = StateDir::part(&node.state().path().join(FOLDER))?;
-        let tasks = Arc::new(Self { files, node, table: Mutex::default(), making: Default::default() });
-        for id in tasks.files.names("")? {
+        let folder = node.state().path().join(FOLDER);
+        let tasks = Arc::new(Self { folder, node, table: Mutex::default(), making: Default::default() });
+        let ids = if tasks.folder.exists() { StateDir::part(&tasks.folder)?.names("")? } else { Vec::new() };
+        for id in ids {
             match tasks.find_again(&id).await {
                 Ok(task) => tasks.watch(task),
                 Err(error) => warn!("task {id} is left as it is: {error}"),
@@ -130,7 +132,7 @@ impl Tasks {
     }
 
     async fn find_again(&self, id: &str) -> Result<Arc<Task>, StateError> {
-        let directory = self.files.path().join(id);
+        let directory = self.folder.join(id);
         let files = StateDir::part(&directory)?;
         let kept: Kept = files.load(TASK)?.ok_or_else(|| files.corrupt(TASK, "it is missing".into()))?;
         let asked = connection::ask_status(&directory, Request::Status);
@@ -175,7 +177,7 @@ impl Tasks {
                 let task = self.find(&task)?;
                 self.remove(&task, force).await.map(|()| Value::Null)
             }
-            _ => Err(internal("a call that is answered elsewhere")),
+            other => self.change_networks(other).await,
         }
     }
 

@@ -24,7 +24,7 @@ pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
 pub use nat::nat;
-pub use node::{api, join, link, record};
+pub use node::{api, join, link, record, task};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
 
@@ -55,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sealed", sealed),
     ("segment", segment),
     ("stream", stream),
+    ("task", task),
     ("token", token),
     ("virtio", virtio),
     ("vxlan", vxlan),

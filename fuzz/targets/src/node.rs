@@ -1,6 +1,7 @@
-//! What comes to a daemon: by its API, from nodes that want to join, from members.
+//! What comes to a daemon: by its API, from nodes that want to join, from members; and to a task's keeper.
 
 use vswitchd::api::{Call, Code};
+use vswitchd::task::frame::Frame;
 
 pub use vswitchd::node::hostile::{join, link, record};
 
@@ -21,5 +22,16 @@ pub fn api(data: &[u8]) {
             let reasons = [Code::NotFound, Code::MethodNotAllowed, Code::BadRequest];
             assert!(reasons.contains(&refusal.code), "{refusal:?}");
         }
+    }
+}
+
+/// Bytes at a task's control socket: each frame is read as what is written for it, and no beginning of it is one.
+pub fn task(mut data: &[u8]) {
+    while let Ok(Some((frame, len))) = Frame::parse(data) {
+        assert!(Frame::parse(&data[..len - 1]).is_ok_and(|parsed| parsed.is_none()), "a part is a whole");
+        let mut written = Vec::new();
+        frame.emit(&mut written);
+        assert_eq!(Frame::parse(&written), Ok(Some((frame, written.len()))));
+        data = &data[len..];
     }
 }

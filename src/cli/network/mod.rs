@@ -1,6 +1,7 @@
 //! `vswitchd network`: the networks of the cluster.
 
 mod cell;
+mod connect;
 mod create;
 mod inspect;
 mod list;
@@ -36,6 +37,8 @@ enum Command {
     #[command(visible_alias = "remove")]
     Rm(remove::Rm),
     Prune(remove::Prune),
+    Connect(connect::Connect),
+    Disconnect(connect::Disconnect),
 }
 
 impl Args {
@@ -46,6 +49,8 @@ impl Args {
             Command::Inspect(args) => args.run(),
             Command::Rm(args) => args.run(),
             Command::Prune(args) => args.run(),
+            Command::Connect(args) => args.run(),
+            Command::Disconnect(args) => args.run(),
         }
     }
 }

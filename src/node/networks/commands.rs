@@ -189,7 +189,7 @@ impl Cluster {
 }
 
 /// Where this host sends packets elsewhere than by default. A host that doesn't say so has no clash that could be seen.
-fn host_routes() -> Vec<(IpPrefix, String)> {
+pub(in crate::node) fn host_routes() -> Vec<(IpPrefix, String)> {
     let routes = || -> Result<_, NetlinkError> { Netlink::open_here()?.routes() };
     let routes = routes().unwrap_or_else(|error| {
         warn!("a new network's addresses are not compared with this host's routes: {error}");

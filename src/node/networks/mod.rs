@@ -17,4 +17,5 @@ mod lookup;
 mod pool;
 mod subnet;
 
+pub(super) use commands::host_routes;
 pub(super) use lookup::{find_network, may_attach};

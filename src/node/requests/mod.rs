@@ -20,6 +20,30 @@ pub(crate) fn find<'a, T>(
     all: &'a [T],
     id_and_name: impl Fn(&T) -> (String, &str),
 ) -> Result<&'a T, Refusal> {
+    match find_all(wanted, all, &id_and_name).as_slice() {
+        [] => Err(Refusal::new(Code::NotFound, format!("there is no {kind} {wanted}"))),
+        [one] => Ok(one),
+        several => {
+            let ids = several.iter().take(NAMED_MAX).map(|one| id_and_name(one).0).collect::<Vec<_>>();
+            let more = if several.len() > NAMED_MAX { ", …" } else { "" };
+            Err(Refusal::new(
+                Code::Conflict,
+                format!(
+                    "{wanted} is not one {kind} but {}: give its id ({}{more})",
+                    several.len(),
+                    ids.join(", ")
+                ),
+            ))
+        }
+    }
+}
+
+/// All things that `wanted` names in the best way in which it names any.
+pub(super) fn find_all<'a, T>(
+    wanted: &Name,
+    all: &'a [T],
+    id_and_name: impl Fn(&T) -> (String, &str),
+) -> Vec<&'a T> {
     let text = wanted.as_str();
     let by = |fits: &dyn Fn(&str, &str) -> bool| -> Vec<&'a T> {
         let fitting = |one: &&T| {
@@ -29,23 +53,7 @@ pub(crate) fn find<'a, T>(
         all.iter().filter(fitting).collect()
     };
     let tries = [by(&|id, _| id == text), by(&|_, name| name == text), by(&|id, _| id.starts_with(text))];
-    let found = tries.into_iter().find(|found| !found.is_empty()).unwrap_or_default();
-    match found.as_slice() {
-        [] => Err(Refusal::new(Code::NotFound, format!("there is no {kind} {text}"))),
-        [one] => Ok(one),
-        several => {
-            let ids = several.iter().take(NAMED_MAX).map(|one| id_and_name(one).0).collect::<Vec<_>>();
-            let more = if several.len() > NAMED_MAX { ", …" } else { "" };
-            Err(Refusal::new(
-                Code::Conflict,
-                format!(
-                    "{text} is not one {kind} but {}: give its id ({}{more})",
-                    several.len(),
-                    ids.join(", ")
-                ),
-            ))
-        }
-    }
+    tries.into_iter().find(|found| !found.is_empty()).unwrap_or_default()
 }
 
 pub(super) fn conflict(message: impl AsRef<str>) -> Refusal {

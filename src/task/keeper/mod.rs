@@ -12,13 +12,14 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, setsid};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Semaphore, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::timeout;
 
@@ -37,6 +38,8 @@ use crate::state::{StateDir, StateError};
 
 /// Connections at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;
+/// How long to wait if descriptors are used up: accepting would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long those who wait for the end may take to hear of it.
 const FAREWELL_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a program may take to end when its keeper is told to.
@@ -137,6 +140,7 @@ fn prepare(directory: &Path) -> Result<(Keeper, StdListener), KeepError> {
         program: Cell::new(None),
         viewers: RefCell::default(),
         cut: watch::Sender::new(false),
+        log_fails: Cell::new(false),
         farewells: RefCell::default(),
     };
     Ok((keeper, listener))
@@ -161,6 +165,8 @@ struct Keeper {
     viewers: RefCell<Vec<mpsc::Sender<Frame>>>,
     /// Whether viewers are not waited for any more.
     cut: watch::Sender<bool>,
+    /// Whether the last line could not be kept: that is said once.
+    log_fails: Cell<bool>,
     /// Held by all who want to hear of the end.
     farewells: RefCell<Option<mpsc::Sender<Infallible>>>,
 }
@@ -171,27 +177,30 @@ impl Keeper {
         let mut terminate = signal(SignalKind::terminate()).map_err(system("wait for signals"))?;
         let (farewell, mut all_heard) = mpsc::channel(1);
         *self.farewells.borrow_mut() = Some(farewell);
-        let room = Rc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let keeper = Rc::new(self);
         let mut status = keeper.status.subscribe();
         loop {
             let accepted = async {
-                let permit = Rc::clone(&room);
-                (listener.accept().await, permit)
+                let place = Arc::clone(&room).acquire_owned().await.expect("the semaphore is never closed");
+                (listener.accept().await, place)
             };
             tokio::select! {
                 biased;
                 _ = status.wait_for(|status| !status.state.is_kept()) => break,
                 _ = terminate.recv() => keeper.stop(Signal::TERM, STOP_PATIENCE),
-                (accepted, room) = accepted => {
-                    let (stream, _) = accepted.map_err(system("accept"))?;
-                    let keeper = Rc::clone(&keeper);
-                    spawn_local(async move {
-                        let (receiver, sender) = split(stream);
-                        let _place = room.acquire().await;
-                        // A peer that hangs up or talks nonsense gets no answer.
-                        let _over = keeper.converse(receiver, sender).await;
-                    });
+                (accepted, place) = accepted => match accepted {
+                    Ok((stream, _)) => {
+                        let keeper = Rc::clone(&keeper);
+                        spawn_local(async move {
+                            let (receiver, sender) = split(stream);
+                            // A peer that hangs up or talks nonsense gets no answer.
+                            let _over = keeper.converse(receiver, sender).await;
+                            drop(place);
+                        });
+                    }
+                    // Descriptors are used up, perhaps; the program is not to end for that.
+                    Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
                 }
             }
         }

@@ -153,11 +153,13 @@ impl Keeper {
                 Err(error) => return eprintln!("what the program writes can't be read: {error}"),
             };
             let written = self.log.borrow_mut().write(stream, &buffer[..len], now_ms());
+            let failed = written.is_err();
             match written {
                 Ok(true) => self.written.send_replace(()),
-                Ok(false) => {}
-                Err(error) => eprintln!("{error}"),
+                Err(error) if !self.log_fails.get() => eprintln!("{error}"),
+                _ => {}
             }
+            self.log_fails.set(failed);
             self.show(&Frame::Output(stream, buffer[..len].into())).await;
         }
     }

@@ -41,7 +41,8 @@ impl Tasks {
         let _making = self.making.lock().await;
         let wanted = request.networks.clone();
         let mut kept = self.settle(request).await?;
-        let directory = self.files.path().join(&kept.id);
+        StateDir::part(&self.folder).map_err(internal)?;
+        let directory = self.folder.join(&kept.id);
         let made = self.build(&directory, &mut kept, wanted).await;
         let status = match made {
             Ok(status) => status,

@@ -5,13 +5,14 @@ use std::io::Write;
 use std::path::Path;
 
 use rustix::fs::ftruncate;
+use serde_json::Value;
 use tracing::warn;
 
 use super::make::bad_request;
 use super::{Tasks, conflict, internal};
 use crate::api::{
-    AttachRequest, Attached, Call, Code, EndpointDevice, Name, NetworkDetail, Refusal, TaskEndpoint,
-    TaskNetwork,
+    AttachRequest, Attached, Call, Code, ConnectRequest, DisconnectRequest, EndpointDevice, Name,
+    NetworkDetail, Refusal, TaskEndpoint, TaskNetwork,
 };
 use crate::state::{StateDir, StateError};
 use crate::task::kept::{ID_SHORT, Kept, TASK};
@@ -71,14 +72,28 @@ impl Tasks {
             place.addresses.clone_from(&attached.addresses);
             all.push(attached);
         }
-        let write = || {
-            let files = StateDir::part(directory)?;
-            write_shared(&files, "hosts", &hosts(&kept.hostname, &all))?;
-            let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-            write_shared(&files, "resolv.conf", &resolvers(&all, &host))?;
-            files.store(TASK, kept)
-        };
+        let write = || write_names(directory, kept, &all)?.store(TASK, kept);
         write().map_err(internal)
+    }
+
+    /// Connects a task, or another endpoint, to a network, or disconnects it; what its program knows of names follows.
+    pub(super) async fn change_networks(&self, mut call: Call) -> Result<Value, Refusal> {
+        let (Call::Connect(_, ConnectRequest { endpoint, .. })
+        | Call::Disconnect(_, DisconnectRequest { endpoint, .. })) = &mut call
+        else {
+            return Err(internal("a call that is answered elsewhere"));
+        };
+        let task = self.find(endpoint).ok().filter(|task| task.is_kept());
+        if let Some(task) = &task {
+            // Endpoints don't know a task's id.
+            endpoint.clone_from(&task.kept.name);
+        }
+        let answer = self.node.answer(call).await?;
+        if let Some(task) = task {
+            let pid = task.status.borrow().pid;
+            write_names(&task.directory, &task.kept, &self.node.attached_in(pid)).map_err(internal)?;
+        }
+        Ok(answer)
     }
 
     /// Takes a task's places away, if they are there.
@@ -95,6 +110,15 @@ impl Tasks {
             }
         }
     }
+}
+
+/// Writes what a task's programs know of names, by the places that it has; gives the directory.
+fn write_names(directory: &Path, kept: &Kept, places: &[Attached]) -> Result<StateDir, StateError> {
+    let files = StateDir::part(directory)?;
+    write_shared(&files, "hosts", &hosts(&kept.hostname, places))?;
+    let host = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    write_shared(&files, "resolv.conf", &resolvers(places, &host))?;
+    Ok(files)
 }
 
 /// The file of host names (hosts(5)) of a task with those places.

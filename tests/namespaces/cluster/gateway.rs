@@ -40,8 +40,8 @@ fn resolver(daemons: &Daemons) -> Result<SocketAddr> {
     Ok(at)
 }
 
-/// The query as a reply (RFC 1035 §4.1): its header with one answer counted, its question, and the answer, whose name
-/// is the question's.
+/// The query as a reply (RFC 1035 §4.1): its header with one answer counted, its question, and the answer, whose
+/// name is the question's.
 fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let name = query.get(12..)?.iter().position(|&byte| byte == 0)?;
     let question = query.get(12..12 + name + 5)?;
@@ -49,7 +49,8 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     Some([&header[..], question, &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4], &SAID].concat())
 }
 
-/// Makes both networks with the addresses that the lab's endpoints have, and attaches an endpoint of each node to both.
+/// Makes both networks with the addresses that the lab's endpoints have, and attaches an endpoint of each node
+/// to both.
 fn attach_all(daemons: &Daemons) -> Result<()> {
     for (number, name) in (1..).zip(NETWORKS) {
         let v4 = format!("10.{number}.0.0/16");

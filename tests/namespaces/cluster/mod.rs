@@ -4,6 +4,7 @@
 
 mod addresses;
 mod capture;
+mod connect;
 mod daemons;
 mod data;
 mod gateway;
@@ -16,6 +17,7 @@ mod names;
 mod networks;
 mod overlay;
 mod partition;
+mod paths;
 mod process;
 mod rights;
 mod strangers;
@@ -37,6 +39,10 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::addresses_outlive_the_daemon_but_not_their_endpoints", addresses::kept),
         ("cluster::addresses_of_a_removed_node_are_used_again", addresses::reclaimed),
         ("cluster::endpoints_reach_each_other_by_addresses_that_nobody_set", addresses::reached),
+        ("cluster::hosts_are_in_networks_and_taken_out", connect::exposed),
+        ("cluster::namespaces_get_more_networks_and_lose_them", connect::connected),
+        ("cluster::tasks_get_more_networks_and_lose_them", connect::tasks),
+        ("cluster::interfaces_follow_what_the_paths_carry", paths::followed),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
         ("cluster::networks_that_are_not_internal_lead_out", gateway::leads_out),
         ("cluster::tasks_run_programs_in_rooms_of_their_own", tasks::programs),
