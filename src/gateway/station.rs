@@ -1,9 +1,10 @@
 //! What a gateway answers, as a state machine without I/O: a frame in, and what becomes of it.
 //!
 //! ARP (RFC 826) and neighbour solicitations (RFC 4861) for its addresses, solicitations of routers, clients of DHCP, echo requests (RFC 792, RFC 4443), DNS over
-//! UDP and TCP ([`crate::names`]). Other TCP is reset, and other datagrams are told that the port is unreachable. What is for the world
-//! outside is left to [`super::nat`], or told that there is no route. Such errors are bounded, and never answer errors, fragments or what was sent
-//! to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything doubtful is dropped: wrong checksums, tags, addresses.
+//! UDP and TCP ([`crate::names`]). Other TCP is reset, and other datagrams are told that the port is unreachable.
+//! What is for the world outside is left to [`super::nat`], or told that there is no route. Such errors are
+//! bounded, and never answer errors, fragments or what was sent to many (RFC 1122 §3.2.2, RFC 4443 §2.4). Anything
+//! doubtful is dropped: wrong checksums, tags, addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;

@@ -103,8 +103,8 @@ pub fn dhcp(data: &[u8]) {
     assert!([[0; 4], [10, 0, 9, 7]].iter().any(|address| given == address), "an address of somebody else");
 }
 
-/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out, but nobody may
-/// go anywhere: [`nat`](crate::nat) has what is carried.
+/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out, but
+/// nobody may go anywhere: [`nat`](crate::nat) has what is carried.
 pub fn gateway(data: &[u8]) {
     let (at, tables) = (at(), tables());
     let now = Instant::now();

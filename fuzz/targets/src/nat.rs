@@ -12,8 +12,8 @@ use vswitchd_switch::wire::virtio::{Checksum, Offload};
 
 use crate::gateway::{CLIENT, at, check, tables};
 
-/// Bytes that say what a segment is to be, in front of its payload: lengths of both, sequence and acknowledgement number
-/// from where the connection is, flags, window.
+/// Bytes that say what a segment is to be, in front of its payload: lengths of both, sequence and acknowledgement
+/// number from where the connection is, flags, window.
 const HEAD_LEN: usize = 9;
 /// Segments of one input.
 const SEGMENTS_MAX: usize = 64;
@@ -32,8 +32,8 @@ pub(crate) fn finished(mut frame: Vec<u8>, offload: Offload) -> Vec<u8> {
     frame
 }
 
-/// A connection to a server on the loopback device, and any segments on it: what comes back has right checksums and goes to
-/// the sender, and in the end time leaves nothing of it.
+/// A connection to a server on the loopback device, and any segments on it: what comes back has right checksums
+/// and goes to the sender, and in the end time leaves nothing of it.
 pub fn nat(data: &[u8]) {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback device is there");
     let to = server.local_addr().expect("it is bound").port();

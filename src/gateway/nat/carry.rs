@@ -23,7 +23,8 @@ use crate::gateway::station::Carried;
 use crate::switch::wire::flow::{TCP, UDP};
 use crate::switch::wire::virtio::Offload;
 
-/// The least that a network carries: RFC 791 §3.1 has every host take so much, and smoltcp needs room for its headers.
+/// The least that a network carries: RFC 791 §3.1 has every host take so much, and smoltcp needs room for its
+/// headers.
 const MTU_MIN: usize = 576;
 
 /// What a way out is to be.
@@ -45,8 +46,8 @@ impl Outside {
     }
 }
 
-/// As many sockets as this process may hold for others: it raises its soft limit of descriptors to the hard one, and
-/// keeps a quarter for itself. Otherwise endpoints could leave it without any.
+/// As many sockets as this process may hold for others: it raises its soft limit of descriptors to the hard one,
+/// and keeps a quarter for itself. Otherwise endpoints could leave it without any.
 #[must_use]
 pub fn descriptors() -> Arc<Semaphore> {
     let limit = getrlimit(Resource::Nofile);
@@ -133,8 +134,8 @@ impl Nat {
         }
     }
 
-    /// Waits until a socket has something, but not longer than that, and takes it from all that have. Gives whether what
-    /// [`Self::watch`] was given is ready.
+    /// Waits until a socket has something, but not longer than that, and takes it from all that have. Gives
+    /// whether what [`Self::watch`] was given is ready.
     ///
     /// # Errors
     /// The system has none.

@@ -1,9 +1,9 @@
 //! One TCP connection from inside: smoltcp ends it here, and the host's own TCP goes on from here.
 //!
-//! Two connections with bytes between them (RFC 1122 has no name for it; a relay, as SOCKS servers are). Nothing is held
-//! but what the windows of both allow: a side that does not read has its window shut, or its socket full, and then the
-//! other is not read either. Each side's end of sending is passed on when all before it has been (half-close, RFC 9293
-//! §3.6.1), and so is a reset, either way.
+//! Two connections with bytes between them (RFC 1122 has no name for it; a relay, as SOCKS servers are). Nothing
+//! is held but what the windows of both allow: a side that does not read has its window shut, or its socket full,
+//! and then the other is not read either. Each side's end of sending is passed on when all before it has been
+//! (half-close, RFC 9293 §3.6.1), and so is a reset, either way.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -20,7 +20,8 @@ use crate::gateway::frame::Back;
 use crate::gateway::streams::add_way_back;
 use crate::switch::wire::virtio::Offload;
 
-/// Bytes that wait for the side that is slower, each way: two super-frames, so that one is filled while one is under way.
+/// Bytes that wait for the side that is slower, each way: two super-frames, so that one is filled while one is
+/// under way.
 pub(super) const BUFFER_LEN: usize = 128 << 10;
 /// How long an established connection may be quiet (RFC 5382 REQ-5: no less than 2 hours and 4 minutes).
 pub(super) const ESTABLISHED_IDLE: Duration = Duration::from_secs(7_440);
@@ -84,8 +85,8 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// One whose outer side is connected to `outside`, and whose inner one awaits the SYN that asked for it. `back` is from
-    /// outside's address.
+    /// One whose outer side is connected to `outside`, and whose inner one awaits the SYN that asked for it.
+    /// `back` is from outside's address.
     pub(super) fn new(
         outer: TcpStream,
         outside: SocketAddr,
@@ -265,7 +266,8 @@ impl Connection {
     fn is_over(&mut self) -> bool {
         let state = self.sockets.get::<Socket<'_>>(self.socket).state();
         if self.ends.failed || self.ends.inside_passed && self.ends.outside {
-            // What is left of TCP's closing needs no bytes of ours: a FIN that comes again is answered with a reset.
+            // What is left of TCP's closing needs no bytes of ours: a FIN that comes again is answered with a
+            // reset.
             return self.ends.failed || matches!(state, State::TimeWait | State::Closed);
         }
         // Inside has reset it, or has never wanted it; or its last bytes wait for the outer socket.

@@ -1,8 +1,8 @@
 //! TCP connections from inside, each with one of the host's own.
 //!
-//! The outer one is made first: inside's SYN is answered when outside has answered ours, and if it refuses, inside is
-//! refused the same way. So a port that is closed outside is closed for inside too, and what waits for an answer costs a
-//! socket and one packet (compare RFC 5382 REQ-10).
+//! The outer one is made first: inside's SYN is answered when outside has answered ours, and if it refuses, inside
+//! is refused the same way. So a port that is closed outside is closed for inside too, and what waits for an
+//! answer costs a socket and one packet (compare RFC 5382 REQ-10).
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -23,8 +23,8 @@ use crate::gateway::frame::Back;
 
 /// Connections: with full buffers, 512 MiB for a network, and half of that for an endpoint.
 pub(super) const LIMITS: Limits = Limits { network: 2_048, inside: 1_024 };
-/// The shortest time after which a connection is looked at again for time's sake: what there was to do at once has been
-/// done.
+/// The shortest time after which a connection is looked at again for time's sake: what there was to do at once has
+/// been done.
 const TICK: Duration = Duration::from_millis(1);
 
 /// Both ends.

@@ -32,7 +32,8 @@ counts! {
     Expired = "expired",
     /// Refused: the destination is none that inside may reach.
     Denied = "denied",
-    /// Refused: the network, or that address of it, has as many flows as it may, or this process as many descriptors.
+    /// Refused: the network, or that address of it, has as many flows as it may, or this process as many
+    /// descriptors.
     Full = "full",
     /// Refused: this host has no way there, or nobody was there.
     Unreachable = "unreachable",

@@ -1,11 +1,11 @@
 //! UDP and ICMP echo by way of the host's own sockets.
 //!
-//! Each inside address and port has an unconnected UDP socket of its own, whatever it sends to: the mapping does not depend
-//! on the other end (RFC 4787 REQ-1). What comes in is passed on from addresses that something was sent to, and no others
-//! (REQ-8, address-dependent filtering). Echo requests are the same with their identifier in the port's place (RFC 5508),
-//! through the sockets that Linux has for them (icmp(7), `ping_group_range`): the kernel puts an identifier of its own in,
-//! and gives each socket the replies to that. Only what goes out keeps a flow alive (REQ-6), and what has been asked of a
-//! resolver alone is forgotten soon.
+//! Each inside address and port has an unconnected UDP socket of its own, whatever it sends to: the mapping does
+//! not depend on the other end (RFC 4787 REQ-1). What comes in is passed on from addresses that something was sent
+//! to, and no others (REQ-8, address-dependent filtering). Echo requests are the same with their identifier in the
+//! port's place (RFC 5508), through the sockets that Linux has for them (icmp(7), `ping_group_range`): the kernel
+//! puts an identifier of its own in, and gives each socket the replies to that. Only what goes out keeps a flow
+//! alive (REQ-6), and what has been asked of a resolver alone is forgotten soon.
 //!
 //! Hop limits are passed on less one, and so are errors with who said them: `traceroute` shows the way.
 
@@ -266,7 +266,8 @@ impl Flow {
         };
         match sent {
             Err(error) if is_old(&error) => {
-                // Perhaps of another datagram, to somebody else: such an error is said once, and then is in the queue.
+                // Perhaps of another datagram, to somebody else: such an error is said once, and then is in the
+                // queue.
                 self.pass_errors(letter.key, buffer, turn);
                 self.socket.send_to(letter.bytes, letter.to).map(drop)
             }
@@ -348,8 +349,8 @@ pub(super) fn is_echo_request(outward: &Outward<'_>) -> bool {
     outward.transport.starts_with(&request)
 }
 
-/// Errors that tell inside something: unreachable, and hops used up. Not that a packet is too big, which the host heeds
-/// itself, since it cuts what is sent.
+/// Errors that tell inside something: unreachable, and hops used up. Not that a packet is too big, which the host
+/// heeds itself, since it cuts what is sent.
 fn is_passed_on(is_ipv4: bool, kind: u8, code: u8) -> bool {
     const FRAGMENTATION_NEEDED: u8 = 4;
     if is_ipv4 { kind == 3 && code != FRAGMENTATION_NEEDED || kind == 11 } else { kind == 1 || kind == 3 }

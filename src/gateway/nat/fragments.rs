@@ -1,4 +1,5 @@
-//! Packets from outside that are longer than what the network carries, cut into fragments (RFC 791 §3.2, RFC 8200 §4.5).
+//! Packets from outside that are longer than what the network carries, cut into fragments (RFC 791 §3.2, RFC 8200
+//! §4.5).
 //!
 //! The host has put datagrams together that were cut outside; each is a packet of ours, which we may cut again.
 
@@ -30,8 +31,8 @@ mod field {
 
 /// A frame, as it is if its packet has at most `mtu` bytes, or else in fragments that are known by `id`.
 ///
-/// The packet has neither options nor extension headers; an `mtu` that leaves no room for anything is taken for the least
-/// that does.
+/// The packet has neither options nor extension headers; an `mtu` that leaves no room for anything is taken for
+/// the least that does.
 pub(super) fn fragments(frame: Vec<u8>, mtu: usize, id: u32) -> Vec<Vec<u8>> {
     let packet = frame.len() - ethernet::HEADER_LEN;
     if packet <= mtu {

@@ -13,8 +13,8 @@ use crate::switch::storm::{StormBucket, StormLimit};
 use crate::switch::wire::flow::{IpVersion, Transport};
 use crate::switch::wire::virtio::Offload;
 
-/// Refusals a second, of a network (RFC 1812 §4.3.2.8 has routers limit them); so many at once that a client that opens
-/// hundreds of connections to a closed port is told of each.
+/// Refusals a second, of a network (RFC 1812 §4.3.2.8 has routers limit them); so many at once that a client that
+/// opens hundreds of connections to a closed port is told of each.
 const REFUSALS: StormLimit = StormLimit { frames_per_second: 1_000, burst: 1_000 };
 /// Frames that wait to go inside; more are lost, as on any link. Half of what the port's queue holds.
 pub(super) const WAITING_MAX: usize = 512;

@@ -1,7 +1,7 @@
 //! One TCP connection's own link to the inside, as smoltcp's device: a packet in, frames out.
 //!
-//! Frames go out as a port takes them that cuts super-frames and finishes checksums: what the kernel on the other side of a
-//! TAP, or the switch on its behalf, does in passing.
+//! Frames go out as a port takes them that cuts super-frames and finishes checksums: what the kernel on the other
+//! side of a TAP, or the switch on its behalf, does in passing.
 
 use std::num::NonZeroUsize;
 
@@ -14,8 +14,8 @@ use crate::switch::wire::ethernet;
 use crate::switch::wire::flow::TCP;
 use crate::switch::wire::virtio::{Checksum, Gso, GsoKind, Offload};
 
-/// Bytes of the longest packet that is to be cut: below what a run of datagrams holds, should the network carry it to
-/// another host after all.
+/// Bytes of the longest packet that is to be cut: below what a run of datagrams holds, should the network carry it
+/// to another host after all.
 const SUPER_PACKET_MAX: NonZeroUsize = NonZeroUsize::new(60_000).expect("it is not zero");
 /// From the TCP header's first byte on: where its checksum is, and its length (RFC 9293 §3.1).
 const CHECKSUM_AT: u16 = 16;

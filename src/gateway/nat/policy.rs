@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::api::IpPrefix;
 
-/// What no packet from inside may reach, as prefixes: addresses that mean this very host, that mean many, or none, and
-/// those that a host trusts because they are on its link.
+/// What no packet from inside may reach, as prefixes: addresses that mean this very host, that mean many, or none,
+/// and those that a host trusts because they are on its link.
 ///
 /// Link-local addresses are among them for the sake of 169.254.169.254, where clouds hand a machine its secrets
 /// (RFC 3927 §2.7 has routers not forward them in any case). IPv4 addresses in IPv6 clothes lead to all of these

@@ -13,8 +13,8 @@ const ID: std::ops::Range<usize> = 4..6;
 /// What is left of hops: nobody looks.
 const HOPS: u8 = 1;
 
-/// The beginning of a packet from `inside` to `outside`. `beginning` is what the host has kept of it: behind a UDP header,
-/// or an echo request from its ICMP header on, with the host's identifier.
+/// The beginning of a packet from `inside` to `outside`. `beginning` is what the host has kept of it: behind a UDP
+/// header, or an echo request from its ICMP header on, with the host's identifier.
 ///
 /// UDP's checksum is left out, since not all that it was made of is known; that is one of nothing, not a wrong one.
 pub(super) fn quote(inside: SocketAddr, outside: SocketAddr, kind: Kind, beginning: &[u8]) -> Vec<u8> {

@@ -101,8 +101,8 @@ impl<K: Key, V> Table<K, V> {
         self.queue.first().map(|&(at, _)| at)
     }
 
-    /// An entry that is to be looked at by now. It is the next one as long as neither [`Self::wake`] has put it off nor it
-    /// is gone.
+    /// An entry that is to be looked at by now. It is the next one as long as neither [`Self::wake`] has put it
+    /// off nor it is gone.
     pub(super) fn due(&mut self, now: Instant) -> Option<K> {
         loop {
             let &(at, key) = self.queue.first()?;

@@ -1,8 +1,8 @@
 //! Drivers: the only place of the data plane that meets the system.
 //!
 //! [`FrameIo`] is a port, [`DatagramIo`] the underlay; both move batches and never block. A TAP is [`tap`], UDP is
-//! [`udp`], a virtual machine is at a socket of [`qemu`], a program in this process at a [`channel`], and [`mem`] is a link
-//! whose faults are chosen. [`error_queue`] is for those who send datagrams for others.
+//! [`udp`], a virtual machine is at a socket of [`qemu`], a program in this process at a [`channel`], and [`mem`]
+//! is a link whose faults are chosen. [`error_queue`] is for those who send datagrams for others.
 
 pub mod channel;
 pub mod error_queue;
@@ -116,14 +116,15 @@ pub struct Received {
 
 /// The underlay: unconnected UDP.
 pub trait DatagramIo: Send + std::fmt::Debug {
-    /// Appends datagrams to `into`: at most `max` runs, and no more than there are now and than `pool` has buffers for.
+    /// Appends datagrams to `into`: at most `max` runs, and no more than there are now and than `pool` has buffers
+    /// for.
     ///
     /// # Errors
     /// Only where the socket as a whole fails; what was appended before stays.
     fn receive(&mut self, pool: &mut Pool, into: &mut Vec<Received>, max: usize) -> io::Result<()>;
 
-    /// Sends every entry of [`Outbox::transmits`], in order for each `entropy`, and appends to `failed` the index of
-    /// those that could not be sent.
+    /// Sends every entry of [`Outbox::transmits`], in order for each `entropy`, and appends to `failed` the index
+    /// of those that could not be sent.
     fn send(&mut self, out: &Outbox, failed: &mut Vec<(usize, SendError)>);
 
     /// Whether the system has refused to cut runs since this was last asked: they go out datagram by datagram now.
