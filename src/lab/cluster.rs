@@ -222,6 +222,7 @@ impl Desk<'_> {
                 ip: vec![endpoint.v4.into(), endpoint.v6.into()],
                 mac: Some(endpoint.mac),
                 aliases: Vec::new(),
+                published: Vec::new(),
             };
             self.ask::<Attached>("attach", &Call::Attach(request))?;
         }

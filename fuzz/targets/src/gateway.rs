@@ -115,7 +115,7 @@ pub fn gateway(data: &[u8]) {
             let everywhere = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("it is a prefix"));
             let mut nat = way_out(Policy::only_without(everywhere.into()));
             nat.handle(data, carried, now);
-            assert_eq!(Kind::ALL.map(|kind| nat.counters().open(kind)), [0; 3]);
+            assert_eq!(Kind::ALL.map(|kind| nat.counters().open(kind)), [0; Kind::ALL.len()]);
             nat.frames().map(|(frame, offload)| finished(frame, offload)).collect()
         }
         Action::Send(frame) => vec![frame],

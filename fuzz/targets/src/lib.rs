@@ -24,7 +24,7 @@ pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
 pub use nat::nat;
-pub use node::{api, join, link, record, task};
+pub use node::{api, join, link, publish, record, task};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
 
@@ -51,6 +51,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("nat", nat),
     ("neighbour", neighbour),
     ("offload", offload),
+    ("publish", publish),
     ("record", record),
     ("sealed", sealed),
     ("segment", segment),
