@@ -1,6 +1,6 @@
 //! `vswitchd network rm`, `prune`.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use super::term::prune_term;
@@ -112,7 +112,13 @@ fn confirmed(what: &str) -> io::Result<bool> {
     let mut error = io::stderr().lock();
     write!(error, "{} Go on? [y/N] ", printable(what))?;
     error.flush()?;
-    answered(&mut io::stdin().lock())
+    let mut input = io::stdin().lock();
+    let answer = answered(&mut input)?;
+    if !input.is_terminal() {
+        // Nobody has typed the end of that line.
+        writeln!(error)?;
+    }
+    Ok(answer)
 }
 
 fn answered(input: &mut impl BufRead) -> io::Result<bool> {
