@@ -186,14 +186,7 @@ impl Node {
         // As distributions set it for hosts. Without it nobody outside of the overlay can be pinged from a network, which
         // the daemon says then.
         netns.run(|| drop(fs::write(PING_GROUPS, "0 0")))?;
-        Ok(Self {
-            plan: plan.clone(),
-            netns,
-            endpoints,
-            program: None,
-            daemon: None,
-            notices: None,
-        })
+        Ok(Self { plan: plan.clone(), netns, endpoints, program: None, daemon: None, notices: None })
     }
 
     /// Its part of the plan.

@@ -217,7 +217,8 @@ fn instructions(name: &LabName, plan: &Plan) -> String {
     let shell = format!("vswitchd lab exec{option} {}", plan.nodes[0].name);
     let mut lines = vec![(shell.clone(), "a shell in a node, whose daemon $VSWITCHD_SOCKET names")];
     if plan.bare {
-        lines.push((format!("{shell} -- vswitchd init"), "makes a cluster, and says how other nodes join it"));
+        lines
+            .push((format!("{shell} -- vswitchd init"), "makes a cluster, and says how other nodes join it"));
     } else {
         lines.push((format!("{shell} -- vswitchd node ls"), "what that daemon says"));
     }
