@@ -156,7 +156,7 @@ impl Cluster {
             if record.name == request.name.as_str() {
                 let (name, network) = (&record.name, &network.name);
                 return Err(conflict(format!(
-                    "network {network} has an endpoint {name} {} already: `detach` it first, or choose another name",
+                    "network {network} has an endpoint {name} {} already: choose another name",
                     place()
                 )));
             }

@@ -67,9 +67,7 @@ pub enum AttachError {
     #[error("an endpoint's name is 1 to {NAME_MAX} letters, digits, '-', '_' or '.', not {0:?}")]
     Name(String),
     /// The name is in use there.
-    #[error(
-        "this node has an endpoint {0} in that network already: `detach` it first, or choose another name"
-    )]
+    #[error("this node has an endpoint {0} in that network already: choose another name")]
     Taken(String),
     /// The host has a place in that network.
     #[error("this host is in that network already: {0}")]

@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::labs::can_run;
-use crate::site::{Site, bare, cell, names};
+use crate::site::{Site, bare, can_run, cell, names};
 
 /// What the interface of a program in a network says.
 fn link_in(site: &Site, network: &str) -> Result<String> {

@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::labs::can_run;
-use crate::site::{Site, cell, names};
+use crate::site::{Site, can_run, cell, names};
 
 #[test]
 fn networks_go_where_they_are_used_and_are_removed_when_they_are_not() -> Result<()> {

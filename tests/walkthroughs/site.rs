@@ -1,12 +1,26 @@
 //! Hosts with a cluster on them, and lines typed there.
 
+use std::env;
 use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::labs::Kept;
+use crate::labs::{self, Kept};
 use crate::typist::Typist;
+
+/// Programs that are run at hosts.
+const TOOLS: [&str; 3] = ["busybox", "ip", "ping"];
+
+/// Whether walkthroughs can be gone here.
+pub(crate) fn can_run() -> Result<bool> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let is_there = |tool: &&str| env::split_paths(&path).any(|folder| folder.join(tool).exists());
+    let Some(missing) = TOOLS.into_iter().find(|tool| !is_there(tool)) else { return labs::can_run() };
+    ensure!(env::var_os("CI").is_none_or(|ci| ci != "true"), "with CI=true it must run: no {missing}");
+    eprintln!("\nWALKTHROUGHS CAN'T RUN HERE: no {missing}\n");
+    Ok(false)
+}
 
 /// Hosts of a lab, `node1` and so on. Some are a cluster of which the first is the manager, the rest run a daemon that is
 /// in none.

@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::labs::can_run;
-use crate::site::{Site, bare, cell, names};
+use crate::site::{Site, bare, can_run, cell, names};
 
 #[test]
 fn programs_of_two_hosts_find_each_other_by_name() -> Result<()> {

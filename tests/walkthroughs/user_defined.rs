@@ -2,8 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::labs::can_run;
-use crate::site::{Site, bare};
+use crate::site::{Site, bare, can_run};
 
 #[test]
 fn a_page_comes_by_name_from_another_host() -> Result<()> {

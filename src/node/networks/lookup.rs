@@ -60,7 +60,7 @@ pub(super) fn may_remove(network: &NetworkDetail, own: &str) -> Result<(), Refus
     }
     let name = &network.network.name;
     Err(conflict(format!(
-        "network {name} is in use by {}: there, `vswitchd stop` what is a task, `detach` what was attached",
+        "network {name} is in use by {}: `vswitchd stop` tasks there, `detach` others",
         users.join(" and ")
     )))
 }
@@ -130,8 +130,8 @@ mod tests {
         assert_eq!(may_remove(&detail(&[], &[]), "0"), Ok(()));
         assert_eq!(
             said(&detail(&[("web", "0"), ("db", "2")], &["0", "1", "2"])),
-            "network front is in use by web on node-0, db on node-2 and endpoints of nodes node-1: there, `vswitchd stop` \
-             what is a task, `detach` what was attached"
+            "network front is in use by web on node-0, db on node-2 and endpoints of nodes node-1: `vswitchd stop` tasks \
+             there, `detach` others"
         );
         let many = said(&detail(&[], &["1", "2", "3", "4", "5", "6"]));
         assert!(many.contains("nodes node-1, node-2, node-3, node-4 and 2 more:"), "{many}");
