@@ -7,6 +7,7 @@ mod capture;
 mod connect;
 mod daemons;
 mod data;
+mod foreign;
 mod gateway;
 mod host;
 mod liveness;
@@ -68,6 +69,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::data_of_a_removed_node_is_refused", data::removed),
         ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
         ("cluster::multicast_reaches_all_nodes_and_is_limited", multicast::reaches_all_nodes),
+        ("cluster::the_kernels_vxlan_is_a_member_where_it_is_named", foreign::member),
         ("cluster::virtual_machines_come_and_go_at_a_stream", machine::at_a_stream),
         ("cluster::a_virtual_machine_speaks_in_datagrams", machine::by_datagrams),
     ]
