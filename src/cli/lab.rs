@@ -57,6 +57,10 @@ struct Build {
     #[arg(long, value_name = "M", default_value_t = Shape::default().networks)]
     networks: u16,
 
+    /// Run the daemons only: no cluster, networks or endpoints, for you to make your own
+    #[arg(long, conflicts_with_all = ["endpoints", "networks"])]
+    bare: bool,
+
     /// What joins the nodes
     #[arg(long, value_enum, default_value_t = Underlay::Veth)]
     underlay: Underlay,
@@ -178,6 +182,10 @@ Examples:
     vswitchd lab exec node2
     vswitchd lab down
 
+  Three hosts with nothing but a daemon, for a cluster that you make yourself:
+    vswitchd lab --keep --bare
+    vswitchd lab exec node1 -- vswitchd init
+
 Exit status: 0 all as it must be, 1 not so or not built, 2 wrong usage, 130 interrupted before the verdict.";
 
 const EXEC_EXAMPLES: &str = "\
@@ -254,7 +262,8 @@ impl Build {
         }
         let (nodes, endpoints, networks, ipv6) = (self.nodes, self.endpoints, self.networks, self.ipv6);
         let shape = Shape { nodes, endpoints, networks, underlay, ipv6 };
-        let mut plan = Plan::new(shape).map_err(|error| error.to_string())?;
+        let plan = if self.bare { Plan::bare(shape) } else { Plan::new(shape) };
+        let mut plan = plan.map_err(|error| error.to_string())?;
         let faults = Faults {
             loss: self.loss.unwrap_or_default(),
             duplicate: self.duplicate.unwrap_or_default(),

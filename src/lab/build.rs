@@ -1,5 +1,6 @@
 //! A plan made real.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixDatagram;
@@ -17,6 +18,8 @@ use crate::namespace::netns::{NetNs, NetnsError};
 
 /// The interface of an endpoint.
 pub const ENDPOINT_LINK: &str = "eth0";
+/// Which groups may send echo requests (icmp(7)): a lab's programs are of group 0.
+const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
 /// How long a node's program may take until it is ready.
 pub const READY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -179,9 +182,13 @@ impl Node {
     fn build(plan: &NodePlan) -> Result<Self, LabError> {
         let endpoint = |plan: &EndpointPlan| Ok(Endpoint { plan: plan.clone(), netns: NetNs::create()? });
         let endpoints = plan.endpoints.iter().map(endpoint).collect::<Result<_, NetnsError>>()?;
+        let netns = NetNs::create()?;
+        // As distributions set it for hosts. Without it nobody outside of the overlay can be pinged from a network, which
+        // the daemon says then.
+        netns.run(|| drop(fs::write(PING_GROUPS, "0 0")))?;
         Ok(Self {
             plan: plan.clone(),
-            netns: NetNs::create()?,
+            netns,
             endpoints,
             program: None,
             daemon: None,

@@ -23,6 +23,7 @@ use crate::api::{
     AttachRequest, Attached, Call, EndpointDevice, InitRequest, Initialized, IpPrefix, JoinRequest, Joined,
     Liveness, Name, NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
 };
+use crate::namespace::netns::name_host;
 
 /// The socket of a node's daemon, in the node's directory.
 const API_SOCKET: &str = "api.sock";
@@ -92,8 +93,8 @@ pub struct DaemonPlace {
 }
 
 impl Lab {
-    /// Runs `program daemon …` in every node, makes one cluster of them with the planned networks, attaches every
-    /// endpoint with its addresses.
+    /// Runs `program daemon …` in every node, and unless the plan is bare makes one cluster of them with the planned
+    /// networks and attaches every endpoint with its addresses.
     ///
     /// State and sockets are below `directory`, which must be there, be ours and have a short path: a socket's has at
     /// most 107 bytes (unix(7)). Whoever has made the directory removes it.
@@ -110,6 +111,9 @@ impl Lab {
             if let (Some(program), Some(notices)) = (&mut node.program, &node.notices) {
                 program.wait_notice(notices, READY_PATIENCE)?;
             }
+        }
+        if self.plan.bare {
+            return Ok(());
         }
         let desks: Vec<Desk<'_>> = self.desks().collect();
         form(&desks)?;
@@ -131,6 +135,7 @@ impl Lab {
         for name in VARIABLES {
             command.env_remove(name);
         }
+        name_host(&mut command, &node.plan.name);
         command.args(["--config", NO_CONFIG]).env("NOTIFY_SOCKET", &notice_path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.run_program(index, command)?;

@@ -103,6 +103,8 @@ pub struct Plan {
     pub networks: Vec<NetworkPlan>,
     /// What the underlay does to packets, if it is a wire.
     pub wire: WirePlan,
+    /// Whether the nodes' daemons are left alone: they are in no cluster, until somebody makes one of them.
+    pub bare: bool,
 }
 
 /// The faults of a simulated underlay; perfect by default.
@@ -192,7 +194,17 @@ impl Plan {
             nodes: (1..=shape.nodes).map(|number| node(number, shape)).collect(),
             networks: (1..=shape.networks).map(|number| network(number, shape)).collect(),
             wire: WirePlan::default(),
+            bare: false,
         })
+    }
+
+    /// The same of nodes alone: no endpoints, no networks, no cluster.
+    ///
+    /// # Errors
+    /// If a number is out of its range.
+    pub fn bare(shape: Shape) -> Result<Self, PlanError> {
+        let plan = Self::new(Shape { endpoints: 0, ..shape })?;
+        Ok(Self { networks: Vec::new(), bare: true, ..plan })
     }
 
     /// Every endpoint in order, with the index of its node.
@@ -340,6 +352,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_bare_lab_has_nodes_alone() {
+        let plan = Plan::bare(Shape { nodes: 4, ..Shape::default() }).unwrap();
+        assert_eq!((plan.nodes.len(), plan.endpoints().count(), plan.networks.len()), (4, 0, 0));
+        assert!(plan.bare && !Plan::new(Shape::default()).unwrap().bare);
+        assert!(Plan::bare(Shape { nodes: 65, ..Shape::default() }).is_err());
     }
 
     #[test]

@@ -176,6 +176,7 @@ fn tell(text: &str) -> io::Result<()> {
 
 fn print(name: &LabName, plan: &Plan, findings: &Findings, format: Format) -> io::Result<()> {
     let text = match format {
+        Format::Text if plan.bare => return Ok(()),
         Format::Text => report::findings(plan, findings),
         Format::Json => format!("{}\n", report::document(name.as_str(), plan, findings)),
     };
@@ -197,7 +198,9 @@ fn stay(
         }
     }
     if format == Format::Text {
-        tell(&instructions(name, lab.plan()))?;
+        // Behind a picture there is room already.
+        let room = if lab.plan().bare { "" } else { "\n" };
+        tell(&format!("{room}{}", instructions(name, lab.plan())))?;
     }
     loop {
         match events.recv().expect("a sender is kept") {
@@ -211,24 +214,24 @@ fn stay(
 
 fn instructions(name: &LabName, plan: &Plan) -> String {
     let option = if name.as_str() == "lab" { String::new() } else { format!(" --name {name}") };
+    let shell = format!("vswitchd lab exec{option} {}", plan.nodes[0].name);
+    let mut lines = vec![(shell.clone(), "a shell in a node, whose daemon $VSWITCHD_SOCKET names")];
+    if plan.bare {
+        lines.push((format!("{shell} -- vswitchd init"), "makes a cluster, and says how other nodes join it"));
+    } else {
+        lines.push((format!("{shell} -- vswitchd node ls"), "what that daemon says"));
+    }
     let mut endpoints = plan.endpoints().map(|(_, endpoint)| endpoint);
-    let Some(first) = endpoints.next() else { return String::new() };
-    let other = endpoints.find(|endpoint| endpoint.network == first.network).unwrap_or(first);
-    let node = &plan.nodes[0].name;
-    let ping = format!("vswitchd lab exec{option} {} -- ping {}", first.name, other.v4);
-    let shell = format!("vswitchd lab exec{option} {node}");
-    let members = format!("{shell} -- vswitchd node ls");
-    let down = format!("vswitchd lab down{option}");
-    let lines = [
-        (&ping, "from an endpoint"),
-        (&shell, "a shell in a node, whose daemon $VSWITCHD_SOCKET names"),
-        (&members, "what that daemon says"),
-        (&down, "the end, as is Ctrl-C here"),
-    ];
+    if let Some(first) = endpoints.next() {
+        let other = endpoints.find(|endpoint| endpoint.network == first.network).unwrap_or(first);
+        let ping = format!("vswitchd lab exec{option} {} -- ping {}", first.name, other.v4);
+        lines.insert(0, (ping, "from an endpoint"));
+    }
+    lines.push((format!("vswitchd lab down{option}"), "the end, as is Ctrl-C here"));
     let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
     let lines: Vec<String> =
         lines.iter().map(|(line, meaning)| format!("  {line:<width$}   {meaning}\n")).collect();
-    format!("\nStaying up. From another terminal:\n{}", lines.concat())
+    format!("Staying up. From another terminal:\n{}", lines.concat())
 }
 
 fn tell_end(lab: &mut Lab, index: usize) -> Result<(), Error> {
