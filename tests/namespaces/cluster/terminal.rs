@@ -109,19 +109,23 @@ pub(super) fn shell() -> Result<()> {
     })
 }
 
+/// A job that says when it is in the foreground, and what it reads there.
+const JOB: &str = "sh -c \"echo re'ad'y; while read word; do echo got \\$word; done\"";
+
 /// Ctrl-C and Ctrl-Z are for the job in the foreground.
 fn jobs(typist: &mut Typist) -> Result<()> {
-    typist.type_in("echo re'ad'y; sleep 1000\n")?;
-    typist.see("ready\r\n")?;
+    typist.ask(JOB, "ready\r\n")?;
     typist.type_in("\x03")?;
+    typist.see("$ ")?;
     typist.ask("echo code $?", "code 130\r\n")?;
-    typist.type_in("echo re'ad'y; sleep 1000\n")?;
-    typist.see("ready\r\n")?;
+    typist.ask(JOB, "ready\r\n")?;
     typist.type_in("\x1a")?;
     typist.see("Stopped")?;
-    typist.ask("jobs", "sleep 1000")?;
-    typist.ask("fg", "sleep 1000\r\n")?;
+    typist.ask("jobs", "while read word")?;
+    typist.type_in("fg\n")?;
+    typist.ask("plum", "got plum\r\n")?;
     typist.type_in("\x03")?;
+    typist.see("$ ")?;
     typist.ask("echo again $?", "again 130\r\n")
 }
 
