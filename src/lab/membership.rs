@@ -36,14 +36,14 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Asks every node of a lab until they are one cluster, or that has taken too long; `None` if it has no daemons.
+    /// Asks every node of a lab until they are one cluster, or that has taken too long; `None` if they aren't to be one.
     /// Comparisons of records count from `since` on.
     ///
     /// # Errors
     /// If a daemon doesn't answer.
     pub(super) fn of(lab: &Lab, since: Instant) -> Result<Option<Self>, ClusterError> {
         let desks: Vec<Desk<'_>> = lab.desks().collect();
-        if desks.is_empty() {
+        if desks.is_empty() || lab.plan().bare {
             return Ok(None);
         }
         let patience = if lab.plan().is_perfect() { PATIENCE } else { PATIENCE_FAULTY };

@@ -1,4 +1,4 @@
-//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU and the way out.
+//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU, routes.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,7 +16,7 @@ use crate::namespace::netns::NetNs;
 /// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
 /// asked for, which is that of something behind it then.
 ///
-/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
+/// Routes are set only in a namespace of the endpoint's own, and a default route only if it has none: the first
 /// network's counts. The host's way out is never changed. Gives the gateways that are the way out of whatever has the
 /// endpoint; a machine has been told of its gateways, and what a TAP has that was there is not known.
 pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpAddr>, AttachError> {
@@ -35,10 +35,11 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpA
     };
     let mut netlink = open(spec)?;
     if !made {
-        spec.mac = match spec.mac {
-            None => netlink.link(tap)?.mac,
-            given => given,
-        };
+        let link = netlink.link(tap)?;
+        spec.mac = spec.mac.or(link.mac);
+        if !link.up {
+            netlink.set_up(tap)?;
+        }
         return Ok(Vec::new());
     }
     let mac = spec.mac.unwrap_or_else(|| spec.usual_mac(random()));
@@ -51,7 +52,13 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpA
     for own in &spec.addresses {
         netlink.add_address(tap, own.address(), own.length())?;
     }
-    if netns.is_some() { add_default_routes(&mut netlink, spec) } else { Ok(Vec::new()) }
+    if netns.is_none() {
+        return Ok(Vec::new());
+    }
+    for subnet in &spec.beside {
+        add_route(&mut netlink, (subnet.first(), subnet.length()), None, tap)?;
+    }
+    add_default_routes(&mut netlink, spec)
 }
 
 /// Names a TAP that is to be made beside others: the first of eth0, eth1, … that no interface of its namespace has.
@@ -89,7 +96,7 @@ pub(super) fn set_mtu_here(spec: &EndpointSpec, mtu: u32) -> Result<(), AttachEr
 
 /// Those of some endpoints that are in the namespace of another, in the order of interfaces; none if that is gone, or
 /// the daemon's own.
-pub(super) fn beside<'s>(
+pub(super) fn those_beside<'s>(
     spec: &EndpointSpec,
     others: impl Iterator<Item = &'s EndpointSpec>,
 ) -> Result<Vec<EndpointSpec>, AttachError> {
@@ -104,7 +111,7 @@ pub(super) fn beside<'s>(
 }
 
 /// Removes the TAP of an endpoint that has been detached, at once, with the routes over it; where the way out of its
-/// namespace was one of these, one of those [`beside`] it is it then.
+/// namespace was one of these, one of those [`those_beside`] it is it then.
 pub(super) fn remove(gone: &EndpointSpec, beside: Vec<EndpointSpec>) -> Result<(), AttachError> {
     match gone.place() {
         // With everything in it.
@@ -159,7 +166,17 @@ fn add_default_route(netlink: &mut Netlink, tap: &str, gateway: IpAddr) -> Resul
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    match netlink.add_route((everywhere, 0), Some(gateway), tap) {
+    add_route(netlink, (everywhere, 0), Some(gateway), tap)
+}
+
+/// Gives whether there was none before.
+fn add_route(
+    netlink: &mut Netlink,
+    prefix: (IpAddr, u8),
+    gateway: Option<IpAddr>,
+    tap: &str,
+) -> Result<bool, AttachError> {
+    match netlink.add_route(prefix, gateway, tap) {
         // That of another network.
         Err(error) if error.errno() == Some(Errno::EXIST) => Ok(false),
         outcome => Ok(outcome.map(|()| true)?),
