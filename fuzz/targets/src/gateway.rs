@@ -103,12 +103,12 @@ pub fn dhcp(data: &[u8]) {
     assert!([[0; 4], [10, 0, 9, 7]].iter().any(|address| given == address), "an address of somebody else");
 }
 
-/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out, but
-/// nobody may go anywhere: [`nat`](crate::nat) has what is carried.
+/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out and in,
+/// but nobody may go anywhere, and nobody comes: [`nat`](crate::nat) has what is carried.
 pub fn gateway(data: &[u8]) {
     let (at, tables) = (at(), tables());
     let now = Instant::now();
-    let mut station = Station::new(at.clone(), 1, now).leading_out();
+    let mut station = Station::new(at.clone(), 1, now).leading_out().leading_in();
     let frames = match station.handle(data, &tables, now) {
         Action::Nothing | Action::Fragment => Vec::new(),
         Action::Carry(carried) => {

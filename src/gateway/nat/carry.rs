@@ -19,7 +19,8 @@ use super::inward::{self, Board, Inward};
 use super::policy::Policy;
 use super::table::Limits;
 use super::turn::Turn;
-use crate::gateway::addresses::is_host;
+use crate::gateway::addresses::{Addresses, is_host};
+use crate::gateway::publication::Publication;
 use crate::gateway::station::Carried;
 use crate::switch::wire::flow::{TCP, UDP};
 use crate::switch::wire::virtio::Offload;
@@ -131,6 +132,14 @@ impl Nat {
     /// Where it reads which doors it is to have.
     pub(in crate::gateway) fn board(&self) -> Arc<Board> {
         Arc::clone(&self.board)
+    }
+
+    /// Takes what comes to these doors, and to no others, from now on; `at` is where the gateway is. Flows of others end.
+    pub fn publish(&mut self, at: &Addresses, publications: &[Publication], now: Instant) {
+        let inlets = publications.iter().map(|publication| publication.inlet(at)).collect();
+        let policy = self.policy.load();
+        let (mut turn, flows) = self.parts(&policy, now);
+        flows.inward.hang(inlets, &mut turn);
     }
 
     /// What it counts.
