@@ -1,4 +1,4 @@
-//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU and the way out.
+//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU, routes.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,7 +16,7 @@ use crate::namespace::netns::NetNs;
 /// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
 /// asked for, which is that of something behind it then.
 ///
-/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
+/// Routes are set only in a namespace of the endpoint's own, and a default route only if it has none: the first
 /// network's counts. The host's way out is never changed.
 pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
     match Abroad::find(spec)? {
@@ -34,11 +34,9 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), Att
     };
     let mut netlink = open(spec)?;
     if !made {
-        spec.mac = match spec.mac {
-            None => netlink.link(tap)?.mac,
-            given => given,
-        };
-        return Ok(());
+        let link = netlink.link(tap)?;
+        spec.mac = spec.mac.or(link.mac);
+        return if link.up { Ok(()) } else { Ok(netlink.set_up(tap)?) };
     }
     let mac = spec.mac.unwrap_or_else(|| spec.usual_mac(random()));
     spec.mac = Some(mac);
@@ -50,7 +48,13 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), Att
     for own in &spec.addresses {
         netlink.add_address(tap, own.address(), own.length())?;
     }
-    if netns.is_some() { add_default_routes(&mut netlink, spec) } else { Ok(()) }
+    if netns.is_none() {
+        return Ok(());
+    }
+    for subnet in &spec.beside {
+        add_route(&mut netlink, (subnet.first(), subnet.length()), None, tap)?;
+    }
+    add_default_routes(&mut netlink, spec)
 }
 
 /// Names a TAP that is to be made beside others: the first of eth0, eth1, … that no interface of its namespace has.
@@ -141,7 +145,16 @@ fn add_default_route(netlink: &mut Netlink, tap: &str, gateway: IpAddr) -> Resul
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    match netlink.add_route((everywhere, 0), Some(gateway), tap) {
+    add_route(netlink, (everywhere, 0), Some(gateway), tap)
+}
+
+fn add_route(
+    netlink: &mut Netlink,
+    prefix: (IpAddr, u8),
+    gateway: Option<IpAddr>,
+    tap: &str,
+) -> Result<(), AttachError> {
+    match netlink.add_route(prefix, gateway, tap) {
         // That of another network.
         Err(error) if error.errno() == Some(Errno::EXIST) => Ok(()),
         outcome => Ok(outcome?),
