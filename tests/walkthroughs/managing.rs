@@ -56,15 +56,18 @@ fn several_subnets(site: &Site) -> Result<()> {
     let subnets =
         "--subnet 192.168.0.0/16 --subnet 192.170.0.0/16 --gateway 192.168.0.100 --gateway 192.170.0.100";
     let range = "--ip-range 192.168.1.0/24 --aux-address printer=192.168.1.0";
-    site.ok(1, &format!("vswitchd network create {subnets} {range} --attachable wide"))?;
+    let v6 = "--subnet fd00:9::/64 --subnet fd00:a::/64";
+    site.ok(1, &format!("vswitchd network create {subnets} {range} {v6} --attachable wide"))?;
     site.ok(1, "vswitchd run -d --name one --network wide -- sleep 1d")?;
-    site.ok(2, "vswitchd run -d --name two --network wide,ip=192.170.0.7 -- sleep 1d")?;
+    site.ok(2, "vswitchd run -d --name two --network wide,ip=192.170.0.7,ip=fd00:a::7 -- sleep 1d")?;
     let first = site.address(1, "wide", "one")?;
     ensure!(first == "192.168.1.1/16", "the first of the range that is not kept: {first}");
     ensure!(site.address(2, "wide", "two")? == "192.170.0.7/16");
     for (host, from, to) in [(1, "one", "two"), (2, "two", "one")] {
-        let pinged = site.ok(host, &format!("vswitchd exec {from} ping -c 1 {to}"))?;
-        ensure!(pinged.contains(&format!("64 bytes from {to}.wide (")), "{pinged}");
+        for version in [4, 6] {
+            let pinged = site.ok(host, &format!("vswitchd exec {from} ping -{version} -c 1 {to}"))?;
+            ensure!(pinged.contains(&format!("64 bytes from {to}.wide (")), "{pinged}");
+        }
     }
     let routes = site.ok(2, "vswitchd exec two ip route")?;
     ensure!(routes.contains("default via 192.170.0.100 dev eth0"), "{routes}");
@@ -72,7 +75,10 @@ fn several_subnets(site: &Site) -> Result<()> {
         ("192.168.0.100", "192.168.0.100 is reserved: gateway"),
         ("192.168.1.0", "192.168.1.0 is reserved: printer"),
         ("192.170.0.7", "192.170.0.7 is in use by endpoint two on node node2"),
-        ("192.171.0.7", "192.171.0.7 is in no subnet of network wide (192.168.0.0/16, 192.170.0.0/16)"),
+        (
+            "192.171.0.7",
+            "192.171.0.7 is in no subnet of network wide (192.168.0.0/16, 192.170.0.0/16, fd00:9::/64, fd00:a::/64)",
+        ),
     ] {
         site.fails(1, &format!("vswitchd run --rm --network wide,ip={ip} -- true"), 125, &[said])?;
     }
@@ -202,6 +208,27 @@ fn pools_and_data_paths() -> Result<()> {
     for part in ["10.20.0.0/25", "10.30.0.0/16", "26", "4790"] {
         ensure!(settings.contains(part), "{part}: {settings}");
     }
+    site.end()
+}
+
+/// A TAP that root has made for somebody, and left down.
+#[test]
+fn a_device_that_was_there_comes_up() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let site = Site::new("device", 1, 1, "")?;
+    site.ok(1, "vswitchd network create net")?;
+    site.ok(1, "ip tuntap add dev tap0 mode tap && ip link set tap0 address 02:00:00:00:00:09")?;
+    let attached = site.ok(1, "vswitchd attach --network net --name vm --tap tap0")?;
+    ensure!(
+        attached.starts_with("tap0 is vm in network net now: 10.0.1.2/24, 02:00:00:00:00:09, "),
+        "{attached}"
+    );
+    let link = site.ok(1, "ip link show tap0")?;
+    ensure!(link.contains(",UP") && link.contains("02:00:00:00:00:09"), "{link}");
+    ensure!(site.ok(1, "vswitchd detach vm")? == "vm\n");
+    ensure!(site.ok(1, "ip link show tap0")?.contains("tap0"), "it stays");
     site.end()
 }
 
