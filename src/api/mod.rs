@@ -71,9 +71,9 @@ pub use host_address::{HostAddress, HostAddressError};
 pub use name::{NAME_MAX, Name, NameError};
 pub use network_filter::{NETWORK_TERMS_MAX, NetworkFilter, NetworkTerm, NetworkTermError};
 pub use networks::{
-    KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict, NetworkCreate, NetworkCreated,
-    NetworkDetail, NetworkEndpoint, NetworkMember, NetworkOptions, NetworkPeer, NetworkRef, NetworkView,
-    NodeUse, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest, SubnetUse,
+    FOREIGN_MAX, KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict, NetworkCreate,
+    NetworkCreated, NetworkDetail, NetworkEndpoint, NetworkMember, NetworkOptions, NetworkPeer, NetworkRef,
+    NetworkView, NodeUse, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest, SubnetUse,
 };
 pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
 pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};

@@ -14,7 +14,7 @@ use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
 use super::gateways::Gateways;
 use super::interface;
-use super::mtu::{FOLLOW, least_path, network_mtu};
+use super::mtu::{FOLLOW, LeastPaths, network_mtu};
 use super::path::{PathView, Watch};
 use super::plan::{Carried, Refused, plan};
 use super::plane::{self, Closed, News, Plane, PlaneError, Whose};
@@ -110,9 +110,11 @@ impl Shared {
         let own = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.local()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
+        let is_other = |at: &SocketAddr| at.ip() != local.ip() && at.is_ipv4() == local.is_ipv4();
+        view.networks.iter_mut().for_each(|network| network.foreign.retain(is_other));
         let want = plan(view, &own.collect());
         let mtu = |carried: &Carried| {
-            network_mtu(view, *local, &carried.id, carried.protection, least_path(view, *local))
+            network_mtu(view, *local, &carried.id, carried.protection, &LeastPaths::find(view, *local))
         };
         gateways.keep_apart(view, *local);
         let mut failures = gateways.start(&want, view, endpoints, mtu);

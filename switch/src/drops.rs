@@ -82,6 +82,8 @@ drop_reasons! {
     ProbeUnasked = "probe-unasked",
     /// From a tunnel for a destination behind a tunnel: split horizon.
     SplitHorizon = "split-horizon",
+    /// From a peer for what every node has for itself, such as a gateway.
+    NotForPeers = "not-for-peers",
     /// The socket's send buffer was full.
     UnderlayFull = "underlay-full",
     /// The system refused to send to the peer (no route, no permission).

@@ -162,6 +162,9 @@ fn hand_over(
 ) -> Result<(), DropReason> {
     let Forward::Local(id) = forward else { return flood(cx, network, frame) };
     let port = cx.tables.topology.ports.get(&id).ok_or(DropReason::PortGone)?;
+    if port.here_only {
+        return Err(DropReason::NotForPeers);
+    }
     recognise(cx, frame, port.spec.mtu);
     if needs_checksum(port, frame.offload) {
         finish_checksum(cx, frame)?;

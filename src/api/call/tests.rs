@@ -54,7 +54,13 @@ fn create() -> NetworkCreate {
         subnets: vec![subnet],
         ipv6: true,
         vni: Some(42),
-        options: NetworkOptions { encrypted: true, mtu: Some(1_200), labels, ..NetworkOptions::default() },
+        options: NetworkOptions {
+            encrypted: true,
+            mtu: Some(1_200),
+            labels,
+            foreign: [[192, 0, 2, 9].into()].into(),
+            ..NetworkOptions::default()
+        },
     }
 }
 

@@ -4,9 +4,11 @@
 
 mod addresses;
 mod capture;
+mod clients;
 mod connect;
 mod daemons;
 mod data;
+mod foreign;
 mod gateway;
 mod host;
 mod liveness;
@@ -51,6 +53,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::stand_alone_programs_on_two_hosts", tasks::walkthrough),
         ("cluster::a_shell_in_a_task_has_a_terminal", terminal::shell),
         ("cluster::a_terminal_can_be_left_and_come_back_to", terminal::detached),
+        ("cluster::real_clients_in_tasks_reach_each_other_and_the_world", clients::real),
         ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
         ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
@@ -68,6 +71,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::data_of_a_removed_node_is_refused", data::removed),
         ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
         ("cluster::multicast_reaches_all_nodes_and_is_limited", multicast::reaches_all_nodes),
+        ("cluster::the_kernels_vxlan_is_a_member_where_it_is_named", foreign::member),
         ("cluster::virtual_machines_come_and_go_at_a_stream", machine::at_a_stream),
         ("cluster::a_virtual_machine_speaks_in_datagrams", machine::by_datagrams),
     ]
