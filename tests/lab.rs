@@ -25,9 +25,21 @@ fn the_usual_lab_is_well() -> Result<()> {
     let said = String::from_utf8_lossy(&text.stdout);
     ensure!(text.status.success(), "{said} {}", String::from_utf8_lossy(&text.stderr));
     let cluster = "Cluster: managed by node1; every node lists the same 3 as ready, their records are equal";
-    for part in
-        ["node3", "n2b", "MTU 1420, encrypted", "Mbit/s", "checked, encrypted)", cluster, "OK: all 12 pairs"]
-    {
+    for part in [
+        "node3",
+        "n2b",
+        "MTU 1420, encrypted",
+        "Names: 24 of 24 resolve, median ",
+        "; none of 6 of other networks does",
+        "Page: n1a fetches http://n2a/: 1024 KiB in ",
+        "Page: n1b fetches http://n2b/: 1024 KiB in ",
+        "every byte checked, encrypted\n",
+        "Way out: 6 of 6 fetch http://outside.test/, which sees their nodes' addresses, median ",
+        "Mbit/s",
+        "checked, encrypted)",
+        cluster,
+        "OK: all 12 pairs",
+    ] {
         ensure!(said.contains(part), "no {part:?} in {said}");
     }
     ensure!(!Path::new(PRIVATE_DIR).exists(), "its /run is its own");
@@ -53,6 +65,23 @@ fn json_tells_every_pair_and_the_throughput() -> Result<()> {
         ensure!(report["cluster"]["ok"] == true && members.len() == nodes, "{report}");
         ensure!(members.iter().filter(|node| node["role"] == "manager").count() == 1, "{report}");
         ensure!(report["tcp"]["ok"] == true && report["tcp_encrypted"].is_null(), "{report}");
+        ensure!(report["names"]["resolved"] == pairs.len() * 2 && report["names"]["ok"] == true, "{report}");
+        ensure!(report["page"]["bytes"] == 1 << 20 && report["page_encrypted"].is_null(), "{report}");
+        leads_out(&report, nodes * endpoints)?;
+    }
+    Ok(())
+}
+
+/// Every endpoint is seen outside as its node.
+fn leads_out(report: &Value, endpoints: usize) -> Result<()> {
+    let errands = report["way_out"]["endpoints"].as_array().context("a list")?;
+    ensure!(errands.len() == endpoints && report["way_out"]["ok"] == true, "{report}");
+    for node in report["plan"]["nodes"].as_array().context("a list")? {
+        for endpoint in node["endpoints"].as_array().context("a list")? {
+            let own = |errand: &&Value| errand["endpoint"] == endpoint["name"];
+            let errand = errands.iter().find(own).context("every endpoint goes out")?;
+            ensure!(errand["seen"] == node["address"] && errand["seconds"].as_f64() > Some(0.0), "{errand}");
+        }
     }
     Ok(())
 }
@@ -66,6 +95,9 @@ fn a_bad_wire_is_survived() -> Result<()> {
     let text = output(&format!("lab {wire}"))?;
     let said = String::from_utf8_lossy(&text.stdout);
     ensure!(text.status.success(), "{said} {}", String::from_utf8_lossy(&text.stderr));
+    for part in ["Names: 24 of 24 resolve", "checked, encrypted\n", "Way out: 6 of 6 fetch"] {
+        ensure!(said.contains(part), "no {part:?} in {said}");
+    }
     Ok(())
 }
 
@@ -182,6 +214,18 @@ fn a_kept_lab_can_be_visited_listed_and_taken_down() -> Result<()> {
         !nowhere.status.success() && String::from_utf8_lossy(&nowhere.stderr).contains("n3b"),
         "{nowhere:?}"
     );
+    for (place, name, address) in [
+        ("n1a", "n2a", "10.1.2.1"),
+        ("n1b", "n2b.net2", "10.2.2.2"),
+        ("n1a", "outside.test", "198.18.255.254"),
+        ("node1", "outside.test", "198.18.255.254"),
+        ("outside", "outside.test", "198.18.255.254"),
+    ] {
+        let told = lab.exec(place, &["getent", "ahostsv4", name])?;
+        ensure!(String::from_utf8_lossy(&told.stdout).starts_with(address), "{place}: {name}: {told:?}");
+    }
+    let unknown = lab.exec("n1a", &["getent", "ahostsv4", "n2b"])?;
+    ensure!(unknown.status.code() == Some(2), "of another network: {unknown:?}");
     let list = output("lab ls --format json")?;
     let listed = String::from_utf8_lossy(&list.stdout);
     ensure!(list.status.success() && listed.contains(&lab.name) && listed.contains("n3b"), "{listed}");

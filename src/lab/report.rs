@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::check::{Findings, Pair, Stream};
 use super::membership::Membership;
+use super::names::Names;
 use super::plan::{NETWORK_PREFIX, NodePlan, Plan, UNDERLAY_PREFIX, UnderlayKind};
+use super::way_out::WayOut;
 
 /// Characters of a line of the picture.
 const WIDTH: usize = 96;
@@ -31,7 +33,12 @@ pub fn picture(plan: &Plan) -> String {
     } else {
         format!("198.18.0.0/{}", UNDERLAY_PREFIX.0)
     };
-    let _infallible = writeln!(text, "  underlay: {}, {prefix}, MTU {}", underlay(plan), plan.underlay_mtu);
+    let (kind, mtu) = (underlay(plan), plan.underlay_mtu);
+    let _infallible = writeln!(
+        text,
+        "  underlay: {kind}, {prefix}, MTU {mtu}; {}: {}",
+        plan.outside.name, plan.outside.address
+    );
     for (index, network) in plan.networks.iter().enumerate() {
         let number = index + 1;
         let _infallible = writeln!(
@@ -100,6 +107,11 @@ pub fn findings(plan: &Plan, findings: &Findings) -> String {
     let mut text =
         if plan.endpoints().count() > TABLE_MAX { summary(plan, findings) } else { table(plan, findings) };
     text.push('\n');
+    let names = findings.names.iter().map(Names::line);
+    let pages = findings.pages().map(|page| page.line(plan));
+    for line in names.chain(pages).chain(findings.way_out.iter().map(WayOut::line)) {
+        let _infallible = writeln!(text, "{line}");
+    }
     for stream in findings.streams() {
         let _infallible = writeln!(text, "{}", stream_line(plan, stream));
     }
@@ -177,12 +189,11 @@ fn milliseconds(time: Duration) -> String {
 }
 
 fn stream_line(plan: &Plan, stream: &Stream) -> String {
-    let (from, to) = (endpoint(plan, stream.from), endpoint(plan, stream.to));
+    let (from, to) = (plan.endpoint_name(stream.from), plan.endpoint_name(stream.to));
     match &stream.outcome {
         Ok(flow) => {
             let megabits = flow.bytes as f64 * 8.0 / flow.took.as_secs_f64().max(1e-9) / 1e6;
-            let network = plan.endpoints().nth(stream.from).map(|(_, from)| &plan.networks[from.network]);
-            let encrypted = if network.is_some_and(|network| network.encrypted) { ", encrypted" } else { "" };
+            let encrypted = if plan.is_encrypted(stream.from) { ", encrypted" } else { "" };
             let mib = flow.bytes >> 20;
             format!("TCP {from} to {to}: {megabits:.0} Mbit/s ({mib} MiB, every byte checked{encrypted})")
         }
@@ -190,15 +201,11 @@ fn stream_line(plan: &Plan, stream: &Stream) -> String {
     }
 }
 
-fn endpoint(plan: &Plan, index: usize) -> &str {
-    plan.endpoints().nth(index).map_or("?", |(_, endpoint)| endpoint.name.as_str())
-}
-
 /// Everything that is not as it must be, a line each.
 #[must_use]
 pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
     let pairs = findings.pairs.iter().flat_map(|pair| {
-        let (from, to) = (endpoint(plan, pair.from), endpoint(plan, pair.to));
+        let (from, to) = (plan.endpoint_name(pair.from), plan.endpoint_name(pair.to));
         [("IPv4", pair.v4), ("IPv6", pair.v6)].into_iter().filter_map(move |(family, answer)| {
             match (pair.expected, answer.is_some()) {
                 (true, false) => Some(format!("{from} gets no answer from {to} over {family}")),
@@ -211,10 +218,13 @@ pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
     });
     let stream = findings.streams().filter_map(|stream| {
         let error = stream.outcome.as_ref().err()?;
-        Some(format!("{} to {}: {error}", endpoint(plan, stream.from), endpoint(plan, stream.to)))
+        Some(format!("{} to {}: {error}", plan.endpoint_name(stream.from), plan.endpoint_name(stream.to)))
     });
     let cluster = findings.membership.iter().flat_map(|membership| membership.faults.iter().cloned());
-    pairs.chain(stream).chain(cluster).collect()
+    let names = findings.names.iter().flat_map(|names| names.faults(plan));
+    let pages = findings.pages().filter_map(|page| page.fault(plan));
+    let way_out = findings.way_out.iter().flat_map(|way_out| way_out.faults(plan));
+    pairs.chain(names).chain(pages).chain(way_out).chain(stream).chain(cluster).collect()
 }
 
 fn verdict(findings: &Findings) -> String {
@@ -222,18 +232,28 @@ fn verdict(findings: &Findings) -> String {
     let across = findings.pairs.len() - within;
     let wrong = findings.pairs.iter().filter(|pair| !pair.is_right()).count();
     if findings.pairs.is_empty() && findings.is_right() {
-        return "OK: a lone endpoint, so there is nothing to check".into();
+        return "OK: there are no pairs of endpoints".into();
     }
     if findings.is_right() {
         return format!(
             "OK: all {within} pairs within a network answer, none of the {across} across networks does"
         );
     }
-    let stream = findings.streams().any(|stream| stream.outcome.is_err());
-    let stream = if stream { ", and a TCP stream failed" } else { "" };
-    let cluster = findings.membership.as_ref().is_some_and(|membership| !membership.faults.is_empty());
-    let cluster = if cluster { ", and the nodes are not one cluster" } else { "" };
-    format!("FAILED: {wrong} of {} pairs are not as they must be{stream}{cluster}", findings.pairs.len())
+    let besides = [
+        (findings.names.as_ref().is_some_and(|names| !names.is_right()), ", and names are not"),
+        (findings.pages().any(|page| page.outcome.is_err()), ", and a page did not come"),
+        (
+            findings.way_out.as_ref().is_some_and(|way_out| !way_out.is_right()),
+            ", and a way out does not lead there",
+        ),
+        (findings.streams().any(|stream| stream.outcome.is_err()), ", and a TCP stream failed"),
+        (
+            findings.membership.as_ref().is_some_and(|membership| !membership.faults.is_empty()),
+            ", and the nodes are not one cluster",
+        ),
+    ];
+    let besides: String = besides.into_iter().filter_map(|(wrong, said)| wrong.then_some(said)).collect();
+    format!("FAILED: {wrong} of {} pairs are not as they must be{besides}", findings.pairs.len())
 }
 
 /// One document with the plan, every pair, the stream and the verdict. Times are in microseconds.
@@ -242,12 +262,12 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
     let micros = |time: Option<Duration>| time.map(|time| time.as_nanos() as f64 / 1e3);
     let pair = |pair: &Pair| {
         json!({
-            "from": endpoint(plan, pair.from), "to": endpoint(plan, pair.to), "expected": pair.expected,
+            "from": plan.endpoint_name(pair.from), "to": plan.endpoint_name(pair.to), "expected": pair.expected,
             "rtt_ipv4_us": micros(pair.v4), "rtt_ipv6_us": micros(pair.v6), "ok": pair.is_right(),
         })
     };
     let stream = |stream: &Stream| {
-        let ends = (endpoint(plan, stream.from), endpoint(plan, stream.to));
+        let ends = (plan.endpoint_name(stream.from), plan.endpoint_name(stream.to));
         match &stream.outcome {
             Ok(flow) => json!({
                 "from": ends.0, "to": ends.1, "bytes": flow.bytes, "seconds": flow.took.as_secs_f64(),
@@ -260,6 +280,10 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
         "lab": name,
         "plan": plan,
         "pairs": findings.pairs.iter().map(pair).collect::<Vec<_>>(),
+        "names": findings.names.as_ref().map(Names::document),
+        "page": findings.page.as_ref().map(|page| page.document(plan)),
+        "page_encrypted": findings.sealed_page.as_ref().map(|page| page.document(plan)),
+        "way_out": findings.way_out.as_ref().map(|way_out| way_out.document(plan)),
         "tcp": findings.stream.as_ref().map(stream),
         "tcp_encrypted": findings.sealed_stream.as_ref().map(stream),
         "cluster": findings.membership.as_ref().map(Membership::document),
@@ -270,9 +294,13 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::plan::Shape;
+    use super::super::names::{Lookup, NamesError};
+    use super::super::page::{Fetched, Page, PageError};
+    use super::super::plan::{EndpointPlan, Shape};
     use super::super::throughput::{Flow, FlowError};
+    use super::super::way_out::Errand;
     use super::*;
+    use crate::switch::wire::flow::IpVersion;
 
     fn plan(nodes: u16, ipv6: bool) -> Plan {
         Plan::new(Shape { nodes, ipv6, ..Shape::default() }).unwrap()
@@ -290,7 +318,51 @@ mod tests {
         let stream = Some(Stream { from: 0, to: 2, outcome: Ok(flow) });
         let sealed_stream = Some(Stream { from: 1, to: 3, outcome: Ok(flow) });
         let membership = Some(Membership { sights: Vec::new(), faults: Vec::new() });
-        Findings { pairs: pairs.collect(), stream, sealed_stream, membership }
+        let (page, sealed_page) = (Some(fetched((0, 2))), Some(fetched((1, 3))));
+        let (names, way_out) = (Some(resolved(plan)), Some(led_out(plan)));
+        Findings {
+            pairs: pairs.collect(),
+            names,
+            page,
+            sealed_page,
+            way_out,
+            stream,
+            sealed_stream,
+            membership,
+        }
+    }
+
+    fn resolved(plan: &Plan) -> Names {
+        let endpoints: Vec<_> = plan.endpoints().map(|(_, endpoint)| endpoint).collect();
+        let lookup = |from: usize, to: usize| {
+            let (asker, asked) = (endpoints[from], endpoints[to]);
+            let expected = (asker.network == asked.network).then_some(asked.v4.into());
+            let outcome = Ok((expected.into_iter().collect(), Duration::from_micros(400)));
+            Lookup { from, to, version: IpVersion::V4, expected, outcome }
+        };
+        let all = (0..endpoints.len()).flat_map(|from| (0..endpoints.len()).map(move |to| (from, to)));
+        Names { lookups: all.filter(|(from, to)| from != to).map(|(from, to)| lookup(from, to)).collect() }
+    }
+
+    fn body(body: &[u8]) -> Fetched {
+        Fetched { address: [10, 1, 2, 1].into(), body: body.into(), took: Duration::from_millis(9) }
+    }
+
+    fn fetched((from, to): (usize, usize)) -> Page {
+        Page { from, to, outcome: Ok(body(&[b'x'; 1 << 20])) }
+    }
+
+    fn led_out(plan: &Plan) -> WayOut {
+        let errand = |(from, (node, _)): (usize, (usize, &EndpointPlan))| {
+            let expected = plan.nodes[node].address;
+            Errand { from, expected, outcome: Ok(body(format!("{expected}\n").as_bytes())) }
+        };
+        let errands = plan.endpoints().enumerate().map(errand).collect();
+        WayOut { outside: plan.outside.address, errands }
+    }
+
+    fn names(findings: &mut Findings) -> &mut [Lookup] {
+        &mut findings.names.as_mut().unwrap().lookups
     }
 
     #[test]
@@ -298,7 +370,7 @@ mod tests {
         for (nodes, ipv6) in [(1, false), (3, false), (3, true), (7, false), (64, true)] {
             let plan = plan(nodes, ipv6);
             let picture = picture(&plan);
-            for node in &plan.nodes {
+            for node in plan.hosts() {
                 assert!(picture.contains(&node.address.to_string()), "{picture}");
                 assert!(node.endpoints.iter().all(|e| picture.contains(&e.name)), "{picture}");
             }
@@ -320,6 +392,14 @@ mod tests {
             text.contains("TCP n1b to n2b: 1000 Mbit/s (119 MiB, every byte checked, encrypted)"),
             "{text}"
         );
+        for line in [
+            "Names: 12 of 12 resolve, median 0.40 ms; none of 18 of other networks does\n",
+            "Page: n1a fetches http://n2a/: 1024 KiB in 9.0 ms, every byte checked\n",
+            "Page: n1b fetches http://n2b/: 1024 KiB in 9.0 ms, every byte checked, encrypted\n",
+            "Way out: 6 of 6 fetch http://outside.test/, which sees their nodes' addresses, median 9.0 ms\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
         assert!(
             text.ends_with("OK: all 12 pairs within a network answer, none of the 18 across networks does\n")
         );
@@ -327,13 +407,16 @@ mod tests {
         assert_eq!(document["ok"], true);
         assert_eq!(document["pairs"].as_array().unwrap().len(), 30);
         assert_eq!(document["pairs"][1]["rtt_ipv4_us"], 234.0);
+        assert_eq!(document["names"]["median_us"], 400.0);
+        assert_eq!(document["page_encrypted"]["bytes"], 1 << 20);
+        assert_eq!(document["way_out"]["endpoints"][2]["seen"], "198.18.0.2");
     }
 
     #[test]
     fn silence_leaks_and_corruption_each_fail_it_and_are_named() {
         let plan = plan(2, false);
         type Edit = fn(&mut Findings);
-        let edits: [(Edit, &str, &str); 6] = [
+        let edits: [(Edit, &str, &str); 13] = [
             (|f| f.pairs[1].v4 = None, "LOST", "n1a gets no answer from n2a over IPv4"),
             (|f| f.pairs[1].v6 = None, "LOST6", "n1a gets no answer from n2a over IPv6"),
             (
@@ -356,6 +439,45 @@ mod tests {
                 },
                 "a TCP stream failed",
                 "n1b to n2b: TCP: 8 of 9 bytes arrived",
+            ),
+            (
+                // Of n1b, which is in another network.
+                |f| names(f)[0].outcome = Ok((vec![[10, 2, 1, 2].into()], Duration::ZERO)),
+                "1 of 8 of other networks are not as they must be",
+                "n1a resolves n1b (A), which is in another network",
+            ),
+            (
+                |f| names(f)[1].outcome = Ok((vec![[10, 1, 9, 9].into()], Duration::ZERO)),
+                "and names are not",
+                "n1a resolves n2a (A) to 10.1.9.9, not 10.1.2.1",
+            ),
+            (
+                |f| names(f)[1].outcome = Ok((Vec::new(), Duration::ZERO)),
+                "Names: 3 of 4 resolve",
+                "n1a resolves n2a (A) to nothing, not 10.1.2.1",
+            ),
+            (
+                |f| {
+                    let (name, source) = ("n2a".into(), std::io::ErrorKind::TimedOut.into());
+                    names(f)[1].outcome = Err(NamesError::Ask { name, source });
+                },
+                "and names are not",
+                "n1a can't ask for n2a (A): asking the gateway for n2a: timed out",
+            ),
+            (
+                |f| f.sealed_page.as_mut().unwrap().outcome = Err(PageError::Other(7)),
+                "and a page did not come",
+                "n1b can't fetch http://n2b/: the page of 7 bytes is another one",
+            ),
+            (
+                |f| f.way_out.as_mut().unwrap().errands[2].outcome = Ok(body(b"10.1.2.1\n")),
+                "and a way out does not lead there",
+                "n2a is seen outside as 10.1.2.1, not 198.18.0.2",
+            ),
+            (
+                |f| f.way_out.as_mut().unwrap().errands[0].outcome = Ok(body(b"hello\n")),
+                "Way out: 3 of 4 fetch",
+                "n1a got a page of 6 bytes from elsewhere",
             ),
             (
                 |f| f.membership.as_mut().unwrap().faults.push("node1 sees node2 as down".into()),

@@ -4,6 +4,7 @@
 //! signal, or somebody's `down`. Returning from here ends the process and with it, by the kernel's hand,
 //! everything in the sandbox; so an interruption needs no clean-up and can come at any time.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Format, failed};
+use super::{Format, failed, resolv_conf};
 use crate::cli::say;
 use crate::lab::check::{CheckError, Findings, check};
 use crate::lab::control::LabName;
@@ -139,6 +140,7 @@ fn work(
     let mut lab = Lab::build(plan)?;
     publish_names(&lab)?;
     lab.start(THIS_PROGRAM, Path::new(PRIVATE_DIR))?;
+    publish_resolvers(&lab)?;
     if format == Format::Text {
         tell(&format!("{}\n", report::picture(lab.plan())))?;
     }
@@ -159,9 +161,23 @@ fn publish_names(lab: &Lab) -> Result<(), Error> {
     let names = Names::prepare().map_err(Error::Private)?;
     let nodes = lab.nodes().iter().map(|node| (&node.plan().name, node.netns()));
     let endpoints = lab.endpoints().map(|endpoint| (&endpoint.plan().name, endpoint.netns()));
-    for (name, netns) in nodes.chain(endpoints) {
+    let outside = (&lab.outside().plan().name, lab.outside().netns());
+    for (name, netns) in nodes.chain([outside]).chain(endpoints) {
         // A convenience: nothing here goes by names.
         let _refused = names.publish(name, netns);
+    }
+    Ok(())
+}
+
+/// Writes for visitors of each place whom it asks for names.
+fn publish_resolvers(lab: &Lab) -> io::Result<()> {
+    let outside = Some(lab.plan().outside.address);
+    let hosts = lab.plan().hosts().map(|host| (&host.name, outside));
+    let endpoints = lab.endpoints().map(|endpoint| (&endpoint.plan().name, endpoint.resolver()));
+    for (place, resolver) in hosts.chain(endpoints) {
+        // Names of endpoints have no dots.
+        let lines = resolver.map(|resolver| format!("nameserver {resolver}\noptions ndots:0\n"));
+        fs::write(resolv_conf(place), lines.unwrap_or_default())?;
     }
     Ok(())
 }
@@ -225,7 +241,7 @@ fn instructions(name: &LabName, plan: &Plan) -> String {
     let mut endpoints = plan.endpoints().map(|(_, endpoint)| endpoint);
     if let Some(first) = endpoints.next() {
         let other = endpoints.find(|endpoint| endpoint.network == first.network).unwrap_or(first);
-        let ping = format!("vswitchd lab exec{option} {} -- ping {}", first.name, other.v4);
+        let ping = format!("vswitchd lab exec{option} {} -- ping {}", first.name, other.name);
         lines.insert(0, (ping, "from an endpoint"));
     }
     lines.push((format!("vswitchd lab down{option}"), "the end, as is Ctrl-C here"));
