@@ -14,7 +14,9 @@ use super::life::{bad_request, conflict, internal};
 use super::networks::{find_network, may_attach};
 use super::records::{EndpointRecord, node_id};
 use super::requests::find;
-use crate::api::{ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, Name, NetworkView, Refusal};
+use crate::api::{
+    ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, IpPrefix, Name, NetworkView, Refusal,
+};
 use crate::crypto::identity::NodeId;
 use crate::gossip::SetError;
 use crate::overlay::{AttachError, EndpointSpec, EndpointView, NetworkId, Overlay};
@@ -72,6 +74,7 @@ impl Cluster {
         let spec = EndpointSpec {
             aliases: request.aliases.iter().map(ToString::to_string).collect(),
             gateways: gateways(network, &addresses),
+            beside: beside(network, &addresses),
             addresses,
             mac: request.mac,
             ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
@@ -153,7 +156,7 @@ impl Cluster {
             if record.name == request.name.as_str() {
                 let (name, network) = (&record.name, &network.name);
                 return Err(conflict(format!(
-                    "network {network} has an endpoint {name} {} already: `detach` it first, or choose another name",
+                    "network {network} has an endpoint {name} {} already: choose another name",
                     place()
                 )));
             }
@@ -240,4 +243,13 @@ fn gateways(network: &NetworkView, addresses: &[HostAddress]) -> Vec<IpAddr> {
         Some(subnet.gateway)
     };
     if network.options.internal { Vec::new() } else { addresses.iter().filter_map(of).collect() }
+}
+
+/// The network's subnets that none of these addresses is in.
+fn beside(network: &NetworkView, addresses: &[HostAddress]) -> Vec<IpPrefix> {
+    let is_other = |subnet: &IpPrefix| addresses.iter().all(|own| !subnet.contains(own.address()));
+    let has_version =
+        |subnet: &IpPrefix| addresses.iter().any(|own| own.address().is_ipv4() == subnet.is_ipv4());
+    let subnets = network.subnets.iter().map(|subnet| subnet.subnet);
+    subnets.filter(|subnet| is_other(subnet) && has_version(subnet)).collect()
 }

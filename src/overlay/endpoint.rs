@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::envoy::EnvoyError;
 use super::plan::LocalEndpoint;
 use super::view::NetworkId;
-use crate::api::{EndpointDevice, HostAddress};
+use crate::api::{EndpointDevice, HostAddress, IpPrefix};
 use crate::namespace::netlink::NetlinkError;
 use crate::state::{StateDir, StateError};
 use crate::switch::io::netns::{NetnsError, NetnsRef, NetnsRefError};
@@ -49,6 +49,9 @@ pub struct EndpointSpec {
     pub mac: Option<MacAddr>,
     /// Where packets for the world outside go: at most one of each IP version.
     pub gateways: Vec<IpAddr>,
+    /// The network's subnets that it has no address in: they are on the same link.
+    #[serde(default)]
+    pub beside: Vec<IpPrefix>,
     /// Whether it is the host's own place in the network, of which there is one.
     #[serde(default)]
     pub exposed: bool,
@@ -64,9 +67,7 @@ pub enum AttachError {
     #[error("an endpoint's name is 1 to {NAME_MAX} letters, digits, '-', '_' or '.', not {0:?}")]
     Name(String),
     /// The name is in use there.
-    #[error(
-        "this node has an endpoint {0} in that network already: `detach` it first, or choose another name"
-    )]
+    #[error("this node has an endpoint {0} in that network already: choose another name")]
     Taken(String),
     /// The host has a place in that network.
     #[error("this host is in that network already: {0}")]
@@ -152,6 +153,7 @@ impl EndpointSpec {
             addresses: Vec::new(),
             mac: None,
             gateways: Vec::new(),
+            beside: Vec::new(),
             exposed: false,
             device,
         }

@@ -68,6 +68,7 @@ enum Errand {
 struct Wanted {
     name: String,
     mtu: Option<u32>,
+    up: bool,
     super_frame_max: Option<u32>,
     queues: usize,
     offloads: [bool; 5],
@@ -140,6 +141,7 @@ impl Abroad {
         let errand = Errand::Open(Wanted {
             name: config.name.clone(),
             mtu: config.mtu,
+            up: config.up,
             super_frame_max: config.super_frame_max,
             queues: config.queues.min(DESCRIPTORS_MAX),
             offloads: to_flags(config.offloads),
@@ -241,6 +243,7 @@ fn run(
             let config = TapConfig {
                 netns: Some(NetnsRef::Path(place.into())),
                 mtu: wanted.mtu,
+                up: wanted.up,
                 offloads: from_flags(wanted.offloads),
                 super_frame_max: wanted.super_frame_max,
                 queues: wanted.queues,

@@ -1,4 +1,4 @@
-//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU and the way out.
+//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU, routes.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,12 +11,13 @@ use super::plane::random;
 use crate::api::EndpointDevice;
 use crate::namespace::netlink::{Netlink, NetlinkError};
 use crate::namespace::netns::NetNs;
+use crate::switch::io::tap::TapError;
 
 /// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
 /// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
 /// asked for, which is that of something behind it then.
 ///
-/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
+/// Routes are set only in a namespace of the endpoint's own, and a default route only if it has none: the first
 /// network's counts. The host's way out is never changed.
 pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
     match Abroad::find(spec)? {
@@ -34,11 +35,9 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), Att
     };
     let mut netlink = open(spec)?;
     if !made {
-        spec.mac = match spec.mac {
-            None => netlink.link(tap)?.mac,
-            given => given,
-        };
-        return Ok(());
+        let link = netlink.link(tap)?;
+        spec.mac = spec.mac.or(link.mac);
+        return if link.up { Ok(()) } else { set_up(&mut netlink, tap) };
     }
     let mac = spec.mac.unwrap_or_else(|| spec.usual_mac(random()));
     spec.mac = Some(mac);
@@ -50,7 +49,13 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), Att
     for own in &spec.addresses {
         netlink.add_address(tap, own.address(), own.length())?;
     }
-    if netns.is_some() { add_default_routes(&mut netlink, spec) } else { Ok(()) }
+    if netns.is_none() {
+        return Ok(());
+    }
+    for subnet in &spec.beside {
+        add_route(&mut netlink, (subnet.first(), subnet.length()), None, tap)?;
+    }
+    add_default_routes(&mut netlink, spec)
 }
 
 /// Names a TAP that is to be made beside others: the first of eth0, eth1, … that no interface of its namespace has.
@@ -118,6 +123,18 @@ pub(super) fn remove_here(gone: &EndpointSpec, beside: &[EndpointSpec]) -> Resul
     beside.iter().try_for_each(|other| add_default_routes(&mut netlink, other))
 }
 
+/// Sets up what somebody else has made, and left down.
+fn set_up(netlink: &mut Netlink, tap: &str) -> Result<(), AttachError> {
+    netlink.set_up(tap).map_err(|error| match error.errno() {
+        Some(Errno::PERM | Errno::ACCESS) => AttachError::Tap(TapError::SettingNotPermitted {
+            name: tap.into(),
+            setting: "state",
+            command: format!("ip link set {tap} up"),
+        }),
+        _ => error.into(),
+    })
+}
+
 fn open(spec: &EndpointSpec) -> Result<Netlink, AttachError> {
     Ok(match spec.netns_ref()? {
         Some(netns) => Netlink::open(&NetNs::from(netns.open()?))?,
@@ -141,7 +158,16 @@ fn add_default_route(netlink: &mut Netlink, tap: &str, gateway: IpAddr) -> Resul
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    match netlink.add_route((everywhere, 0), Some(gateway), tap) {
+    add_route(netlink, (everywhere, 0), Some(gateway), tap)
+}
+
+fn add_route(
+    netlink: &mut Netlink,
+    prefix: (IpAddr, u8),
+    gateway: Option<IpAddr>,
+    tap: &str,
+) -> Result<(), AttachError> {
+    match netlink.add_route(prefix, gateway, tap) {
         // That of another network.
         Err(error) if error.errno() == Some(Errno::EXIST) => Ok(()),
         outcome => Ok(outcome?),

@@ -20,6 +20,8 @@ mod relay;
 mod soak;
 mod station;
 mod superframe;
+#[path = "../typist/mod.rs"]
+mod typist;
 
 use std::process::ExitCode;
 

@@ -99,7 +99,7 @@ pub(in crate::cli) struct Run {
     detach_keys: Keys,
 
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -215,5 +215,35 @@ fn code_of(outcome: Outcome) -> ExitCode {
         Outcome::Ended(code) => ExitCode::from(code),
         Outcome::Detached => ExitCode::SUCCESS,
         Outcome::Interrupted(signal) => ExitCode::from(128 + signal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    fn command(line: &str) -> Result<Vec<OsString>, String> {
+        let line = Line::try_parse_from(["run"].into_iter().chain(line.split(' ')));
+        Ok(line.map_err(|error| error.to_string())?.run.command)
+    }
+
+    #[test]
+    fn options_behind_the_program_are_its_own_and_others_are_none() {
+        for line in ["--network none -- ls -l --rm", "--network none ls -l --rm"] {
+            assert_eq!(command(line).unwrap(), ["ls", "-l", "--rm"], "{line}");
+        }
+        assert_eq!(command("--network none -- -x").unwrap(), ["-x"]);
+        for option in ["-x", "--no-such"] {
+            let refused = command(&format!("--network none {option} ls")).unwrap_err();
+            assert!(refused.contains(&format!("unexpected argument '{option}'")), "{refused}");
+        }
     }
 }

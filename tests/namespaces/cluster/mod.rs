@@ -11,6 +11,7 @@ mod data;
 mod foreign;
 mod gateway;
 mod host;
+mod lab;
 mod liveness;
 mod machine;
 mod member;
@@ -45,6 +46,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::namespaces_get_more_networks_and_lose_them", connect::connected),
         ("cluster::tasks_get_more_networks_and_lose_them", connect::tasks),
         ("cluster::interfaces_follow_what_the_paths_carry", paths::followed),
+        ("cluster::a_lab_names_whom_it_does_not_lead_out", lab::cut_off),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
         ("cluster::networks_that_are_not_internal_lead_out", gateway::leads_out),
         ("cluster::tasks_run_programs_in_rooms_of_their_own", tasks::programs),
