@@ -120,8 +120,8 @@ enum Underlay {
 /// Run a command in a node or an endpoint of a lab, or outside of its networks
 ///
 /// Without a command it is a shell. Terminal and job control work, and the exit status is the command's. In the
-/// lab you appear as root, whoever you are; files are this machine's, but for /run and /etc/resolv.conf: names are
-/// those that the endpoint's gateway resolves, or a node's own. VSWITCHD_SOCKET names the
+/// lab you appear as root, whoever you are; files are this machine's, but for /run and /etc/resolv.conf: an endpoint
+/// asks its gateway for names. VSWITCHD_SOCKET names the
 /// node's daemon, so that vswitchd's other commands ask it. The command ends with the lab.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXEC_EXAMPLES)]

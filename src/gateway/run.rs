@@ -237,10 +237,7 @@ impl WayOut {
     }
 
     fn send(&mut self, end: &ChannelEnd) {
-        let mut lost = 0;
-        for (frame, offload) in self.nat.frames() {
-            lost += usize::from(end.send_offload(&frame, offload).is_err());
-        }
+        let lost = end.send_all(self.nat.frames());
         (0..lost).for_each(|_| self.nat.lost());
     }
 }

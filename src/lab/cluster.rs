@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
+use super::member::persist;
 use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
@@ -221,8 +222,10 @@ impl Desk<'_> {
         self.ask::<Joined>("join", &Call::Join(request)).map(drop)
     }
 
-    /// In the order of its endpoints.
+    /// In the order of its endpoints. Where packets are lost, nodes that have the addresses may be out of reach for longer
+    /// than the daemon waits for them: then it is asked again.
     fn attach_all(&self, plan: &Plan) -> Result<Vec<Attached>, ClusterError> {
+        let patient_until = if plan.is_perfect() { now() } else { now() + SPREAD_PATIENCE };
         let attach = |(endpoint, netns): (&EndpointPlan, &String)| {
             let request = AttachRequest {
                 network: named(&plan.networks[endpoint.network].name),
@@ -233,7 +236,8 @@ impl Desk<'_> {
                 aliases: Vec::new(),
                 published: Vec::new(),
             };
-            self.ask("attach", &Call::Attach(request))
+            let call = Call::Attach(request);
+            persist(patient_until, || self.ask("attach", &call))
         };
         self.plan.endpoints.iter().zip(&self.netns).map(attach).collect()
     }

@@ -10,7 +10,8 @@ use crate::namespace::netns::NetNs;
 
 /// Endpoints that do something at a time, where it is told how long it took: they share this machine's cores.
 const AT_ONCE: usize = 4;
-/// How long something may be repeated until it is as it must be: nodes tell each other within a second or two.
+/// How long something may be repeated until it is as it must be: nodes tell each other at once, and compare their records
+/// about once a second.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The same on a link that loses, delays or reorders.
 const PATIENCE_FAULTY: Duration = Duration::from_secs(30);

@@ -11,6 +11,7 @@ use super::plane::random;
 use crate::api::EndpointDevice;
 use crate::namespace::netlink::{Netlink, NetlinkError};
 use crate::namespace::netns::NetNs;
+use crate::switch::io::tap::TapError;
 
 /// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
 /// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
@@ -38,7 +39,7 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpA
         let link = netlink.link(tap)?;
         spec.mac = spec.mac.or(link.mac);
         if !link.up {
-            netlink.set_up(tap)?;
+            set_up(&mut netlink, tap)?;
         }
         return Ok(Vec::new());
     }
@@ -134,6 +135,18 @@ pub(super) fn remove_here(gone: &EndpointSpec, beside: &[EndpointSpec]) -> Resul
         outcome => outcome?,
     }
     beside.iter().try_for_each(|other| add_default_routes(&mut netlink, other).map(drop))
+}
+
+/// Sets up what somebody else has made, and left down.
+fn set_up(netlink: &mut Netlink, tap: &str) -> Result<(), AttachError> {
+    netlink.set_up(tap).map_err(|error| match error.errno() {
+        Some(Errno::PERM | Errno::ACCESS) => AttachError::Tap(TapError::SettingNotPermitted {
+            name: tap.into(),
+            setting: "state",
+            command: format!("ip link set {tap} up"),
+        }),
+        _ => error.into(),
+    })
 }
 
 fn open(spec: &EndpointSpec) -> Result<Netlink, AttachError> {

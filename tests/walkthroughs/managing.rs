@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::site::{Site, bare, can_run, cell, names};
+use crate::site::{Site, bare, can_run, cell, names, soon};
 
 /// What the interface of a program in a network says.
 fn link_in(site: &Site, network: &str) -> Result<String> {
@@ -16,7 +16,7 @@ fn subnets_gateways_ranges_labels_and_options() -> Result<()> {
     }
     let site = Site::new("managing", 2, 2, "")?;
     site.ok(1, "vswitchd network create --subnet 10.0.9.0/24 --gateway 10.0.9.99 my-network")?;
-    let config = site.inspect(2, "my-network")?["IPAM"]["Config"].clone();
+    let config = soon(|| site.inspect(2, "my-network"))?["IPAM"]["Config"].clone();
     ensure!(config == serde_json::json!([{ "Subnet": "10.0.9.0/24", "Gateway": "10.0.9.99" }]), "{config}");
     refused(&site)?;
     several_subnets(&site)?;
@@ -56,15 +56,19 @@ fn several_subnets(site: &Site) -> Result<()> {
     let subnets =
         "--subnet 192.168.0.0/16 --subnet 192.170.0.0/16 --gateway 192.168.0.100 --gateway 192.170.0.100";
     let range = "--ip-range 192.168.1.0/24 --aux-address printer=192.168.1.0";
-    site.ok(1, &format!("vswitchd network create {subnets} {range} --attachable wide"))?;
+    let v6 = "--subnet fd00:9::/64 --subnet fd00:a::/64";
+    site.ok(1, &format!("vswitchd network create {subnets} {range} {v6} --attachable wide"))?;
     site.ok(1, "vswitchd run -d --name one --network wide -- sleep 1d")?;
-    site.ok(2, "vswitchd run -d --name two --network wide,ip=192.170.0.7 -- sleep 1d")?;
+    soon(|| site.ok(2, "vswitchd run -d --name two --network wide,ip=192.170.0.7,ip=fd00:a::7 -- sleep 1d"))?;
     let first = site.address(1, "wide", "one")?;
     ensure!(first == "192.168.1.1/16", "the first of the range that is not kept: {first}");
     ensure!(site.address(2, "wide", "two")? == "192.170.0.7/16");
     for (host, from, to) in [(1, "one", "two"), (2, "two", "one")] {
-        let pinged = site.ok(host, &format!("vswitchd exec {from} ping -c 1 {to}"))?;
-        ensure!(pinged.contains(&format!("64 bytes from {to}.wide (")), "{pinged}");
+        for version in [4, 6] {
+            let ping = format!("vswitchd exec {from} ping -{version} -c 1 {to}");
+            let pinged = soon(|| site.ok(host, &ping))?;
+            ensure!(pinged.contains(&format!("64 bytes from {to}.wide (")), "{pinged}");
+        }
     }
     let routes = site.ok(2, "vswitchd exec two ip route")?;
     ensure!(routes.contains("default via 192.170.0.100 dev eth0"), "{routes}");
@@ -72,7 +76,10 @@ fn several_subnets(site: &Site) -> Result<()> {
         ("192.168.0.100", "192.168.0.100 is reserved: gateway"),
         ("192.168.1.0", "192.168.1.0 is reserved: printer"),
         ("192.170.0.7", "192.170.0.7 is in use by endpoint two on node node2"),
-        ("192.171.0.7", "192.171.0.7 is in no subnet of network wide (192.168.0.0/16, 192.170.0.0/16)"),
+        (
+            "192.171.0.7",
+            "192.171.0.7 is in no subnet of network wide (192.168.0.0/16, 192.170.0.0/16, fd00:9::/64, fd00:a::/64)",
+        ),
     ] {
         site.fails(1, &format!("vswitchd run --rm --network wide,ip={ip} -- true"), 125, &[said])?;
     }
@@ -81,7 +88,7 @@ fn several_subnets(site: &Site) -> Result<()> {
 
 fn labels(site: &Site) -> Result<()> {
     site.ok(1, "vswitchd network create --label stage=test --label temporary labelled")?;
-    let shown = site.inspect(2, "labelled")?;
+    let shown = soon(|| site.inspect(2, "labelled"))?;
     ensure!(shown["Labels"] == serde_json::json!({ "stage": "test", "temporary": "" }), "{shown}");
     for filter in ["label=stage=test", "label=temporary", "name=label", "label=stage --filter driver=overlay"]
     {
@@ -106,14 +113,14 @@ fn options(site: &Site) -> Result<()> {
         let link = link_in(site, network)?;
         ensure!(link.contains(&format!(" mtu {mtu} ")), "{network}: {link}");
     }
-    let shown = site.inspect(2, "docker-narrow")?;
+    let shown = soon(|| site.inspect(2, "docker-narrow"))?;
     ensure!(shown["Options"]["com.docker.network.driver.mtu"] == "1200", "{shown}");
-    let shown = site.inspect(2, "sealed")?;
+    let shown = soon(|| site.inspect(2, "sealed"))?;
     ensure!(shown["Options"]["encrypted"] == "" && shown["Encrypted"] == true, "{shown}");
-    site.ok(2, "vswitchd run -d --name two-sealed --network sealed -- sleep 1d")?;
+    soon(|| site.ok(2, "vswitchd run -d --name two-sealed --network sealed -- sleep 1d"))?;
     // The two hosts have nothing in common but the keys that they agree on now.
     let ping = "vswitchd run --rm --network sealed -- ping -c 1 -w 10 two-sealed";
-    ensure!(site.ok(1, ping)?.contains("1 received"));
+    ensure!(soon(|| site.ok(1, ping))?.contains("1 received"));
     Ok(())
 }
 
@@ -128,8 +135,10 @@ fn networks_are_apart_and_an_internal_one_has_no_way_out() -> Result<()> {
     site.ok(1, "vswitchd network create --attachable --internal back")?;
     for network in ["front", "back"] {
         site.ok(1, &format!("vswitchd run -d --name {network}1 --network {network} -- sleep 1d"))?;
-        site.ok(2, &format!("vswitchd run -d --name {network}2 --network {network} -- sleep 1d"))?;
-        let pinged = site.ok(1, &format!("vswitchd exec {network}1 ping -c 1 {network}2"))?;
+        let second = format!("vswitchd run -d --name {network}2 --network {network} -- sleep 1d");
+        soon(|| site.ok(2, &second))?;
+        let ping = format!("vswitchd exec {network}1 ping -c 1 {network}2");
+        let pinged = soon(|| site.ok(1, &ping))?;
         ensure!(pinged.contains(&format!("from {network}2.{network} (")), "{pinged}");
     }
     let page = "mkdir /run/www && echo outside > /run/www/index.html";
@@ -178,7 +187,7 @@ fn pools_and_data_paths() -> Result<()> {
     }
     let pools = "--default-addr-pool 10.20.0.0/25 --default-addr-pool 10.30.0.0/16 --default-addr-pool-mask-length 26";
     let site = Site::new("pools", 2, 2, &format!("{pools} --data-path-port 4790"))?;
-    let subnet = |name: &str| cell(&site.ok(2, "vswitchd network ls")?, name, "SUBNETS");
+    let subnet = |name: &str| soon(|| cell(&site.ok(2, "vswitchd network ls")?, name, "SUBNETS"));
     ensure!(subnet("ingress")? == "10.20.0.0/26");
     for (name, expected) in [("a", "10.20.0.64/26"), ("b", "10.30.0.0/26"), ("c", "10.30.0.64/26")] {
         site.ok(1, &format!("vswitchd network create --attachable {name}"))?;
@@ -191,8 +200,9 @@ fn pools_and_data_paths() -> Result<()> {
     ensure!(site.inspect(1, "large")?["Addresses"][0]["Capacity"] == 65_533);
 
     site.ok(1, "vswitchd run -d --name one --network d -- sleep 1d")?;
-    site.ok(2, "vswitchd run -d --name two --network d -- sleep 1d")?;
-    ensure!(site.ok(1, "vswitchd exec one ping -c 1 two")?.contains("from two.d (10.20.0."));
+    soon(|| site.ok(2, "vswitchd run -d --name two --network d -- sleep 1d"))?;
+    let pinged = soon(|| site.ok(1, "vswitchd exec one ping -c 1 two"))?;
+    ensure!(pinged.contains("from two.d (10.20.0."), "{pinged}");
     for host in [1, 2] {
         let data = format!("data: at 198.18.0.{host}:4790, 1 endpoint");
         let status = site.ok(host, "vswitchd status")?;
@@ -202,6 +212,27 @@ fn pools_and_data_paths() -> Result<()> {
     for part in ["10.20.0.0/25", "10.30.0.0/16", "26", "4790"] {
         ensure!(settings.contains(part), "{part}: {settings}");
     }
+    site.end()
+}
+
+/// A TAP that root has made for somebody, and left down.
+#[test]
+fn a_device_that_was_there_comes_up() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let site = Site::new("device", 1, 1, "")?;
+    site.ok(1, "vswitchd network create net")?;
+    site.ok(1, "ip tuntap add dev tap0 mode tap && ip link set tap0 address 02:00:00:00:00:09")?;
+    let attached = site.ok(1, "vswitchd attach --network net --name vm --tap tap0")?;
+    ensure!(
+        attached.starts_with("tap0 is vm in network net now: 10.0.1.2/24, 02:00:00:00:00:09, "),
+        "{attached}"
+    );
+    let link = site.ok(1, "ip link show tap0")?;
+    ensure!(link.contains(",UP") && link.contains("02:00:00:00:00:09"), "{link}");
+    ensure!(site.ok(1, "vswitchd detach vm")? == "vm\n");
+    ensure!(site.ok(1, "ip link show tap0")?.contains("tap0"), "it stays");
     site.end()
 }
 
@@ -220,7 +251,8 @@ fn data_has_an_address_of_its_own() -> Result<()> {
     site.ok(2, &format!("{join} --advertise-addr 198.18.0.2 --data-path-addr 198.19.0.2"))?;
     site.ok(1, "vswitchd network create --attachable --opt encrypted net")?;
     site.ok(1, "vswitchd run -d --name one --network net -- sleep 1d")?;
-    ensure!(site.ok(2, "vswitchd run --rm --network net -- ping -c 1 -w 10 one")?.contains("1 received"));
+    let ping = "vswitchd run --rm --network net -- ping -c 1 -w 10 one";
+    ensure!(soon(|| site.ok(2, ping))?.contains("1 received"));
     let status = site.ok(1, "vswitchd status")?;
     ensure!(
         status.contains("gossip: at 198.18.0.1:7946") && status.contains("data: at 198.19.0.1:4789"),
@@ -239,20 +271,20 @@ fn ingress_is_removed_and_made_again() -> Result<()> {
     let site = Site::new("ingress", 2, 2, "")?;
     site.ok(1, "vswitchd network create --attachable other")?;
     site.ok(1, "vswitchd run -d --name one --network other -- sleep 1d")?;
-    site.ok(2, "vswitchd run -d --name two --network other -- ping one")?;
+    soon(|| site.ok(2, "vswitchd run -d --name two --network other -- ping one"))?;
     let question =
         "ingress is the routing mesh's network: without it no service can publish a port. Go on? [y/N] ";
     ensure!(site.fails(1, "echo n | vswitchd network rm ingress", 0, &[question])?.is_empty());
-    ensure!(names(&site.ok(2, "vswitchd network ls")?)? == ["ingress", "other"], "N is no");
+    ensure!(names(&site.ok(1, "vswitchd network ls")?)? == ["ingress", "other"], "N is no");
     let mut asked = site.sit_down(1, "vswitchd network rm ingress")?;
     asked.see(question)?;
     asked.ask("y", "ingress\r\n")?;
     ensure!(asked.end()? == Some(0));
-    ensure!(names(&site.ok(2, "vswitchd network ls")?)? == ["other"]);
+    ensure!(names(&site.ok(1, "vswitchd network ls")?)? == ["other"]);
 
     let own = "--subnet 10.11.0.0/16 --gateway 10.11.0.2 --opt com.docker.network.driver.mtu=1200";
     site.ok(1, &format!("vswitchd network create --ingress {own} my-ingress"))?;
-    let shown = site.inspect(2, "my-ingress")?;
+    let shown = soon(|| site.inspect(2, "my-ingress"))?;
     ensure!(shown["Ingress"] == true && shown["MTU"] == 1200, "{shown}");
     let config = &shown["IPAM"]["Config"][0];
     ensure!(

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::site::{Site, can_run, cell, names};
+use crate::site::{Site, can_run, cell, names, soon};
 
 #[test]
 fn networks_go_where_they_are_used_and_are_removed_when_they_are_not() -> Result<()> {
@@ -17,7 +17,7 @@ fn networks_go_where_they_are_used_and_are_removed_when_they_are_not() -> Result
     for (host, name) in [(2, "mysql.1"), (3, "mysql.2")] {
         site.ok(host, &format!("vswitchd run -d --name {name} --network mysql-net -- sleep 1d"))?;
     }
-    only_where_used(&site)?;
+    soon(|| only_where_used(&site))?;
     prune_and_rm(&site)?;
     site.end()
 }
@@ -45,7 +45,10 @@ fn prune_and_rm(site: &Site) -> Result<()> {
     ];
     let removed = site.fails(1, "vswitchd network rm hello-net mysql-net a-net b-net", 1, &users)?;
     ensure!(removed == "a-net\nb-net\n", "{removed}");
-    ensure!(names(&site.ok(2, "vswitchd network ls")?)? == ["hello-net", "ingress", "mysql-net"]);
+    soon(|| {
+        ensure!(names(&site.ok(2, "vswitchd network ls")?)? == ["hello-net", "ingress", "mysql-net"]);
+        Ok(())
+    })?;
     let gone = site.fails(1, "vswitchd network rm a-net", 1, &["there is no network a-net"])?;
     ensure!(gone.is_empty());
     ensure!(site.ok(1, "vswitchd network rm --force a-net")?.is_empty());

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -9,6 +10,8 @@ use serde_json::Value;
 use crate::labs::{self, Kept};
 use crate::typist::Typist;
 
+/// How long another host may take to hear of something, where this machine's cores are busy.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Programs that are run at hosts.
 const TOOLS: [&str; 3] = ["busybox", "ip", "ping"];
 
@@ -20,6 +23,17 @@ pub(crate) fn can_run() -> Result<bool> {
     ensure!(env::var_os("CI").is_none_or(|ci| ci != "true"), "with CI=true it must run: no {missing}");
     eprintln!("\nWALKTHROUGHS CAN'T RUN HERE: no {missing}\n");
     Ok(false)
+}
+
+/// Tries until it is so: what one host has done is known to the others a moment later. What is tried must bear it.
+pub(crate) fn soon<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match attempt() {
+            Err(_) if Instant::now() < deadline => std::thread::yield_now(),
+            outcome => return outcome,
+        }
+    }
 }
 
 /// Hosts of a lab, `node1` and so on. Some are a cluster of which the first is the manager, the rest run a daemon that is

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::site::{Site, bare, can_run, cell, names};
+use crate::site::{Site, bare, can_run, cell, names, soon};
 
 #[test]
 fn programs_of_two_hosts_find_each_other_by_name() -> Result<()> {
@@ -14,13 +14,18 @@ fn programs_of_two_hosts_find_each_other_by_name() -> Result<()> {
     ensure!(id.trim().len() == 25, "{id}");
     let mut alpine1 = site.sit_down(1, "vswitchd run -it --name alpine1 --network test-net -- sh")?;
     alpine1.see("# ")?;
-    listed_and_not_in_use(&site, id.trim())?;
+    soon(|| listed_and_not_in_use(&site, id.trim()))?;
 
     let task = site.ok(2, "vswitchd run -d --name alpine2 --network test-net -- sleep 1d")?;
     ensure!(task.trim().len() == 25, "{task}");
     ensure!(cell(&site.ok(2, "vswitchd network ls")?, "test-net", "NODES")? == "2");
     let (first, second) = (site.address(1, "test-net", "alpine1")?, site.address(2, "test-net", "alpine2")?);
     ensure!(first == "10.0.1.2/24" && second.ends_with("/24") && second != first, "{first} {second}");
+    soon(|| {
+        let known = site.inspect(1, "test-net")?;
+        ensure!(known["Endpoints"][1]["Name"] == "alpine2", "{known}");
+        Ok(())
+    })?;
     let pinged = alpine1.ask("ping -c 2 alpine2", "2 packets transmitted, 2 received, 0% packet loss")?;
     ensure!(pinged.contains(&format!("64 bytes from alpine2.test-net ({})", bare(&second))), "{pinged}");
     let link = alpine1.ask("ip address show eth0", &format!("inet {first} "))?;
@@ -69,12 +74,15 @@ fn ends(site: &Site) -> Result<()> {
     ensure!(site.ok(2, "vswitchd status")?.contains(", 0 endpoints\n"), "this node holds nothing of it");
     ensure!(site.ok(2, "vswitchd rm alpine2")? == "alpine2\n");
 
-    site.fails(1, rm, 1, &["is in use by alpine1 on node1: "])?;
+    soon(|| site.fails(1, rm, 1, &["is in use by alpine1 on node1: "]))?;
     let mut alpine1 = site.sit_down(1, "vswitchd attach alpine1")?;
     alpine1.type_in("exit\n")?;
     ensure!(alpine1.end()? == Some(0));
     ensure!(site.ok(1, rm)? == "test-net\n");
-    ensure!(names(&site.ok(2, "vswitchd network ls")?)? == ["ingress"]);
+    soon(|| {
+        ensure!(names(&site.ok(2, "vswitchd network ls")?)? == ["ingress"]);
+        Ok(())
+    })?;
     let ended = site.ok(1, "vswitchd ps -a")?;
     ensure!(cell(&ended, "alpine1", "STATUS")?.starts_with("Exited (0) "), "{ended}");
     ensure!(site.ok(1, "vswitchd rm alpine1")? == "alpine1\n");

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::site::{Site, bare, can_run};
+use crate::site::{Site, bare, can_run, soon};
 
 #[test]
 fn a_page_comes_by_name_from_another_host() -> Result<()> {
@@ -16,15 +16,11 @@ fn a_page_comes_by_name_from_another_host() -> Result<()> {
     site.ok(2, &format!("vswitchd run -d --name my-nginx --network my-overlay -- {serve}"))?;
 
     let address = site.address(2, "my-overlay", "my-nginx")?;
-    let shown = site.inspect(1, "my-overlay")?;
-    ensure!(shown["Containers"].is_null(), "it is not here: {shown}");
-    let all = &shown["Endpoints"];
-    ensure!((&all[0]["Name"], &all[0]["Node"]) == (&"my-nginx".into(), &"node2".into()), "{shown}");
-    ensure!(all[0]["IPv4Address"] == address && shown["Peers"][0]["Name"] == "node2", "{shown}");
+    soon(|| known_elsewhere(&site, &address))?;
 
     let fetch = "busybox wget -q -O - http://my-nginx/";
     for host in 1..=3 {
-        let page = site.ok(host, &format!("vswitchd run --rm --network my-overlay -- {fetch}"))?;
+        let page = soon(|| site.ok(host, &format!("vswitchd run --rm --network my-overlay -- {fetch}")))?;
         ensure!(page == "Hello from my-nginx\n", "{page}");
     }
     ensure!(site.ok(3, "vswitchd ps -aq")?.is_empty());
@@ -33,6 +29,15 @@ fn a_page_comes_by_name_from_another_host() -> Result<()> {
     let rm = "vswitchd network rm my-overlay";
     site.fails(1, rm, 1, &["in use by my-nginx on node2: "])?;
     ensure!(site.ok(2, "vswitchd rm --force my-nginx")? == "my-nginx\n");
-    ensure!(site.ok(1, rm)? == "my-overlay\n");
+    ensure!(soon(|| site.ok(1, rm))? == "my-overlay\n");
     site.end()
+}
+
+fn known_elsewhere(site: &Site, address: &str) -> Result<()> {
+    let shown = site.inspect(1, "my-overlay")?;
+    ensure!(shown["Containers"].is_null(), "it is not here: {shown}");
+    let all = &shown["Endpoints"];
+    ensure!((&all[0]["Name"], &all[0]["Node"]) == (&"my-nginx".into(), &"node2".into()), "{shown}");
+    ensure!(all[0]["IPv4Address"] == address && shown["Peers"][0]["Name"] == "node2", "{shown}");
+    Ok(())
 }
