@@ -182,7 +182,7 @@ fn path_text(path: &PathReport) -> String {
 }
 
 fn way_out_json(vni: u32, counters: &Counters) -> Value {
-    let open = Kind::ALL.map(|kind| (kind.label().to_owned(), json!(counters.open(kind))));
+    let open = Kind::OUTWARD.map(|kind| (kind.label().to_owned(), json!(counters.open(kind))));
     let counted = Count::ALL.iter().map(|&what| (what.label().to_owned(), json!(counters.count(what))));
     json!({
         "event": "nat", "vni": vni, "open": serde_json::Map::from_iter(open),
@@ -191,7 +191,7 @@ fn way_out_json(vni: u32, counters: &Counters) -> Value {
 }
 
 fn way_out_text(vni: u32, counters: &Counters) -> String {
-    let open = Kind::ALL.map(|kind| format!("{} {}", counters.open(kind), kind.label()));
+    let open = Kind::OUTWARD.map(|kind| format!("{} {}", counters.open(kind), kind.label()));
     let counted = Count::ALL.iter().map(|&what| (what.label(), counters.count(what)));
     let counted: Vec<_> =
         counted.filter(|&(_, count)| count > 0).map(|(label, count)| format!("{label} {count}")).collect();

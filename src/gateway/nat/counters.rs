@@ -86,6 +86,9 @@ impl Kind {
     /// Every kind.
     pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::Echo, Self::TcpIn, Self::UdpIn];
 
+    /// Those that begin inside.
+    pub const OUTWARD: [Self; 3] = [Self::Tcp, Self::Udp, Self::Echo];
+
     /// The name used in counters' output.
     #[must_use]
     pub fn label(self) -> &'static str {
