@@ -17,12 +17,13 @@
 //!
 //! # Layers
 //!
-//! [`wire`], [`packet`], [`fdb`], [`vtep`], [`storm`], [`neighbour`], [`offload`] and [`segment`] hold bytes and
+//! [`wire`], [`packet`], [`fdb`], [`vtep`], [`storm`], [`neighbour`], [`offload`], [`segment`] and [`balance`] hold bytes and
 //! tables: no socket, file, thread or clock. `egress` and `ingress` join them into the two paths, [`tunnel`] is
 //! where plain and sealed networks differ, [`probe`] asks peers whether the path to them carries anything,
 //! [`datapath`] is the face of all that. [`io`] and [`worker`] drive them.
 //! What a frame can die of is in [`drops`].
 
+pub mod balance;
 mod coalesce;
 pub mod counters;
 pub mod datapath;
@@ -30,6 +31,7 @@ mod deliver;
 pub mod drops;
 mod egress;
 pub mod fdb;
+mod icmp;
 mod ingress;
 pub mod io;
 pub mod neighbour;
