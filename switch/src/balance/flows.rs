@@ -11,7 +11,8 @@
 //!   may have both key and task in common: a newcomer gets another task.
 //! - **Bounded.** A bucket has [`WAYS`] slots. A newcomer to a full one takes the place of the one that has been silent
 //!   longest among those that matter least ([`Standing`]); but not of a connection that both sides have confirmed. If all are
-//!   such, it is refused. So who floods has only its like to displace.
+//!   such, a client that has more than half of them loses its longest silent one to another client; else the newcomer is
+//!   refused. So who floods displaces only its like, and who hoards can't keep others out.
 
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
@@ -207,6 +208,10 @@ impl Flows {
 
     /// How many buckets to look at now, [`SWEEP_MAX`] at most; others may be left to be asked for.
     pub(crate) fn take_asked(&self) -> usize {
+        // Asked each turn, so a look comes first.
+        if !self.is_asked() {
+            return 0;
+        }
         let less = |asked: usize| Some(asked.saturating_sub(SWEEP_MAX));
         let before = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         before.unwrap_or_default().min(SWEEP_MAX)
@@ -270,7 +275,7 @@ impl Flows {
         let flow = Flow { key: *key, vip, task, client_mac, vip_mac, task_mac };
         let way = match before.or_else(|| bucket.ways(0).next()) {
             Some(way) => way,
-            None => self.evict(bucket).ok_or_else(|| {
+            None => self.evict(bucket, client_mac).ok_or_else(|| {
                 self.refused.fetch_add(1, Ordering::Relaxed);
                 Unopened::Full
             })?,
@@ -323,15 +328,16 @@ impl Flows {
         self.idle(found, now) >= standing.idle_limit(limits)
     }
 
-    /// Makes room for another; gives where. The writer's lock is held.
-    fn evict(&self, bucket: &Bucket) -> Option<usize> {
+    /// Makes room for a client's; gives where. The writer's lock is held.
+    fn evict(&self, bucket: &Bucket, client_mac: MacAddr) -> Option<usize> {
         let rank = |way: usize| {
             let found = bucket.read(way)?;
             let standing = Standing::of(found.flow.key.protocol, found.marks());
             let rank = (standing, found.slot.seen.load(Ordering::Relaxed), way);
             standing.is_evictable().then_some(rank)
         };
-        let (_, _, way) = (0..WAYS).filter_map(rank).min()?;
+        let least = (0..WAYS).filter_map(rank).min().map(|(_, _, way)| way);
+        let way = least.or_else(|| bucket.hoarded(client_mac))?;
         bucket.tags[way].store(0, Ordering::Release);
         self.len.fetch_sub(1, Ordering::Relaxed);
         self.evicted.fetch_add(1, Ordering::Relaxed);
@@ -361,6 +367,15 @@ impl Bucket {
     /// Slots with that tag.
     fn ways(&self, tag: u16) -> impl Iterator<Item = usize> {
         (0..WAYS).filter(move |&way| self.tags[way].load(Ordering::Acquire) == tag)
+    }
+
+    /// The longest silent flow of a client that has more than half of them; `None` if that is the newcomer's, or nobody.
+    fn hoarded(&self, newcomer: MacAddr) -> Option<usize> {
+        let clients: [_; WAYS] = std::array::from_fn(|way| self.read(way).map(|found| found.flow.client_mac));
+        let share = |mac| clients.iter().filter(|&&client| client == Some(mac)).count();
+        let hoarder = clients.into_iter().flatten().find(|&mac| share(mac) > WAYS / 2 && mac != newcomer)?;
+        let seen = |&way: &usize| self.slots[way].seen.load(Ordering::Relaxed);
+        (0..WAYS).filter(|&way| clients[way] == Some(hoarder)).min_by_key(seen)
     }
 
     /// What is in a slot; `None` if nobody has ever written there.

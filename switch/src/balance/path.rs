@@ -1,7 +1,7 @@
 //! The two directions of a balanced flow, and its end.
 
 use std::hash::BuildHasher;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::quality::FixedState;
 
@@ -15,7 +15,7 @@ use crate::drops::DropReason;
 use crate::fdb::Forward;
 use crate::outbox::{Delivery, Outbox};
 use crate::packet::Pool;
-use crate::tables::Tables;
+use crate::tables::{PortId, Tables};
 use crate::wire::Vni;
 use crate::wire::ethernet::Header;
 use crate::wire::flow::Transport;
@@ -23,6 +23,9 @@ use crate::wire::virtio::{Checksum, Offload};
 
 /// Buckets looked at each second when nothing has changed: all of them in sixteen.
 pub(crate) const SWEEP_BUCKETS: usize = FLOWS_MAX / WAYS / 16;
+
+/// How long flows may be silent of clients that are at no port any more: longer than a quiet one's address is known.
+const CLIENT_GONE: Duration = Duration::from_secs(3_600);
 
 /// A frame whose headers have been found, to be rewritten.
 pub(crate) struct Headers<'a> {
@@ -250,24 +253,33 @@ impl Sweep<'_> {
             service.spec().addresses.contains(&flow.vip)
                 && found.is_served(service.epoch, |flow| service.has_task(flow.task_mac, flow.task))
         });
+        let client = self.tables.fdb.lookup(flow.key.vni, flow.client_mac);
         if let Some(service) = served {
-            let expired = flows.is_expired(found, &service.spec().idle, self.now);
-            if expired {
+            let here = matches!(client, Forward::Local(_));
+            let keeps = !flows.is_expired(found, &service.spec().idle, self.now)
+                && (here || flows.idle(found, self.now) < CLIENT_GONE);
+            if !keeps {
                 flows.count_expired();
             }
-            return !expired;
+            return keeps;
         }
-        if !Standing::of(flow.key.protocol, found.marks()).is_over() && !self.tell(flows, found) {
-            return true;
+        if Standing::of(flow.key.protocol, found.marks()).is_over() {
+            flows.count_expired();
+            return false;
         }
-        flows.count_reset();
-        false
+        let told = match client {
+            Forward::Local(port) => self.tell(flows, found, port),
+            _ => true,
+        };
+        if told {
+            flows.count_reset();
+        }
+        !told
     }
 
     /// Tells the client of a flow that nobody answers any more. `false` if that has to wait for a buffer.
-    fn tell(&mut self, flows: &Flows, found: &Found<'_>) -> bool {
+    fn tell(&mut self, flows: &Flows, found: &Found<'_>, port: PortId) -> bool {
         let vni = found.flow.key.vni;
-        let Forward::Local(port) = self.tables.fdb.lookup(vni, found.flow.client_mac) else { return true };
         let mut message = [0; refuse::FLOW_MAX];
         let Some(len) = refuse::flow(found, &mut message) else { return true };
         let Some((packet, range, room)) = Outbox::room_for_heads(&mut self.out.packets, self.pool, len)

@@ -129,6 +129,19 @@ fn what_has_ended_is_forgotten_soon_and_what_rests_is_not() {
 }
 
 #[test]
+fn a_client_that_has_gone_leaves_nothing() {
+    let (mut world, to) = (World::new(&[3]), Way(V4, 1, VIP));
+    world.send(1, &to.tcp(PORTS, numbers(SYN, 100, 0), b""));
+    world.receive(&Way(V4, 3, 1).tcp(BACK, numbers(SYN | ACK, 1, 101), b""));
+    world.send(1, &to.tcp(PORTS, numbers(ACK, 101, 2), b""));
+    assert!(world.switch.withdraw(vni(), mac(1)));
+    for (seconds, left) in [(3_590, 1), (30, 0)] {
+        world.wait(seconds);
+        assert_eq!(world.switch.report().flows.flows, left);
+    }
+}
+
+#[test]
 fn the_limits_are_the_services() {
     let mut world = World::new(&[3]);
     let idle = IdleLimits { tcp: Duration::from_secs(30), udp: Duration::from_secs(10) };

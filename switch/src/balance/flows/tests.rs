@@ -31,7 +31,8 @@ fn key(protocol: u8, client: u8, port: u16) -> Key {
 fn open<'t>(flows: &'t Flows, key: &Key, vip: u8, tasks: &[u8], now: Instant) -> Result<Found<'t>, Unopened> {
     let candidates = tasks.iter().map(|&task| (mac(task), ip(task)));
     let stale = |found: &Found<'_>| Standing::of(found.flow.key.protocol, found.marks()).is_over();
-    let (vip, vip_mac, client_mac) = (ip(vip), mac(vip), mac(1));
+    let IpAddr::V4(client) = key.client else { unreachable!("tests' clients have even numbers") };
+    let (vip, vip_mac, client_mac) = (ip(vip), mac(vip), mac(client.octets()[3]));
     flows.open(&Newcomer { key: *key, vip, vip_mac, client_mac, epoch: 1, now }, candidates, stale)
 }
 
@@ -79,6 +80,24 @@ fn a_full_bucket_gives_up_what_matters_least_and_keeps_connections() {
     assert!(there(3) && !there(4), "one that was reset matters less");
     let counts = flows.counts();
     assert_eq!((counts.flows, counts.opened, counts.evicted, counts.refused), (8, 11, 3, 1));
+}
+
+#[test]
+fn who_has_most_of_a_bucket_makes_room_for_others_and_not_for_itself() {
+    let (flows, now) = (Flows::new(1), start());
+    let at = |seconds| now + Duration::from_secs(seconds);
+    let establish = |client, port: u16, now| {
+        let opened = open(&flows, &key(TCP, client, port), 100, &[10], now);
+        opened.map(|found| found.mark(Marks::ANSWERED.and(Marks::CONFIRMED)))
+    };
+    (0..8).for_each(|port| establish(2, port, at(port.into())).unwrap());
+    assert_eq!(establish(2, 8, at(8)), Err(Unopened::Full));
+    let there = |client, port| flows.find(&key(TCP, client, port), Side::Client(ip(100))).is_some();
+    for (client, lost) in [(4, 0), (6, 1), (8, 2), (10, 3)] {
+        establish(client, 50, at(10)).unwrap();
+        assert!(there(client, 50) && !there(2, lost) && there(2, lost + 1), "the longest silent goes");
+    }
+    assert_eq!(establish(12, 50, at(10)), Err(Unopened::Full), "half of them is no more than a share");
 }
 
 #[test]
