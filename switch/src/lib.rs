@@ -4,7 +4,8 @@
 //!
 //! 1. [`worker`] waits on every port and socket; a readable port gives a batch of frames.
 //! 2. `egress` parses each frame, checks its source, learns it, and looks its destination up.
-//! 3. A local destination gets the frame as it is, super-frames and unfinished checksums included.
+//! 3. A local destination gets the frame as it is, super-frames and unfinished checksums included. A service's is one of
+//!    its tasks', wherever that is ([`balance`]).
 //! 4. A remote one gets it cut to size, checksummed and behind a VXLAN header, sealed where its network is;
 //!    flooding names several.
 //! 5. [`outbox`] collects both kinds; nothing is copied for a second receiver, but what is sealed for each.
