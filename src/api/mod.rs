@@ -55,6 +55,7 @@ mod networks;
 mod nodes;
 mod peers;
 mod prefix;
+mod publish;
 mod refusal;
 pub mod server;
 pub mod settings;
@@ -78,6 +79,7 @@ pub use networks::{
 pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
 pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};
 pub use prefix::{IpPrefix, Ipv4Prefix, PrefixError};
+pub use publish::{PUBLISHED_MAX, Protocol, Publish, PublishError, PublishedPort, PublishedView};
 pub use refusal::{Code, Refusal};
 pub use settings::{ClusterSettings, ClusterUpdate, SettingsError};
 pub(crate) use socket::listen_at;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointDevice, HostAddress, IpPrefix, Name, text};
+use super::{EndpointDevice, HostAddress, IpPrefix, Name, PublishedView, text};
 use crate::switch::wire::MacAddr;
 
 /// Subnets of a network: a few of each IP version.
@@ -251,6 +251,9 @@ pub struct NetworkEndpoint {
     pub mtu: u32,
     /// Whether its frames are carried.
     pub carried: bool,
+    /// Where it is reached from outside.
+    #[serde(default)]
+    pub published: Vec<PublishedView>,
 }
 
 /// What [`super::Call::PruneNetworks`] gives.

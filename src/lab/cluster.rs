@@ -234,6 +234,7 @@ impl Desk<'_> {
                 ip: vec![endpoint.v4.into(), endpoint.v6.into()],
                 mac: Some(endpoint.mac),
                 aliases: Vec::new(),
+                published: Vec::new(),
             };
             let call = Call::Attach(request);
             persist(patient_until, || self.ask("attach", &call))

@@ -246,6 +246,7 @@ async fn tell(cluster: Weak<Cluster>, mut events: UnboundedReceiver<OverlayEvent
             OverlayEvent::PathOk { .. }
             | OverlayEvent::PathMtu { .. }
             | OverlayEvent::EndpointMtu { .. }
+            | OverlayEvent::Published { .. }
             | OverlayEvent::NetworkCarried(_)
             | OverlayEvent::SegmentationRefused
             | OverlayEvent::Moved(_) => info!("{event}"),

@@ -15,7 +15,8 @@ use super::networks::{find_network, may_attach};
 use super::records::{EndpointRecord, node_id};
 use super::requests::find;
 use crate::api::{
-    ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, IpPrefix, Name, NetworkView, Refusal,
+    ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, IpPrefix, Name, NetworkView, PUBLISHED_MAX,
+    Refusal,
 };
 use crate::crypto::identity::NodeId;
 use crate::gossip::SetError;
@@ -77,6 +78,7 @@ impl Cluster {
             beside: beside(network, &addresses),
             addresses,
             mac: request.mac,
+            published: request.published,
             ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
         };
         how(overlay, spec).map_err(|error| match error {
@@ -206,6 +208,11 @@ fn check(request: &AttachRequest) -> Result<(), Refusal> {
     if request.aliases.len() > ALIASES_MAX {
         return Err(bad_request(format!("an endpoint has at most {ALIASES_MAX} aliases")));
     }
+    if request.published.len() > PUBLISHED_MAX || request.published.iter().any(|port| port.target == 0) {
+        return Err(bad_request(format!(
+            "an endpoint has at most {PUBLISHED_MAX} published ports, each to a port of its own from 1 to 65535"
+        )));
+    }
     if let Some(path) = request.device.sockets().find(|path| !Path::new(path).is_absolute()) {
         return Err(bad_request(format!("{path:?} is no absolute path of a socket")));
     }
@@ -233,6 +240,7 @@ pub(super) fn attached(network: &NetworkView, made: EndpointView) -> Attached {
         gateways: spec.gateways,
         resolver: subnet.map(|subnet| subnet.gateway),
         mtu: made.mtu,
+        published: made.published,
     }
 }
 

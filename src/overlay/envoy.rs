@@ -6,6 +6,7 @@
 //! over a socket that is its standard input. Devices come back as descriptors.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -91,6 +92,8 @@ enum Answer {
     Settled {
         #[serde(with = "text::optional")]
         mac: Option<MacAddr>,
+        /// Its way out.
+        ways_out: Vec<IpAddr>,
     },
     /// A name that is free.
     Named { name: String },
@@ -156,11 +159,11 @@ impl Abroad {
     }
 
     /// Does what [`interface::settle`] does, there.
-    pub(super) fn settle(&self, spec: &mut EndpointSpec, made: bool) -> Result<(), EnvoyError> {
+    pub(super) fn settle(&self, spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpAddr>, EnvoyError> {
         match self.send(&Errand::Settle { spec: spec.clone(), made })? {
-            (Answer::Settled { mac }, _) => {
+            (Answer::Settled { mac, ways_out }, _) => {
                 spec.mac = mac;
-                Ok(())
+                Ok(ways_out)
             }
             _ => Err(EnvoyError::Answer),
         }
@@ -257,8 +260,8 @@ fn run(
         }
         Errand::Settle { mut spec, made } => {
             spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));
-            interface::settle_here(&mut spec, made)?;
-            Ok((Answer::Settled { mac: spec.mac }, Vec::new()))
+            let ways_out = interface::settle_here(&mut spec, made)?;
+            Ok((Answer::Settled { mac: spec.mac, ways_out }, Vec::new()))
         }
         Errand::Name { mut spec } => {
             spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));

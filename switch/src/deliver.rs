@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
+use crate::balance::path::{self, Headers};
 use crate::datapath::Context;
 use crate::drops::DropReason;
 use crate::outbox::{Delivery, Outbox};
 use crate::segment::Segmenter;
 use crate::tables::{Network, Port, PortId};
 use crate::tunnel::Wrap;
+use crate::wire::Vni;
 use crate::wire::ethernet::Header;
 use crate::wire::flow::Transport;
 use crate::wire::virtio::{Checksum, Gso, GsoKind, Offload};
@@ -40,6 +42,27 @@ impl Stowed {
         let header = Header::parse(bytes).map_err(|_| DropReason::FrameTruncated)?;
         let transport = Transport::find(bytes, &header);
         Ok(Self { packet, range, offload: Offload::default(), header, transport, cut: None })
+    }
+
+    /// Its headers, to be rewritten.
+    pub(crate) fn headers<'a>(&'a mut self, out: &'a mut Outbox) -> Headers<'a> {
+        Headers {
+            bytes: out.packets[self.packet].slice_mut(self.range.clone()),
+            header: &mut self.header,
+            transport: self.transport.as_ref(),
+            checksum: self.offload.checksum,
+        }
+    }
+}
+
+/// Has what a service's task says to a client of this host come from the service. To be done when it is known what the
+/// frame's sender has left unfinished, and before that is finished.
+pub(crate) fn restore(cx: &mut Context<'_>, vni: Vni, network: &Network, frame: &mut Stowed) {
+    if network.services.is_empty() {
+        return;
+    }
+    if let Some(flows) = &cx.tables.topology.flows {
+        path::to_client(flows, vni, &mut frame.headers(cx.out), cx.now);
     }
 }
 

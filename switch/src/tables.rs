@@ -4,6 +4,7 @@
 //! lock; the forwarding table and the rest are published apart, because learning is frequent and the rest is not.
 
 mod announced;
+mod services;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,6 +15,7 @@ use vswitchd_crypto::envelope::SessionId;
 use vswitchd_crypto::open::Opener;
 use vswitchd_crypto::seal::Sealer;
 
+use crate::balance::{Flows, Service};
 use crate::counters::Traffic;
 use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
 use crate::io::Capabilities;
@@ -75,6 +77,8 @@ pub struct Network {
     pub peers: Vec<VtepId>,
     /// How its frames cross the underlay; does not change while it has members.
     pub protection: Protection,
+    /// Its services by MAC address.
+    pub services: HashMap<MacAddr, Arc<Service>, foldhash::fast::RandomState>,
     /// Counters, shared by every snapshot.
     pub traffic: Arc<Traffic>,
 }
@@ -98,8 +102,10 @@ pub struct Topology {
     pub peers: Vteps,
     /// Networks by VNI.
     pub networks: HashMap<Vni, Network, foldhash::fast::RandomState>,
-    /// Addresses of announced endpoints.
+    /// Addresses of announced endpoints, and of services.
     pub neighbours: HashMap<(Vni, IpAddr), MacAddr, foldhash::fast::RandomState>,
+    /// Flows that services have balanced, shared by every snapshot and worker; since there was a service.
+    pub flows: Option<Arc<Flows>>,
 }
 
 /// A snapshot.
@@ -153,6 +159,9 @@ pub enum TableError {
     /// An announced place that is not in the tables.
     #[error("no such port or peer in that network")]
     NoSuchPlace,
+    /// The MAC address announced, or one of its addresses, is that of this service.
+    #[error("{0} is a service's MAC address, with its addresses")]
+    OfService(MacAddr),
 }
 
 /// A source address heard somewhere, on its way from a path to the master.
@@ -194,6 +203,9 @@ pub struct Master {
     /// The control plane has changed the forwarding table, which may not.
     due: bool,
     next_id: u32,
+    next_epoch: u32,
+    /// Tasks of services have gone, or whole services.
+    lost_tasks: bool,
     learning: Learning,
     workers: usize,
 }
@@ -215,6 +227,7 @@ impl Master {
             peers: Vteps::default(),
             networks: HashMap::default(),
             neighbours: HashMap::default(),
+            flows: None,
         };
         let published = Tables { fdb: Arc::new(fdb.clone()), topology: Arc::new(topology) };
         let learning = Learning::default();
@@ -227,6 +240,8 @@ impl Master {
             dirty: false,
             due: false,
             next_id: 0,
+            next_epoch: 1,
+            lost_tasks: false,
             learning,
             workers,
         }
@@ -340,6 +355,7 @@ impl Master {
         if self.published.topology.networks.get(&vni).is_some_and(Network::has_members) {
             return Err(TableError::NetworkInUse(vni));
         }
+        self.forget_services(vni);
         self.topology().networks.remove(&vni);
         Ok(())
     }
@@ -445,7 +461,7 @@ impl Master {
     /// Enters an endpoint that the control plane knows, with the addresses that questions are answered for.
     ///
     /// # Errors
-    /// A table is full, or there is no such port or peer.
+    /// A table is full, there is no such port or peer, or the addresses are a service's.
     pub fn announce(
         &mut self,
         vni: Vni,
@@ -456,8 +472,13 @@ impl Master {
         if !self.is_member(vni, at) {
             return Err(TableError::NoSuchPlace);
         }
-        if self.published.topology.neighbours.len() + addresses.len() > NEIGHBOURS_MAX {
+        let topology = &self.published.topology;
+        if topology.neighbours.len() + addresses.len() > NEIGHBOURS_MAX {
             return Err(TableError::TooManyNeighbours);
+        }
+        let holders = addresses.iter().filter_map(|&address| topology.neighbours.get(&(vni, address)));
+        if let Some(&of) = holders.chain([&mac]).find(|&&of| topology.is_service(vni, of)) {
+            return Err(TableError::OfService(of));
         }
         self.fdb.announce(vni, mac, at)?;
         self.due = true;
@@ -468,7 +489,7 @@ impl Master {
 
     /// Takes back an announcement. Gives whether there was one.
     pub fn withdraw(&mut self, vni: Vni, mac: MacAddr) -> bool {
-        let was = self.fdb.withdraw(vni, mac);
+        let was = !self.published.topology.is_service(vni, mac) && self.fdb.withdraw(vni, mac);
         if was {
             self.due = true;
             let topology = Arc::make_mut(&mut self.published.topology);
@@ -485,6 +506,8 @@ impl Master {
         self.published.topology.networks.get(&vni).is_some_and(|network| match place {
             Place::Port(port) => network.ports.contains(&port),
             Place::Vtep(vtep) => network.peers.contains(&vtep),
+            // Set, not announced or heard.
+            Place::Service => false,
         })
     }
 
@@ -498,6 +521,7 @@ impl Master {
             ports: Vec::new(),
             peers: Vec::new(),
             protection: Protection::default(),
+            services: HashMap::default(),
             traffic: Arc::new(Traffic::new(workers)),
         }))
     }
@@ -515,9 +539,15 @@ impl Master {
             match place {
                 Place::Port(port) => network.ports.retain(|&member| member != port),
                 Place::Vtep(vtep) => network.peers.retain(|&member| member != vtep),
+                // It is nobody's place to leave from.
+                Place::Service => {}
             }
-            if !network.has_members() && network.protection == Protection::Plain {
-                topology.networks.remove(&vni);
+            if !network.has_members() {
+                let plain = network.protection == Protection::Plain;
+                self.forget_services(vni);
+                if plain {
+                    self.topology().networks.remove(&vni);
+                }
             }
         }
     }

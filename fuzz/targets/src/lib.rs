@@ -8,6 +8,7 @@
 //! agrees with its mistakes.
 
 mod addresses;
+mod balance;
 mod cluster;
 mod gateway;
 mod gossip;
@@ -19,12 +20,13 @@ mod packets;
 mod switch;
 
 pub use addresses::addresses;
+pub use balance::balance;
 pub use cluster::{certificate, group, keyring, token};
 pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
-pub use nat::nat;
-pub use node::{api, join, link, record, task};
+pub use nat::{inward, nat};
+pub use node::{api, join, link, publish, record, task};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
 
@@ -35,6 +37,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("addresses", addresses),
     ("api", api),
+    ("balance", balance),
     ("certificate", certificate),
     ("dhcp", dhcp),
     ("egress", egress),
@@ -44,6 +47,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("gossip", gossip),
     ("group", group),
     ("ingress", ingress),
+    ("inward", inward),
     ("join", join),
     ("keyring", keyring),
     ("link", link),
@@ -51,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("nat", nat),
     ("neighbour", neighbour),
     ("offload", offload),
+    ("publish", publish),
     ("record", record),
     ("sealed", sealed),
     ("segment", segment),

@@ -156,6 +156,7 @@ fn containers(detail: &NetworkDetail) -> Value {
             "Aliases": endpoint.aliases,
             "MTU": endpoint.mtu,
             "Carried": endpoint.carried,
+            "Ports": endpoint.published,
         });
         match &endpoint.device {
             EndpointDevice::Tap { tap, netns } => {
@@ -247,6 +248,7 @@ mod tests {
             device: EndpointDevice::tap("tap0", Some("web".into())),
             mtu: 1450,
             carried: true,
+            published: Vec::new(),
         };
         let member = NetworkMember {
             id: "e2".into(),

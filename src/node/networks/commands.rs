@@ -83,6 +83,7 @@ impl Cluster {
             device: view.spec.device,
             mtu: view.mtu,
             carried: view.carried,
+            published: view.published,
         };
         let members = self.network_members(&network);
         let record = self.networks().into_iter().find(|(id, _)| *id == network.id);

@@ -22,6 +22,7 @@ mod overlay;
 mod partition;
 mod paths;
 mod process;
+mod publish;
 mod rights;
 mod strangers;
 mod tasks;
@@ -55,6 +56,10 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::stand_alone_programs_on_two_hosts", tasks::walkthrough),
         ("cluster::a_shell_in_a_task_has_a_terminal", terminal::shell),
         ("cluster::a_terminal_can_be_left_and_come_back_to", terminal::detached),
+        ("cluster::published_ports_lead_to_tasks_that_see_their_clients", publish::streams),
+        ("cluster::published_datagrams_are_answered_from_the_address_asked", publish::datagrams),
+        ("cluster::ports_that_can_not_be_published_are_said_by_name", publish::not_to_be_had),
+        ("cluster::published_ports_outlive_the_daemon_but_not_their_tasks", publish::kept),
         ("cluster::real_clients_in_tasks_reach_each_other_and_the_world", clients::real),
         ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
         ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
