@@ -2,74 +2,19 @@
 //!
 //! Where this machine forbids it the tests say so, in the program's own words, and fail if `CI=true`.
 
+mod labs;
 mod processes;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use labs::{Kept, can_run, output, vswitchd};
 use processes::{family, is_alive, wait_until};
 use vswitchd::namespace::names::PRIVATE_DIR;
-
-fn vswitchd(arguments: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitchd"));
-    command.args(arguments.split_whitespace());
-    command
-}
-
-fn output(arguments: &str) -> Result<Output> {
-    vswitchd(arguments).stdin(Stdio::null()).output().context("starting vswitchd")
-}
-
-/// Whether labs can be built here at all.
-fn can_run() -> Result<bool> {
-    let smallest = output("lab --nodes 1 --endpoints 1 --networks 1")?;
-    if smallest.status.success() {
-        return Ok(true);
-    }
-    let reason = String::from_utf8_lossy(&smallest.stderr).into_owned();
-    ensure!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "with CI=true it must run: {reason}");
-    eprintln!("\nLAB TESTS CAN'T RUN HERE: {reason}\n");
-    Ok(false)
-}
-
-/// A lab that stays up; killed at the end if a test fails.
-struct Kept {
-    name: String,
-    child: Child,
-    said: BufReader<std::process::ChildStdout>,
-}
-
-impl Kept {
-    fn new(name: &str, arguments: &str) -> Result<Self> {
-        let name = format!("{name}-{}", std::process::id());
-        let mut command = vswitchd(&format!("lab --keep --format json --name {name} {arguments}"));
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-        let mut said = BufReader::new(child.stdout.take().context("stdout is piped")?);
-        let mut line = String::new();
-        said.read_line(&mut line)?;
-        let verdict: Value = serde_json::from_str(&line).with_context(|| format!("not JSON: {line:?}"))?;
-        ensure!(verdict["ok"] == true, "{verdict}");
-        Ok(Self { name, child, said })
-    }
-
-    fn exec(&self, place: &str, command: &[&str]) -> Result<Output> {
-        let mut exec = vswitchd(&format!("lab exec --name {} {place} --", self.name));
-        exec.args(command).stdin(Stdio::null()).output().context("starting vswitchd lab exec")
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        // It has ended in a test that passed; else the test has already failed.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn the_usual_lab_is_well() -> Result<()> {
@@ -80,9 +25,21 @@ fn the_usual_lab_is_well() -> Result<()> {
     let said = String::from_utf8_lossy(&text.stdout);
     ensure!(text.status.success(), "{said} {}", String::from_utf8_lossy(&text.stderr));
     let cluster = "Cluster: managed by node1; every node lists the same 3 as ready, their records are equal";
-    for part in
-        ["node3", "n2b", "MTU 1420, encrypted", "Mbit/s", "checked, encrypted)", cluster, "OK: all 12 pairs"]
-    {
+    for part in [
+        "node3",
+        "n2b",
+        "MTU 1420, encrypted",
+        "Names: 24 of 24 resolve, median ",
+        "; none of 6 of other networks does",
+        "Page: n1a fetches http://n2a/: 1024 KiB in ",
+        "Page: n1b fetches http://n2b/: 1024 KiB in ",
+        "every byte checked, encrypted\n",
+        "Way out: 6 of 6 fetch http://outside.test/, which sees their nodes' addresses, median ",
+        "Mbit/s",
+        "checked, encrypted)",
+        cluster,
+        "OK: all 12 pairs",
+    ] {
         ensure!(said.contains(part), "no {part:?} in {said}");
     }
     ensure!(!Path::new(PRIVATE_DIR).exists(), "its /run is its own");
@@ -108,6 +65,23 @@ fn json_tells_every_pair_and_the_throughput() -> Result<()> {
         ensure!(report["cluster"]["ok"] == true && members.len() == nodes, "{report}");
         ensure!(members.iter().filter(|node| node["role"] == "manager").count() == 1, "{report}");
         ensure!(report["tcp"]["ok"] == true && report["tcp_encrypted"].is_null(), "{report}");
+        ensure!(report["names"]["resolved"] == pairs.len() * 2 && report["names"]["ok"] == true, "{report}");
+        ensure!(report["page"]["bytes"] == 1 << 20 && report["page_encrypted"].is_null(), "{report}");
+        leads_out(&report, nodes * endpoints)?;
+    }
+    Ok(())
+}
+
+/// Every endpoint is seen outside as its node.
+fn leads_out(report: &Value, endpoints: usize) -> Result<()> {
+    let errands = report["way_out"]["endpoints"].as_array().context("a list")?;
+    ensure!(errands.len() == endpoints && report["way_out"]["ok"] == true, "{report}");
+    for node in report["plan"]["nodes"].as_array().context("a list")? {
+        for endpoint in node["endpoints"].as_array().context("a list")? {
+            let own = |errand: &&Value| errand["endpoint"] == endpoint["name"];
+            let errand = errands.iter().find(own).context("every endpoint goes out")?;
+            ensure!(errand["seen"] == node["address"] && errand["seconds"].as_f64() > Some(0.0), "{errand}");
+        }
     }
     Ok(())
 }
@@ -121,6 +95,9 @@ fn a_bad_wire_is_survived() -> Result<()> {
     let text = output(&format!("lab {wire}"))?;
     let said = String::from_utf8_lossy(&text.stdout);
     ensure!(text.status.success(), "{said} {}", String::from_utf8_lossy(&text.stderr));
+    for part in ["Names: 24 of 24 resolve", "checked, encrypted\n", "Way out: 6 of 6 fetch"] {
+        ensure!(said.contains(part), "no {part:?} in {said}");
+    }
     Ok(())
 }
 
@@ -154,8 +131,7 @@ fn every_node_of_a_kept_lab_can_be_asked() -> Result<()> {
     }
     let mut lab = Kept::new("cluster", "")?;
     let ask = |place: &str, arguments: &[&str]| -> Result<Value> {
-        let said =
-            lab.exec(place, &[&[env!("CARGO_BIN_EXE_vswitchd")], arguments, &["--format", "json"]].concat())?;
+        let said = lab.exec(place, &[&["vswitchd"], arguments, &["--format", "json"]].concat())?;
         serde_json::from_slice(&said.stdout).with_context(|| format!("{place}: {arguments:?}: {said:?}"))
     };
     let mut ids = Vec::new();
@@ -177,8 +153,31 @@ fn every_node_of_a_kept_lab_can_be_asked() -> Result<()> {
     }
     let list = output("lab ls --format json")?;
     ensure!(String::from_utf8_lossy(&list.stdout).contains("/node3/api.sock"), "{list:?}");
-    ensure!(output(&format!("lab down --name {}", lab.name))?.status.success());
-    lab.child.wait()?;
+    lab.down()
+}
+
+#[test]
+fn a_bare_lab_waits_for_a_cluster_of_its_users() -> Result<()> {
+    if !can_run()? {
+        return Ok(());
+    }
+    let mut lab = Kept::new("bare", "--bare --nodes 2")?;
+    let alone = lab.exec("node2", &["vswitchd", "node", "ls"])?;
+    ensure!(String::from_utf8_lossy(&alone.stderr).contains("this node is in no cluster"), "{alone:?}");
+    let made = lab.exec("node1", &["vswitchd", "init", "--format", "json"])?;
+    let made: Value = serde_json::from_slice(&made.stdout).with_context(|| format!("{made:?}"))?;
+    let token = made["worker"]["token"].as_str().context("a token")?;
+    let joined = lab.exec("node2", &["vswitchd", "join", "--token", token, "198.18.0.1"])?;
+    ensure!(joined.status.success(), "{joined:?}");
+    let names = lab.exec("node2", &["sh", "-c", "vswitchd node ls | awk 'NR > 1 { print $2 $3 }'"])?;
+    ensure!(names.stdout == b"node1Ready\n*node2\n", "named by the hosts' names: {names:?}");
+    lab.down()?;
+    for option in ["--endpoints 1", "--networks 1"] {
+        ensure!(output(&format!("lab --bare {option}"))?.status.code() == Some(2));
+    }
+    let text = output("lab --bare --nodes 2")?;
+    let said = String::from_utf8_lossy(&text.stdout);
+    ensure!(text.status.success() && said.contains("node2  198.18.0.2") && !said.contains("Round"), "{said}");
     Ok(())
 }
 
@@ -215,16 +214,24 @@ fn a_kept_lab_can_be_visited_listed_and_taken_down() -> Result<()> {
         !nowhere.status.success() && String::from_utf8_lossy(&nowhere.stderr).contains("n3b"),
         "{nowhere:?}"
     );
+    for (place, name, address) in [
+        ("n1a", "n2a", "10.1.2.1"),
+        ("n1b", "n2b.net2", "10.2.2.2"),
+        ("n1a", "outside.test", "198.18.255.254"),
+        ("node1", "outside.test", "198.18.255.254"),
+        ("outside", "outside.test", "198.18.255.254"),
+    ] {
+        let told = lab.exec(place, &["getent", "ahostsv4", name])?;
+        ensure!(String::from_utf8_lossy(&told.stdout).starts_with(address), "{place}: {name}: {told:?}");
+    }
+    let unknown = lab.exec("n1a", &["getent", "ahostsv4", "n2b"])?;
+    ensure!(unknown.status.code() == Some(2), "of another network: {unknown:?}");
     let list = output("lab ls --format json")?;
     let listed = String::from_utf8_lossy(&list.stdout);
     ensure!(list.status.success() && listed.contains(&lab.name) && listed.contains("n3b"), "{listed}");
     let all = family(lab.child.id())?;
-    let down = output(&format!("lab down --name {}", lab.name))?;
-    ensure!(down.status.success(), "{down:?}");
-    lab.child.wait()?;
+    lab.down()?;
     ensure!(!all.into_iter().any(is_alive), "something is left");
-    let mut rest = String::new();
-    lab.said.read_line(&mut rest)?;
     Ok(())
 }
 

@@ -81,6 +81,20 @@ tb_up() {
   ul_profile
 }
 
+# A way out instead of an overlay: namespace A gets a host of its own in front of it, which has the underlay and can reach
+# the overlay's address of host B. What leads there is the system's to make, in 10.0.9.0/24; `nat_down` ends it.
+NS_HOST=${NS_A}h
+NAT_GW=10.0.9.1 NAT_IN=10.0.9.2
+nat_up() {
+  ip netns add "$NS_HOST" && ip -n "$NS_HOST" link set lo up || return
+  ip -n "$NS_A" link set $UL_IF netns "$NS_HOST" && ip -n "$NS_HOST" addr add $UL_A/$UL_LEN dev $UL_IF &&
+    ip -n "$NS_HOST" link set $UL_IF up && ip -n "$NS_HOST" route add default via $UL_B || return
+  ip -n "$NS_B" addr add $OV_B/32 dev $UL_IF || return
+  # Who pings by a socket needs leave.
+  ip netns exec "$NS_HOST" sysctl -qw net.ipv4.ping_group_range="0 2147483647"
+}
+nat_down() { ip netns del "$NS_HOST" 2>/dev/null; }
+
 alive() { # whether any recorded process is
   local pid name
   while read -r pid name; do kill -0 "$pid" 2>/dev/null && return; done <"$WORK/pids"

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointDevice, HostAddress, Name, text};
+use super::{EndpointDevice, HostAddress, Name, PublishedPort, PublishedView, text};
 use crate::switch::wire::MacAddr;
 
 /// Other names of an endpoint.
@@ -26,6 +26,8 @@ pub struct AttachRequest {
     pub mac: Option<MacAddr>,
     /// Other names of it, at most [`ALIASES_MAX`].
     pub aliases: Vec<Name>,
+    /// Ports of this host at which it is to be reached from outside, at most [`super::PUBLISHED_MAX`].
+    pub published: Vec<PublishedPort>,
 }
 
 /// An [`AttachRequest`] as it goes over the socket: fields, of which none is unknown and one names a device.
@@ -50,14 +52,16 @@ struct Given {
     mac: Option<MacAddr>,
     #[serde(default)]
     aliases: Vec<Name>,
+    #[serde(default)]
+    published: Vec<PublishedPort>,
 }
 
 impl TryFrom<Given> for AttachRequest {
     type Error = &'static str;
 
     fn try_from(given: Given) -> Result<Self, Self::Error> {
-        let Given { network, name, tap, netns, qemu_stream, qemu_dgram, qemu_remote, ip, mac, aliases } =
-            given;
+        let Given { tap, netns, qemu_stream, qemu_dgram, qemu_remote, .. } = given;
+        let Given { network, name, ip, mac, aliases, published, .. } = given;
         let device = match (tap, netns, qemu_stream, qemu_dgram, qemu_remote) {
             (Some(tap), netns, None, None, None) => EndpointDevice::Tap { tap, netns },
             (None, None, Some(qemu_stream), None, None) => EndpointDevice::QemuStream { qemu_stream },
@@ -70,13 +74,13 @@ impl TryFrom<Given> for AttachRequest {
                 );
             }
         };
-        Ok(Self { network, name, device, ip, mac, aliases })
+        Ok(Self { network, name, device, ip, mac, aliases, published })
     }
 }
 
 impl From<AttachRequest> for Given {
     fn from(request: AttachRequest) -> Self {
-        let AttachRequest { network, name, device, ip, mac, aliases } = request;
+        let AttachRequest { network, name, device, ip, mac, aliases, published } = request;
         let (mut tap, mut netns, mut qemu_stream, mut qemu_dgram, mut qemu_remote) = Default::default();
         match device {
             EndpointDevice::Tap { tap: name, netns: place } => (tap, netns) = (Some(name), place),
@@ -85,7 +89,7 @@ impl From<AttachRequest> for Given {
                 (qemu_dgram, qemu_remote) = (Some(path), other);
             }
         }
-        Self { network, name, tap, netns, qemu_stream, qemu_dgram, qemu_remote, ip, mac, aliases }
+        Self { network, name, tap, netns, qemu_stream, qemu_dgram, qemu_remote, ip, mac, aliases, published }
     }
 }
 
@@ -109,4 +113,7 @@ pub struct Attached {
     pub resolver: Option<IpAddr>,
     /// Bytes of its largest packet.
     pub mtu: u32,
+    /// Where it is reached from outside.
+    #[serde(default)]
+    pub published: Vec<PublishedView>,
 }

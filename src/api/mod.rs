@@ -55,6 +55,7 @@ mod networks;
 mod nodes;
 mod peers;
 mod prefix;
+mod publish;
 mod refusal;
 pub mod server;
 pub mod settings;
@@ -71,13 +72,14 @@ pub use host_address::{HostAddress, HostAddressError};
 pub use name::{NAME_MAX, Name, NameError};
 pub use network_filter::{NETWORK_TERMS_MAX, NetworkFilter, NetworkTerm, NetworkTermError};
 pub use networks::{
-    KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict, NetworkCreate, NetworkCreated,
-    NetworkDetail, NetworkEndpoint, NetworkMember, NetworkOptions, NetworkPeer, NetworkRef, NetworkView,
-    NodeUse, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest, SubnetUse,
+    FOREIGN_MAX, KeysRotated, LABEL_KEY_MAX, LABEL_VALUE_MAX, LABELS_MAX, NetworkConflict, NetworkCreate,
+    NetworkCreated, NetworkDetail, NetworkEndpoint, NetworkMember, NetworkOptions, NetworkPeer, NetworkRef,
+    NetworkView, NodeUse, Pruned, RESERVED_MAX, SUBNETS_MAX, Subnet, SubnetRequest, SubnetUse,
 };
 pub use nodes::{NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange, TERMS_MAX, TermError};
 pub use peers::{DataPath, DataState, Digest, Liveness, PeerView, Quality};
 pub use prefix::{IpPrefix, Ipv4Prefix, PrefixError};
+pub use publish::{PUBLISHED_MAX, Protocol, Publish, PublishError, PublishedPort, PublishedView};
 pub use refusal::{Code, Refusal};
 pub use settings::{ClusterSettings, ClusterUpdate, SettingsError};
 pub(crate) use socket::listen_at;

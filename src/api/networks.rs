@@ -1,12 +1,12 @@
 //! Networks, and what is attached to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{EndpointDevice, HostAddress, IpPrefix, Name, text};
+use super::{EndpointDevice, HostAddress, IpPrefix, Name, PublishedView, text};
 use crate::switch::wire::MacAddr;
 
 /// Subnets of a network: a few of each IP version.
@@ -19,6 +19,8 @@ pub const LABELS_MAX: usize = 64;
 pub const LABEL_KEY_MAX: usize = 128;
 /// Bytes of a label's value.
 pub const LABEL_VALUE_MAX: usize = 256;
+/// Foreign end points of a network: each gets a copy of what is flooded, from every node.
+pub const FOREIGN_MAX: usize = 64;
 
 /// What [`super::Call::CreateNetwork`] is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +89,9 @@ pub struct NetworkOptions {
     pub ingress: bool,
     /// Keys and values, at most [`LABELS_MAX`] of at most [`LABEL_KEY_MAX`] and [`LABEL_VALUE_MAX`] bytes.
     pub labels: BTreeMap<String, String>,
+    /// VXLAN end points that are no nodes of the cluster and in the network as if they were, at most [`FOREIGN_MAX`]:
+    /// their addresses in the underlay, at the cluster's data port. Never of one that is [`Self::encrypted`].
+    pub foreign: BTreeSet<IpAddr>,
 }
 
 /// What came of it.
@@ -246,6 +251,9 @@ pub struct NetworkEndpoint {
     pub mtu: u32,
     /// Whether its frames are carried.
     pub carried: bool,
+    /// Where it is reached from outside.
+    #[serde(default)]
+    pub published: Vec<PublishedView>,
 }
 
 /// What [`super::Call::PruneNetworks`] gives.

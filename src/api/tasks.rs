@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{HostAddress, Name, text};
+use super::{HostAddress, Name, PublishedPort, PublishedView, text};
 use crate::switch::wire::MacAddr;
 
 /// Words of a command, and variables of its environment.
@@ -25,6 +25,10 @@ pub struct TaskCreate {
     /// Its networks, at most [`TASK_NETWORKS_MAX`]; the first is `eth0`.
     #[serde(default)]
     pub networks: Vec<TaskNetwork>,
+    /// Ports of this host at which it is to be reached from outside, at most [`super::PUBLISHED_MAX`]: by way of its
+    /// first network that leads out, or else its first.
+    #[serde(default)]
+    pub published: Vec<PublishedPort>,
     /// Whether it is removed once it has ended.
     #[serde(default)]
     pub remove: bool,
@@ -137,6 +141,9 @@ pub struct TaskView {
     pub program: TaskProgram,
     /// Its places in networks, in the order of interfaces.
     pub endpoints: Vec<TaskEndpoint>,
+    /// Where it is reached from outside, while it is in networks.
+    #[serde(default)]
+    pub published: Vec<PublishedView>,
     /// Whether it is removed once it has ended.
     pub remove: bool,
     /// Milliseconds since 1970 when it was made.

@@ -244,4 +244,10 @@ pub struct GatewayStatus {
     pub leased: u64,
     /// Frames that got lost on their way back.
     pub dropped: u64,
+    /// Connections and clients' flows of datagrams that came to published ports.
+    #[serde(default)]
+    pub carried_in: u64,
+    /// Of these, those that the endpoint has refused or not answered; and those for which there was no room.
+    #[serde(default)]
+    pub refused_in: u64,
 }

@@ -10,7 +10,7 @@ use super::printable::{self, printable};
 use super::remote::Remote;
 use super::task::{self, Keys};
 use super::{Format, failed, print, say};
-use crate::api::{AttachRequest, Attached, Call, EndpointDevice, Name};
+use crate::api::{AttachRequest, Attached, Call, EndpointDevice, Name, Publish};
 use crate::switch::io::netns::NetnsRef;
 use crate::switch::wire::MacAddr;
 
@@ -31,7 +31,7 @@ Examples:
   vswitchd attach --network front --name web --tap tap0
   vswitchd attach --network front --name web --tap eth0 --netns web --ip 10.0.9.7 --alias www
   vswitchd attach alpine1
-  vswitchd attach --network front --name vm --qemu-stream /run/vm.sock --mac 02:42:0a:00:09:08
+  vswitchd attach --network front --name vm --qemu-stream /run/vm.sock --mac 02:42:0a:00:09:08 -p 2222:22
   qemu-system-x86_64 -enable-kvm -m 1G -drive file=vm.qcow2,if=virtio \\
     -netdev stream,id=n0,server=off,addr.type=unix,addr.path=/run/vm.sock \\
     -device virtio-net-pci,netdev=n0,mac=02:42:0a:00:09:08,host_mtu=1450
@@ -45,7 +45,7 @@ pub(super) struct Attach {
     remote: Remote,
 
     /// The task to come back to
-    #[arg(group = "device", conflicts_with_all = ["network", "name", "netns", "ip", "mac", "aliases"])]
+    #[arg(group = "device", conflicts_with_all = ["network", "name", "netns", "ip", "mac", "aliases", "publish"])]
     task: Option<Name>,
 
     /// Task: don't send input to it
@@ -93,6 +93,10 @@ pub(super) struct Attach {
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<Name>,
 
+    /// Have it reached at a port of this host: see `vswitchd run --help`
+    #[arg(short, long, value_name = "[[IP:]PORT:]PORT[/tcp|/udp]")]
+    publish: Vec<Publish>,
+
     #[command(flatten)]
     printed: Printed,
 }
@@ -137,9 +141,11 @@ impl Attach {
             Err(error) => return failed(&error),
         };
         let (network, name) = self.network.zip(self.name).expect("the parser wants both without a task");
-        let Self { remote, ip, mac, aliases, printed, .. } = self;
+        let Self { remote, ip, mac, aliases, publish, printed, .. } = self;
+        let published = publish.into_iter().flat_map(|Publish(ports)| ports).collect();
         let (who, place) = (name.to_string(), network.clone());
-        let request = AttachRequest { network, name, device: device.clone(), ip, mac, aliases };
+        let device_given = device.clone();
+        let request = AttachRequest { network, name, device: device_given, ip, mac, aliases, published };
         match remote.ask::<Attached>(&Call::Attach(request)) {
             Ok(attached) => printed.show(&who, &place, &attached, &arguments(&device, &attached)),
             Err(code) => code,
@@ -180,7 +186,11 @@ impl Printed {
         print(&match (self.quiet, self.format) {
             (true, _) => format!("{}\n", printable(&attached.id)),
             (false, Format::Text) => {
-                format!("{interface} is {who} in network {network} now: {}\n{more}", parts(attached))
+                format!(
+                    "{interface} is {who} in network {network} now: {}\n{}{more}",
+                    parts(attached),
+                    ports(attached)
+                )
             }
             (false, Format::Json) => printable::json(attached),
         })
@@ -191,6 +201,12 @@ impl Printed {
 fn parts(attached: &Attached) -> String {
     let addresses: String = attached.addresses.iter().map(|own| format!("{own}, ")).collect();
     format!("{addresses}{}, MTU {}, endpoint {}", attached.mac, attached.mtu, printable(&attached.id))
+}
+
+/// `reached at 0.0.0.0:8080->80/tcp, [::]:8080->80/tcp`, if it is
+fn ports(attached: &Attached) -> String {
+    let ports: Vec<String> = attached.published.iter().map(ToString::to_string).collect();
+    if ports.is_empty() { String::new() } else { format!("reached at {}\n", ports.join(", ")) }
 }
 
 /// What QEMU is to be told, of a virtual machine: nothing for a TAP.
@@ -287,6 +303,7 @@ mod tests {
             gateways: Vec::new(),
             resolver: None,
             mtu: 1_450,
+            published: Vec::new(),
         };
         let device = "-device virtio-net-pci,netdev=n0,mac=02:42:0a:00:09:08,host_mtu=1450\n";
         let stream = EndpointDevice::QemuStream { qemu_stream: "/run/a,b".into() };

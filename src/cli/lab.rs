@@ -4,6 +4,7 @@ mod inside;
 mod others;
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use super::{Format, failed};
 use crate::lab::control::{LabName, server};
 use crate::lab::{Plan, Shape, UnderlayKind, WirePlan};
 use crate::namespace::init::{self, Ended, Stage};
+use crate::namespace::names::PRIVATE_DIR;
 use crate::namespace::obstacle::check_tun;
 use crate::switch::io::mem::Faults;
 
@@ -24,8 +26,9 @@ const KILLED: u8 = 128 + 9;
 /// Nodes, each running a daemon in a network namespace of its own, are joined by an underlay and form a cluster
 /// (init, join); each has endpoints, namespaces with a TAP device eth0, attached to networks, the last of which is
 /// encrypted if there are several. Every pair of endpoints is pinged (within a network they must answer, across
-/// networks they may not), TCP streams are measured, and every node is asked about the cluster. It needs no root, only
-/// access to /dev/net/tun and user namespaces, and leaves nothing behind, whatever ends it.
+/// networks they may not), names are resolved, pages are fetched by name across nodes and from a host outside of the
+/// overlay, TCP streams are measured, and every node is asked about the cluster. It needs no root, only access to
+/// /dev/net/tun and user namespaces, and leaves nothing behind, whatever ends it.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub(super) struct Args {
@@ -56,6 +59,10 @@ struct Build {
     /// Networks, 1 to 16, the last of several encrypted; each node's endpoints are spread over them in turn
     #[arg(long, value_name = "M", default_value_t = Shape::default().networks)]
     networks: u16,
+
+    /// Run the daemons only: no cluster, networks or endpoints, for you to make your own
+    #[arg(long, conflicts_with_all = ["endpoints", "networks"])]
+    bare: bool,
 
     /// What joins the nodes
     #[arg(long, value_enum, default_value_t = Underlay::Veth)]
@@ -110,15 +117,16 @@ enum Underlay {
     Wire,
 }
 
-/// Run a command in a node or an endpoint of a lab
+/// Run a command in a node or an endpoint of a lab, or outside of its networks
 ///
 /// Without a command it is a shell. Terminal and job control work, and the exit status is the command's. In the
-/// lab you appear as root, whoever you are; files are this machine's, but for /run. VSWITCHD_SOCKET names the
+/// lab you appear as root, whoever you are; files are this machine's, but for /run and /etc/resolv.conf: an endpoint
+/// asks its gateway for names. VSWITCHD_SOCKET names the
 /// node's daemon, so that vswitchd's other commands ask it. The command ends with the lab.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXEC_EXAMPLES)]
 struct Exec {
-    /// Node or endpoint, as `vswitchd lab ls` lists them
+    /// Node, endpoint or `outside`, as `vswitchd lab ls` lists them
     #[arg(value_name = "NODE|ENDPOINT")]
     target: String,
 
@@ -173,10 +181,15 @@ Examples:
 
   One to play with, and from another terminal:
     vswitchd lab --keep
-    vswitchd lab exec n1a -- ping 10.1.2.1
+    vswitchd lab exec n1a -- ping n2a
+    vswitchd lab exec n1a -- curl http://outside.test/
     vswitchd lab exec node2 -- vswitchd node ls
     vswitchd lab exec node2
     vswitchd lab down
+
+  Three hosts with nothing but a daemon, for a cluster that you make yourself:
+    vswitchd lab --keep --bare
+    vswitchd lab exec node1 -- vswitchd init
 
 Exit status: 0 all as it must be, 1 not so or not built, 2 wrong usage, 130 interrupted before the verdict.";
 
@@ -254,7 +267,8 @@ impl Build {
         }
         let (nodes, endpoints, networks, ipv6) = (self.nodes, self.endpoints, self.networks, self.ipv6);
         let shape = Shape { nodes, endpoints, networks, underlay, ipv6 };
-        let mut plan = Plan::new(shape).map_err(|error| error.to_string())?;
+        let plan = if self.bare { Plan::bare(shape) } else { Plan::new(shape) };
+        let mut plan = plan.map_err(|error| error.to_string())?;
         let faults = Faults {
             loss: self.loss.unwrap_or_default(),
             duplicate: self.duplicate.unwrap_or_default(),
@@ -279,6 +293,11 @@ impl Build {
         ];
         given.into_iter().find_map(|(option, given)| given.then_some(option))
     }
+}
+
+/// The resolv.conf(5) of a place of the lab, in the lab.
+fn resolv_conf(place: &str) -> PathBuf {
+    Path::new(PRIVATE_DIR).join(format!("{place}.resolv.conf"))
 }
 
 fn ended(outcome: Result<Ended, init::InitError>) -> ExitCode {

@@ -32,6 +32,10 @@ pub struct Counts {
     pub leased: u64,
     /// Frames that the switch did not take.
     pub dropped: u64,
+    /// Connections and clients' flows of datagrams that were carried in, to published ports.
+    pub carried_in: u64,
+    /// Of these, those that the endpoint has refused or not answered; and those for which there was no room.
+    pub refused_in: u64,
 }
 
 pub(super) fn count(counter: &AtomicU64) {
@@ -49,6 +53,7 @@ impl Counters {
             refused: read(&self.refused),
             leased: read(&self.leased),
             dropped: read(&self.dropped),
+            ..Counts::default()
         }
     }
 }

@@ -57,6 +57,14 @@ impl Ends {
 }
 
 impl Back {
+    /// Our address.
+    pub(super) fn own(&self) -> IpAddr {
+        match self.ends {
+            Ends::V4(own, _) => own.into(),
+            Ends::V6(own, _) => own.into(),
+        }
+    }
+
     /// The same, from another address. `None` if it is not of that family.
     pub(super) fn of(&self, own: IpAddr) -> Option<Self> {
         let ends = match (own, self.ends) {

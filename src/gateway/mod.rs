@@ -12,16 +12,18 @@
 //!
 //! [`station`] is bytes in, bytes out. [`run`] gives it a [`ChannelEnd`](crate::switch::io::channel::ChannelEnd) and a
 //! thread. Packets for addresses outside of the network are carried by [`nat`], or get ICMP's "no route", at
-//! once.
+//! once; so is what comes to ports of this host that endpoints have published ([`door`]).
 
 mod addresses;
 mod checks;
 mod counters;
 mod desk;
 mod dhcp;
+pub mod door;
 mod frame;
 pub mod nat;
 mod packets;
+mod publication;
 mod router;
 pub mod run;
 pub mod station;
@@ -31,5 +33,6 @@ mod upstream;
 
 pub use self::addresses::{Addresses, Own, mac_of};
 pub use self::counters::{Counters, Counts};
+pub use self::publication::Publication;
 pub use self::run::{Gateway, Resolvers, port_spec};
 pub use self::tables::{Lease, Tables};

@@ -15,7 +15,8 @@ use tracing::{debug, warn};
 
 use super::addresses::Addresses;
 use super::counters::{Counters, Counts, count};
-use super::nat::{self, Nat, Outside, Token};
+use super::nat::{self, Board, Count, Nat, Outside, Token};
+use super::publication::Publication;
 use super::station::{Action, Question, Station};
 use super::tables::Tables;
 use super::upstream::ask;
@@ -89,6 +90,7 @@ pub struct Gateway {
     tables: Arc<ArcSwap<Tables>>,
     counters: Arc<Counters>,
     carried: Option<Arc<nat::Counters>>,
+    board: Option<Arc<Board>>,
     thread: JoinHandle<()>,
 }
 
@@ -120,8 +122,13 @@ impl Gateway {
         let read = Arc::clone(&tables);
         let station = Station::new(at.clone(), random(), Instant::now());
         let counters = Arc::clone(station.counters());
-        let station = if outside.is_some() { station.leading_out() } else { station };
+        let station = match outside {
+            None => station,
+            Some(Outside { internal: true, .. }) => station.leading_in(),
+            Some(_) => station.leading_out().leading_in(),
+        };
         let way_out = outside.map(|outside| WayOut::new(outside, &end)).transpose()?;
+        let board = way_out.as_ref().map(|way_out| way_out.nat.board());
         let carried = way_out.as_ref().map(|way_out| way_out.nat.counters());
         let work = Work {
             counters: Arc::clone(&counters),
@@ -133,7 +140,7 @@ impl Gateway {
             way_out,
         };
         let thread = std::thread::Builder::new().name("gateway".into()).spawn(move || work.run(&read))?;
-        Ok(Self { at, tables, counters, carried, thread })
+        Ok(Self { at, tables, counters, carried, board, thread })
     }
 
     /// Where it is.
@@ -151,12 +158,21 @@ impl Gateway {
     /// What it has done so far.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        self.counters.counts()
+        let carried = |what| self.carried.as_ref().map_or(0, |counters| counters.count(what));
+        let (carried_in, refused_in) = (carried(Count::Inward), carried(Count::InwardRefused));
+        Counts { carried_in, refused_in, ..self.counters.counts() }
     }
 
     /// Answers from these from now on.
     pub fn set_tables(&self, tables: impl Into<Tables>) {
         self.tables.store(Arc::new(tables.into()));
+    }
+
+    /// Takes what comes to these doors, and to no others, from now on. One without `outside` takes nothing.
+    pub fn publish<'p>(&self, publications: impl IntoIterator<Item = &'p Publication>) {
+        if let Some(board) = &self.board {
+            board.write(publications.into_iter().map(|publication| publication.inlet(&self.at)).collect());
+        }
     }
 
     /// Waits for its end, after its port has been closed. Gives whether it ended in order.
@@ -221,10 +237,7 @@ impl WayOut {
     }
 
     fn send(&mut self, end: &ChannelEnd) {
-        let mut lost = 0;
-        for (frame, offload) in self.nat.frames() {
-            lost += usize::from(end.send_offload(&frame, offload).is_err());
-        }
+        let lost = end.send_all(self.nat.frames());
         (0..lost).for_each(|_| self.nat.lost());
     }
 }

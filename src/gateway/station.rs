@@ -7,6 +7,7 @@
 //! doubtful is dropped: wrong checksums, tags, addresses.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -39,6 +40,10 @@ const ICMP_LEN: usize = 8;
 /// Where an IPv6 header has its hop limit (RFC 8200 §3).
 const HOP_LIMIT: usize = 7;
 
+/// Ports of the gateway's that flows from outside have which can't be shown as they are; nothing else of it is there
+/// (RFC 6335 §6: the dynamic ones).
+pub(super) const PORTS: RangeInclusive<u16> = 49_152..=65_535;
+
 /// What becomes of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
@@ -48,7 +53,8 @@ pub enum Action {
     Send(Vec<u8>),
     /// Others are to be asked, and what they say goes to [`Station::answer`].
     Ask(Question),
-    /// It is for the world outside, and the gateway leads there.
+    /// It is for the world outside, and the gateway leads there; or for a port of the gateway's that stands for one
+    /// outside.
     Carry(Carried),
     /// It is, but a fragment, which has no ports to find its way back by.
     Fragment,
@@ -105,6 +111,7 @@ pub struct Station {
     /// Advertisements that nobody asks for, if it speaks IPv6.
     beacon: Option<Beacon>,
     leads_out: bool,
+    leads_in: bool,
 }
 
 /// A packet for us, or for the world: the parts of a frame.
@@ -125,13 +132,29 @@ impl Station {
         let rng = fastrand::Rng::with_seed(seed);
         let desk = Desk { cache: Cache::default(), rng, counters: Arc::default() };
         let beacon = at.link_local().map(|_| Beacon::new(now));
-        Self { at, errors, desk, streams: Streams::new(now), ticked: now, beacon, leads_out: false }
+        Self {
+            at,
+            errors,
+            desk,
+            streams: Streams::new(now),
+            ticked: now,
+            beacon,
+            leads_out: false,
+            leads_in: false,
+        }
     }
 
     /// The same, and packets for the world outside are carried there: [`Action::Carry`].
     #[must_use]
     pub fn leading_out(mut self) -> Self {
         self.leads_out = true;
+        self
+    }
+
+    /// The same, and what may be an answer to something from outside is left to others, too: [`Action::Carry`].
+    #[must_use]
+    pub fn leading_in(mut self) -> Self {
+        self.leads_in = true;
         self
     }
 
@@ -291,7 +314,7 @@ impl Station {
             protocol: found.protocol,
             back: Back { own_mac: self.at.mac(), mac: header.source, ends },
         };
-        if !ours && self.leads_out {
+        if !ours && self.leads_out || ours && self.leads_in && is_answer(&packet) {
             return Action::Carry(Carried { found, back: packet.back });
         }
         if !ours {
@@ -392,6 +415,12 @@ impl Action {
 /// Whether an IP packet is a part of a longer one.
 fn is_fragment(packet: &[u8]) -> bool {
     IpSlice::from_slice(packet).is_ok_and(|packet| packet.is_fragmenting_payload())
+}
+
+/// Whether a packet is for a port of [`PORTS`].
+fn is_answer(packet: &Packet<'_>) -> bool {
+    let port = packet.transport.get(2..4).map(|port| u16::from_be_bytes([port[0], port[1]]));
+    [TCP, UDP].contains(&packet.protocol) && port.is_some_and(|port| PORTS.contains(&port))
 }
 
 /// Whether a packet is, or may be, an ICMP error itself: then nobody is told that it got no further.

@@ -1,5 +1,6 @@
 //! A plan made real.
 
+use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixDatagram;
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use super::cluster::{ClusterError, DaemonPlace};
 use super::keeper::Keeper;
+use super::outside::{Outside, OutsideError};
 use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
 use super::program::{Program, ProgramError};
 use super::underlay::{Underlay, UnderlayError};
@@ -17,6 +19,8 @@ use crate::namespace::netns::{NetNs, NetnsError};
 
 /// The interface of an endpoint.
 pub const ENDPOINT_LINK: &str = "eth0";
+/// Which groups may send echo requests (icmp(7)): a lab's programs are of group 0.
+const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
 /// How long a node's program may take until it is ready.
 pub const READY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -26,6 +30,7 @@ pub struct Lab {
     pub(super) plan: Plan,
     // Dropped in this order: programs first, the thread that keeps them last.
     pub(super) nodes: Vec<Node>,
+    pub(super) outside: Outside,
     underlay: Underlay,
     keeper: Keeper,
 }
@@ -48,6 +53,8 @@ pub struct Node {
 pub struct Endpoint {
     pub(super) plan: EndpointPlan,
     pub(super) netns: NetNs,
+    /// Whom it asks for names, if it was attached in a cluster.
+    pub(super) resolver: Option<IpAddr>,
 }
 
 /// Why a lab could not be built, started or used.
@@ -59,6 +66,9 @@ pub enum LabError {
     /// No underlay.
     #[error("underlay: {0}")]
     Underlay(#[from] UnderlayError),
+    /// The host outside has no page.
+    #[error(transparent)]
+    Outside(#[from] OutsideError),
     /// An endpoint could not be set up.
     #[error("{endpoint}: {source}")]
     Endpoint {
@@ -87,9 +97,10 @@ impl Lab {
     pub fn build(plan: Plan) -> Result<Self, LabError> {
         let keeper = Keeper::new().map_err(LabError::Thread)?;
         let nodes = plan.nodes.iter().map(Node::build).collect::<Result<Vec<_>, _>>()?;
-        let netns: Vec<&NetNs> = nodes.iter().map(|node| &node.netns).collect();
+        let outside = Outside::build(&plan.outside)?;
+        let netns: Vec<&NetNs> = nodes.iter().map(|node| &node.netns).chain([outside.netns()]).collect();
         let underlay = Underlay::new(&plan, &netns)?;
-        Ok(Self { plan, nodes, underlay, keeper })
+        Ok(Self { plan, nodes, outside, underlay, keeper })
     }
 
     /// Starts a node's program, whose outputs must be piped; its command is made with [`NetNs::command`].
@@ -140,17 +151,24 @@ impl Lab {
         self.nodes.iter().flat_map(|node| &node.endpoints)
     }
 
+    /// The host that is no node.
+    #[must_use]
+    pub fn outside(&self) -> &Outside {
+        &self.outside
+    }
+
     /// What joins the nodes.
     #[must_use]
     pub fn underlay(&self) -> &Underlay {
         &self.underlay
     }
 
-    /// The namespace of the node or endpoint of that name.
+    /// The namespace of the node, of the host outside, or of the endpoint of that name.
     #[must_use]
     pub fn netns(&self, name: &str) -> Option<&NetNs> {
         let node = self.nodes.iter().find(|node| node.plan.name == name).map(|node| &node.netns);
-        node.or_else(|| {
+        let outside = (self.plan.outside.name == name).then_some(self.outside.netns());
+        node.or(outside).or_else(|| {
             self.endpoints().find(|endpoint| endpoint.plan.name == name).map(|endpoint| &endpoint.netns)
         })
     }
@@ -177,16 +195,15 @@ impl Drop for Lab {
 
 impl Node {
     fn build(plan: &NodePlan) -> Result<Self, LabError> {
-        let endpoint = |plan: &EndpointPlan| Ok(Endpoint { plan: plan.clone(), netns: NetNs::create()? });
+        let endpoint = |plan: &EndpointPlan| {
+            Ok(Endpoint { plan: plan.clone(), netns: NetNs::create()?, resolver: None })
+        };
         let endpoints = plan.endpoints.iter().map(endpoint).collect::<Result<_, NetnsError>>()?;
-        Ok(Self {
-            plan: plan.clone(),
-            netns: NetNs::create()?,
-            endpoints,
-            program: None,
-            daemon: None,
-            notices: None,
-        })
+        let netns = NetNs::create()?;
+        // As distributions set it for hosts. Without it nobody outside of the overlay can be pinged from a network, which
+        // the daemon says then.
+        netns.run(|| drop(fs::write(PING_GROUPS, "0 0")))?;
+        Ok(Self { plan: plan.clone(), netns, endpoints, program: None, daemon: None, notices: None })
     }
 
     /// Its part of the plan.
@@ -236,6 +253,12 @@ impl Endpoint {
     #[must_use]
     pub fn netns(&self) -> &NetNs {
         &self.netns
+    }
+
+    /// Whom it asks for names, if it was attached in a cluster.
+    #[must_use]
+    pub fn resolver(&self) -> Option<IpAddr> {
+        self.resolver
     }
 
     /// Gives [`ENDPOINT_LINK`], which must be there, the planned addresses and brings it up.

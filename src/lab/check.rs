@@ -1,4 +1,4 @@
-//! Who reaches whom in a lab, how much goes through, and whether its nodes are one cluster.
+//! Who reaches whom in a lab, by names too, and the world; how much goes through, and whether its nodes are one cluster.
 //!
 //! Every ordered pair of endpoints is pinged over IPv4 and IPv6. Within a network everybody must answer; from
 //! another network nobody may, though the question really goes out into the asker's own network (see
@@ -10,12 +10,15 @@ use std::time::{Duration, Instant};
 
 use super::build::{ENDPOINT_LINK, Lab};
 use super::cluster::ClusterError;
+use super::member::{Member, deadline, two};
 use super::membership::Membership;
+use super::names::{Names, NamesError};
+use super::page::Page;
 use super::ping::{Patience, PingError, Target, ask};
-use super::plan::{EndpointPlan, Plan, UnderlayKind};
+use super::plan::{Plan, UnderlayKind};
 use super::throughput::{Flow, FlowError, measure};
+use super::way_out::WayOut;
 use crate::namespace::netlink::{Netlink, NetlinkError};
-use crate::namespace::netns::NetNs;
 
 /// How long the TCP sender sends on a plain network.
 const FLOW_DURATION: Duration = Duration::from_secs(1);
@@ -78,6 +81,14 @@ pub struct Stream {
 pub struct Findings {
     /// Every ordered pair, in order of askers and then of asked.
     pub pairs: Vec<Pair>,
+    /// What the endpoints are told of each other's names, if the lab is a cluster.
+    pub names: Option<Names>,
+    /// A page fetched by name, if the lab is a cluster with two endpoints in one plain network.
+    pub page: Option<Page>,
+    /// The same within an encrypted network.
+    pub sealed_page: Option<Page>,
+    /// How the endpoints reach the world outside, if the lab is a cluster.
+    pub way_out: Option<WayOut>,
     /// The stream, if there are two endpoints in one plain network.
     pub stream: Option<Stream>,
     /// The same within an encrypted network, shorter.
@@ -92,40 +103,46 @@ impl Findings {
         self.stream.iter().chain(&self.sealed_stream)
     }
 
+    /// All pages that were fetched by name.
+    pub fn pages(&self) -> impl Iterator<Item = &Page> {
+        self.page.iter().chain(&self.sealed_page)
+    }
+
     /// The verdict.
     #[must_use]
     pub fn is_right(&self) -> bool {
         self.pairs.iter().all(Pair::is_right)
+            && self.names.as_ref().is_none_or(Names::is_right)
+            && self.pages().all(|page| page.outcome.is_ok())
+            && self.way_out.as_ref().is_none_or(WayOut::is_right)
             && self.streams().all(|stream| stream.outcome.is_ok())
             && self.membership.as_ref().is_none_or(|membership| membership.faults.is_empty())
     }
 }
 
-/// Asks everybody, then sends the streams, then looks at the cluster. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`]
+/// Asks everybody, fetches pages, sends the streams, then looks at the cluster. Takes a few seconds; some ten with [`super::plan::ENDPOINTS_MAX`]
 /// endpoints.
 ///
 /// # Errors
 /// If the questions can't be asked; what the answers are is never an error.
 pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
     let start = Instant::now();
-    let members: Vec<Member> = lab
-        .nodes()
-        .iter()
-        .enumerate()
-        .flat_map(|(node, part)| part.endpoints().iter().map(move |endpoint| (node, endpoint)))
-        .map(|(node, endpoint)| Member {
-            node,
-            plan: endpoint.plan().clone(),
-            netns: endpoint.netns().clone(),
-        })
-        .collect();
+    let members = Member::all(lab);
     let pairs = ask_all(&members, lab.plan())?;
-    let is_sealed = |member: &Member| lab.plan().networks[member.plan.network].encrypted;
+    let plan = lab.plan();
+    let names = Names::of(&members, deadline(plan))?;
+    let is_sealed = |member: &Member| plan.networks[member.plan.network].encrypted;
+    let fetch = |ends| Page::fetch(&members, ends, deadline(plan));
+    // Without names there is nobody to be asked for.
+    let is_named = |member: &Member| member.resolver.is_some();
+    let page = two(&members, |member| is_named(member) && !is_sealed(member)).map(fetch);
+    let sealed_page = two(&members, |member| is_named(member) && is_sealed(member)).map(fetch);
+    let way_out = WayOut::of(&members, plan, deadline(plan));
     let stream = send_stream(&members, FLOW_DURATION, |member| !is_sealed(member));
     let sealed_stream = send_stream(&members, SEALED_FLOW_DURATION, is_sealed);
     // Last, since nodes compare their records once a second: by now they have.
     let membership = Membership::of(lab, start)?;
-    Ok(Findings { pairs, stream, sealed_stream, membership })
+    Ok(Findings { pairs, names, page, sealed_page, way_out, stream, sealed_stream, membership })
 }
 
 /// Why a lab could not be checked.
@@ -134,18 +151,15 @@ pub enum CheckError {
     /// No questions can be asked.
     #[error(transparent)]
     Ping(#[from] PingError),
+    /// No names can be asked for.
+    #[error(transparent)]
+    Names(#[from] NamesError),
     /// Neighbours can't be forgotten between two waves of questions.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
     /// A daemon doesn't answer.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-}
-
-struct Member {
-    node: usize,
-    plan: EndpointPlan,
-    netns: NetNs,
 }
 
 fn patience(plan: &Plan) -> Patience {
@@ -232,17 +246,8 @@ fn number(index: usize) -> u16 {
 }
 
 fn send_stream(members: &[Member], duration: Duration, wanted: impl Fn(&Member) -> bool) -> Option<Stream> {
-    let (from, to) = stream_ends(members, wanted)?;
+    let (from, to) = two(members, wanted)?;
     let (sender, receiver) = (&members[from], &members[to]);
     let outcome = measure(&sender.netns, &receiver.netns, receiver.plan.v4.into(), duration);
     Some(Stream { from, to, outcome })
-}
-
-/// Two endpoints of one network of those wanted, on different nodes if there are such.
-fn stream_ends(members: &[Member], wanted: impl Fn(&Member) -> bool) -> Option<(usize, usize)> {
-    let ends: Vec<usize> = (0..members.len()).filter(|&member| wanted(&members[member])).collect();
-    let pairs = || ends.iter().flat_map(|&a| ends.iter().map(move |&b| (a, b))).filter(|(a, b)| a < b);
-    let joined = |&(a, b): &(usize, usize)| members[a].plan.network == members[b].plan.network;
-    let apart = |&(a, b): &(usize, usize)| members[a].node != members[b].node;
-    pairs().find(|pair| joined(pair) && apart(pair)).or_else(|| pairs().find(joined))
 }

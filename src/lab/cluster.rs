@@ -17,12 +17,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
+use super::member::persist;
 use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
     AttachRequest, Attached, Call, EndpointDevice, InitRequest, Initialized, IpPrefix, JoinRequest, Joined,
     Liveness, Name, NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
 };
+use crate::config::Key;
+use crate::namespace::netns::name_host;
 
 /// The socket of a node's daemon, in the node's directory.
 const API_SOCKET: &str = "api.sock";
@@ -30,14 +33,8 @@ const API_SOCKET: &str = "api.sock";
 const STATE_DIR: &str = "state";
 /// The socket that a daemon tells when it is ready, in the node's directory.
 const NOTICE_SOCKET: &str = "ready.sock";
-/// The variables that a daemon is configured by; those of whoever builds the lab are not for its nodes.
-const VARIABLES: [&str; 5] = [
-    "VSWITCHD_CONFIG",
-    "VSWITCHD_LOG_LEVEL",
-    "VSWITCHD_SOCKET",
-    "VSWITCHD_SOCKET_GROUP",
-    "VSWITCHD_STATE_DIR",
-];
+/// Names the configuration file. This and the variables of single keys are whoever builds the lab's, not its nodes'.
+const CONFIG_VARIABLE: &str = "VSWITCHD_CONFIG";
 /// The configuration file of a node: it has none, and this machine's is not for it.
 pub const NO_CONFIG: &str = "/dev/null";
 /// Nodes that are talked to at a time: they share this machine's cores.
@@ -92,8 +89,9 @@ pub struct DaemonPlace {
 }
 
 impl Lab {
-    /// Runs `program daemon …` in every node, makes one cluster of them with the planned networks, attaches every
-    /// endpoint with its addresses.
+    /// Runs `program daemon …` in every node, and unless the plan is bare makes one cluster of them with the planned
+    /// networks and attaches every endpoint with its addresses. The host outside gets a page, and a resolver, which they
+    /// all ask.
     ///
     /// State and sockets are below `directory`, which must be there, be ours and have a short path: a socket's has at
     /// most 107 bytes (unix(7)). Whoever has made the directory removes it.
@@ -103,6 +101,7 @@ impl Lab {
     /// started goes on.
     pub fn start(&mut self, program: impl Into<OsString>, directory: &Path) -> Result<(), LabError> {
         let program = program.into();
+        self.outside.start()?;
         for index in 0..self.nodes.len() {
             self.start_daemon(index, &program, directory)?;
         }
@@ -111,9 +110,17 @@ impl Lab {
                 program.wait_notice(notices, READY_PATIENCE)?;
             }
         }
+        if self.plan.bare {
+            return Ok(());
+        }
         let desks: Vec<Desk<'_>> = self.desks().collect();
         form(&desks)?;
-        furnish(&self.plan, &desks)?;
+        let attached = furnish(&self.plan, &desks)?;
+        drop(desks);
+        let endpoints = self.nodes.iter_mut().flat_map(|node| &mut node.endpoints);
+        for (endpoint, attached) in endpoints.zip(attached.into_iter().flatten()) {
+            endpoint.resolver = attached.resolver;
+        }
         self.endpoints().try_for_each(Endpoint::set_routes)
     }
 
@@ -128,9 +135,11 @@ impl Lab {
         let mut command = node.netns.command_with(program, inherited);
         let (socket, state_dir) = (own.join(API_SOCKET), own.join(STATE_DIR));
         command.args(["daemon", "--state-dir"]).arg(&state_dir).arg("--socket").arg(&socket);
-        for name in VARIABLES {
+        command.arg("--dns").arg(self.outside.resolver().to_string());
+        for name in Key::ALL.map(Key::variable).into_iter().chain([CONFIG_VARIABLE]) {
             command.env_remove(name);
         }
+        name_host(&mut command, &node.plan.name);
         command.args(["--config", NO_CONFIG]).env("NOTIFY_SOCKET", &notice_path);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.run_program(index, command)?;
@@ -213,8 +222,11 @@ impl Desk<'_> {
         self.ask::<Joined>("join", &Call::Join(request)).map(drop)
     }
 
-    fn attach_all(&self, plan: &Plan) -> Result<(), ClusterError> {
-        for (endpoint, netns) in self.plan.endpoints.iter().zip(&self.netns) {
+    /// In the order of its endpoints. Where packets are lost, nodes that have the addresses may be out of reach for longer
+    /// than the daemon waits for them: then it is asked again.
+    fn attach_all(&self, plan: &Plan) -> Result<Vec<Attached>, ClusterError> {
+        let patient_until = if plan.is_perfect() { now() } else { now() + SPREAD_PATIENCE };
+        let attach = |(endpoint, netns): (&EndpointPlan, &String)| {
             let request = AttachRequest {
                 network: named(&plan.networks[endpoint.network].name),
                 name: named(&endpoint.name),
@@ -222,10 +234,12 @@ impl Desk<'_> {
                 ip: vec![endpoint.v4.into(), endpoint.v6.into()],
                 mac: Some(endpoint.mac),
                 aliases: Vec::new(),
+                published: Vec::new(),
             };
-            self.ask::<Attached>("attach", &Call::Attach(request))?;
-        }
-        Ok(())
+            let call = Call::Attach(request);
+            persist(patient_until, || self.ask("attach", &call))
+        };
+        self.plan.endpoints.iter().zip(&self.netns).map(attach).collect()
     }
 }
 
@@ -259,9 +273,9 @@ fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
     .map(drop)
 }
 
-/// Makes the networks, and gives every endpoint its place in one.
-fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
-    let Some(first) = desks.first() else { return Ok(()) };
+/// Makes the networks, and gives every endpoint its place in one; these are given node by node.
+fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<Vec<Vec<Attached>>, ClusterError> {
+    let Some(first) = desks.first() else { return Ok(Vec::new()) };
     // Whoever is heard is told of networks and endpoints at once, others when records are next compared.
     each(desks, |desk| desk.wait_others(desks.len() - 1))?;
     for (index, network) in plan.networks.iter().enumerate() {
@@ -278,7 +292,6 @@ fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
         desk.wait_networks(plan.networks.len())?;
         desk.attach_all(plan)
     })
-    .map(drop)
 }
 
 /// Those that the endpoints of a network are in, if it has any.

@@ -7,13 +7,9 @@ use serde_json::{Value, json};
 
 use super::build::Lab;
 use super::cluster::{ClusterError, Desk, each, now, pause};
+use super::member::deadline;
 use crate::api::{Call, Digest, NodeFilter, NodeStatus, NodeView, PeerView};
 use crate::crypto::identity::Role;
-
-/// How long the nodes may take to agree. They compare their records about once a second.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The same on a link that loses, delays or reorders.
-const PATIENCE_FAULTY: Duration = Duration::from_secs(30);
 
 /// What one node says: `node ls` and `status --peers`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,18 +32,17 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Asks every node of a lab until they are one cluster, or that has taken too long; `None` if it has no daemons.
+    /// Asks every node of a lab until they are one cluster, or that has taken too long; `None` if they aren't to be one.
     /// Comparisons of records count from `since` on.
     ///
     /// # Errors
     /// If a daemon doesn't answer.
     pub(super) fn of(lab: &Lab, since: Instant) -> Result<Option<Self>, ClusterError> {
         let desks: Vec<Desk<'_>> = lab.desks().collect();
-        if desks.is_empty() {
+        if desks.is_empty() || lab.plan().bare {
             return Ok(None);
         }
-        let patience = if lab.plan().is_perfect() { PATIENCE } else { PATIENCE_FAULTY };
-        let deadline = now() + patience;
+        let deadline = deadline(lab.plan());
         loop {
             let sights = each(&desks, look)?;
             let faults = faults(&sights, since.elapsed());

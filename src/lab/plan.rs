@@ -1,7 +1,8 @@
 //! What a lab is to be: names, addresses and networks, computed and not yet made.
 //!
 //! Addresses say where they belong: `10.M.N.K` is endpoint `K` of node `N` in network `M`; `fd00:M::N:K` likewise;
-//! `198.18.0.N` (RFC 2544's range for benchmarks) or `2001:db8::N` (RFC 3849's for documentation) is node `N`.
+//! `198.18.0.N` (RFC 2544's range for benchmarks) or `2001:db8::N` (RFC 3849's for documentation) is node `N`, and
+//! `198.18.255.254` or `2001:db8::ffff` the host that is none.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -26,6 +27,8 @@ pub const UNDERLAY_MTU: u32 = 1500;
 pub const FIRST_VNI: u16 = 42;
 /// Prefix lengths of the underlay, IPv4 and IPv6.
 pub const UNDERLAY_PREFIX: (u8, u8) = (15, 64);
+/// The name of [`Plan::outside`].
+pub const OUTSIDE: &str = "outside";
 /// Prefix lengths of a network, IPv4 and IPv6.
 pub const NETWORK_PREFIX: (u8, u8) = (16, 64);
 
@@ -99,10 +102,14 @@ pub struct Plan {
     pub underlay_mtu: u32,
     /// Nodes, in order.
     pub nodes: Vec<NodePlan>,
+    /// The host of the underlay that is no node and runs no daemon: for the networks, the world outside.
+    pub outside: NodePlan,
     /// Networks, in order.
     pub networks: Vec<NetworkPlan>,
     /// What the underlay does to packets, if it is a wire.
     pub wire: WirePlan,
+    /// Whether the nodes' daemons are left alone: they are in no cluster, until somebody makes one of them.
+    pub bare: bool,
 }
 
 /// The faults of a simulated underlay; perfect by default.
@@ -139,10 +146,10 @@ pub struct NetworkPlan {
     pub encrypted: bool,
 }
 
-/// A node: a host that runs a switch.
+/// A node: a host that runs a switch, or [`Plan::outside`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NodePlan {
-    /// `node1`, `node2`, …
+    /// `node1`, `node2`, …, or [`OUTSIDE`].
     pub name: String,
     /// Its address in the underlay.
     pub address: IpAddr,
@@ -190,14 +197,40 @@ impl Plan {
             underlay: shape.underlay,
             underlay_mtu: UNDERLAY_MTU,
             nodes: (1..=shape.nodes).map(|number| node(number, shape)).collect(),
+            outside: outside(shape),
             networks: (1..=shape.networks).map(|number| network(number, shape)).collect(),
             wire: WirePlan::default(),
+            bare: false,
         })
+    }
+
+    /// The same of nodes alone: no endpoints, no networks, no cluster.
+    ///
+    /// # Errors
+    /// If a number is out of its range.
+    pub fn bare(shape: Shape) -> Result<Self, PlanError> {
+        let plan = Self::new(Shape { endpoints: 0, ..shape })?;
+        Ok(Self { networks: Vec::new(), bare: true, ..plan })
     }
 
     /// Every endpoint in order, with the index of its node.
     pub fn endpoints(&self) -> impl Iterator<Item = (usize, &EndpointPlan)> {
         self.nodes.iter().enumerate().flat_map(|(index, node)| node.endpoints.iter().map(move |e| (index, e)))
+    }
+
+    /// The name of the endpoint of that index.
+    pub(super) fn endpoint_name(&self, index: usize) -> &str {
+        self.endpoints().nth(index).map_or("?", |(_, endpoint)| endpoint.name.as_str())
+    }
+
+    /// Whether the network of the endpoint of that index is encrypted.
+    pub(super) fn is_encrypted(&self, index: usize) -> bool {
+        self.endpoints().nth(index).is_some_and(|(_, endpoint)| self.networks[endpoint.network].encrypted)
+    }
+
+    /// Every host of the underlay: the nodes in order, then the one outside.
+    pub fn hosts(&self) -> impl Iterator<Item = &NodePlan> {
+        self.nodes.iter().chain([&self.outside])
     }
 
     /// Bytes of the largest IP packet of each endpoint of a network, where a whole underlay packet gets through.
@@ -263,6 +296,16 @@ fn node(number: u16, shape: Shape) -> NodePlan {
     }
 }
 
+fn outside(shape: Shape) -> NodePlan {
+    let address = if shape.ipv6 {
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xffff))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(198, 18, 255, 254))
+    };
+    // The third byte tells it from the nodes.
+    NodePlan { name: OUTSIDE.into(), address, mac: MacAddr([0x02, 0, 1, 0, 0, 0]), endpoints: Vec::new() }
+}
+
 fn endpoint(node: u16, index: u16, network: u16) -> EndpointPlan {
     let [_, n] = node.to_be_bytes();
     let [_, k] = (index + 1).to_be_bytes();
@@ -326,7 +369,7 @@ mod tests {
                 let shape = Shape { nodes, endpoints, networks: 16, ipv6, ..Shape::default() };
                 let plan = Plan::new(shape).unwrap();
                 let mut seen = HashSet::new();
-                for node in &plan.nodes {
+                for node in plan.hosts() {
                     assert_eq!(node.address.is_ipv6(), ipv6);
                     for text in [node.name.clone(), node.address.to_string(), node.mac.to_string()] {
                         assert!(seen.insert(text));
@@ -340,6 +383,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_bare_lab_has_nodes_alone() {
+        let plan = Plan::bare(Shape { nodes: 4, ..Shape::default() }).unwrap();
+        assert_eq!((plan.nodes.len(), plan.endpoints().count(), plan.networks.len()), (4, 0, 0));
+        assert!(plan.bare && !Plan::new(Shape::default()).unwrap().bare);
+        assert!(Plan::bare(Shape { nodes: 65, ..Shape::default() }).is_err());
     }
 
     #[test]

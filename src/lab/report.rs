@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::check::{Findings, Pair, Stream};
 use super::membership::Membership;
+use super::names::Names;
 use super::plan::{NETWORK_PREFIX, NodePlan, Plan, UNDERLAY_PREFIX, UnderlayKind};
+use super::way_out::WayOut;
 
 /// Characters of a line of the picture.
 const WIDTH: usize = 96;
@@ -31,7 +33,12 @@ pub fn picture(plan: &Plan) -> String {
     } else {
         format!("198.18.0.0/{}", UNDERLAY_PREFIX.0)
     };
-    let _infallible = writeln!(text, "  underlay: {}, {prefix}, MTU {}", underlay(plan), plan.underlay_mtu);
+    let (kind, mtu) = (underlay(plan), plan.underlay_mtu);
+    let _infallible = writeln!(
+        text,
+        "  underlay: {kind}, {prefix}, MTU {mtu}; {}: {}",
+        plan.outside.name, plan.outside.address
+    );
     for (index, network) in plan.networks.iter().enumerate() {
         let number = index + 1;
         let _infallible = writeln!(
@@ -100,6 +107,11 @@ pub fn findings(plan: &Plan, findings: &Findings) -> String {
     let mut text =
         if plan.endpoints().count() > TABLE_MAX { summary(plan, findings) } else { table(plan, findings) };
     text.push('\n');
+    let names = findings.names.iter().map(Names::line);
+    let pages = findings.pages().map(|page| page.line(plan));
+    for line in names.chain(pages).chain(findings.way_out.iter().map(WayOut::line)) {
+        let _infallible = writeln!(text, "{line}");
+    }
     for stream in findings.streams() {
         let _infallible = writeln!(text, "{}", stream_line(plan, stream));
     }
@@ -177,12 +189,11 @@ fn milliseconds(time: Duration) -> String {
 }
 
 fn stream_line(plan: &Plan, stream: &Stream) -> String {
-    let (from, to) = (endpoint(plan, stream.from), endpoint(plan, stream.to));
+    let (from, to) = (plan.endpoint_name(stream.from), plan.endpoint_name(stream.to));
     match &stream.outcome {
         Ok(flow) => {
             let megabits = flow.bytes as f64 * 8.0 / flow.took.as_secs_f64().max(1e-9) / 1e6;
-            let network = plan.endpoints().nth(stream.from).map(|(_, from)| &plan.networks[from.network]);
-            let encrypted = if network.is_some_and(|network| network.encrypted) { ", encrypted" } else { "" };
+            let encrypted = if plan.is_encrypted(stream.from) { ", encrypted" } else { "" };
             let mib = flow.bytes >> 20;
             format!("TCP {from} to {to}: {megabits:.0} Mbit/s ({mib} MiB, every byte checked{encrypted})")
         }
@@ -190,15 +201,11 @@ fn stream_line(plan: &Plan, stream: &Stream) -> String {
     }
 }
 
-fn endpoint(plan: &Plan, index: usize) -> &str {
-    plan.endpoints().nth(index).map_or("?", |(_, endpoint)| endpoint.name.as_str())
-}
-
 /// Everything that is not as it must be, a line each.
 #[must_use]
 pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
     let pairs = findings.pairs.iter().flat_map(|pair| {
-        let (from, to) = (endpoint(plan, pair.from), endpoint(plan, pair.to));
+        let (from, to) = (plan.endpoint_name(pair.from), plan.endpoint_name(pair.to));
         [("IPv4", pair.v4), ("IPv6", pair.v6)].into_iter().filter_map(move |(family, answer)| {
             match (pair.expected, answer.is_some()) {
                 (true, false) => Some(format!("{from} gets no answer from {to} over {family}")),
@@ -211,10 +218,13 @@ pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
     });
     let stream = findings.streams().filter_map(|stream| {
         let error = stream.outcome.as_ref().err()?;
-        Some(format!("{} to {}: {error}", endpoint(plan, stream.from), endpoint(plan, stream.to)))
+        Some(format!("{} to {}: {error}", plan.endpoint_name(stream.from), plan.endpoint_name(stream.to)))
     });
     let cluster = findings.membership.iter().flat_map(|membership| membership.faults.iter().cloned());
-    pairs.chain(stream).chain(cluster).collect()
+    let names = findings.names.iter().flat_map(|names| names.faults(plan));
+    let pages = findings.pages().filter_map(|page| page.fault(plan));
+    let way_out = findings.way_out.iter().flat_map(|way_out| way_out.faults(plan));
+    pairs.chain(names).chain(pages).chain(way_out).chain(stream).chain(cluster).collect()
 }
 
 fn verdict(findings: &Findings) -> String {
@@ -222,18 +232,28 @@ fn verdict(findings: &Findings) -> String {
     let across = findings.pairs.len() - within;
     let wrong = findings.pairs.iter().filter(|pair| !pair.is_right()).count();
     if findings.pairs.is_empty() && findings.is_right() {
-        return "OK: a lone endpoint, so there is nothing to check".into();
+        return "OK: there are no pairs of endpoints".into();
     }
     if findings.is_right() {
         return format!(
             "OK: all {within} pairs within a network answer, none of the {across} across networks does"
         );
     }
-    let stream = findings.streams().any(|stream| stream.outcome.is_err());
-    let stream = if stream { ", and a TCP stream failed" } else { "" };
-    let cluster = findings.membership.as_ref().is_some_and(|membership| !membership.faults.is_empty());
-    let cluster = if cluster { ", and the nodes are not one cluster" } else { "" };
-    format!("FAILED: {wrong} of {} pairs are not as they must be{stream}{cluster}", findings.pairs.len())
+    let besides = [
+        (findings.names.as_ref().is_some_and(|names| !names.is_right()), ", and names are not"),
+        (findings.pages().any(|page| page.outcome.is_err()), ", and a page did not come"),
+        (
+            findings.way_out.as_ref().is_some_and(|way_out| !way_out.is_right()),
+            ", and a way out does not lead there",
+        ),
+        (findings.streams().any(|stream| stream.outcome.is_err()), ", and a TCP stream failed"),
+        (
+            findings.membership.as_ref().is_some_and(|membership| !membership.faults.is_empty()),
+            ", and the nodes are not one cluster",
+        ),
+    ];
+    let besides: String = besides.into_iter().filter_map(|(wrong, said)| wrong.then_some(said)).collect();
+    format!("FAILED: {wrong} of {} pairs are not as they must be{besides}", findings.pairs.len())
 }
 
 /// One document with the plan, every pair, the stream and the verdict. Times are in microseconds.
@@ -242,12 +262,12 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
     let micros = |time: Option<Duration>| time.map(|time| time.as_nanos() as f64 / 1e3);
     let pair = |pair: &Pair| {
         json!({
-            "from": endpoint(plan, pair.from), "to": endpoint(plan, pair.to), "expected": pair.expected,
+            "from": plan.endpoint_name(pair.from), "to": plan.endpoint_name(pair.to), "expected": pair.expected,
             "rtt_ipv4_us": micros(pair.v4), "rtt_ipv6_us": micros(pair.v6), "ok": pair.is_right(),
         })
     };
     let stream = |stream: &Stream| {
-        let ends = (endpoint(plan, stream.from), endpoint(plan, stream.to));
+        let ends = (plan.endpoint_name(stream.from), plan.endpoint_name(stream.to));
         match &stream.outcome {
             Ok(flow) => json!({
                 "from": ends.0, "to": ends.1, "bytes": flow.bytes, "seconds": flow.took.as_secs_f64(),
@@ -260,6 +280,10 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
         "lab": name,
         "plan": plan,
         "pairs": findings.pairs.iter().map(pair).collect::<Vec<_>>(),
+        "names": findings.names.as_ref().map(Names::document),
+        "page": findings.page.as_ref().map(|page| page.document(plan)),
+        "page_encrypted": findings.sealed_page.as_ref().map(|page| page.document(plan)),
+        "way_out": findings.way_out.as_ref().map(|way_out| way_out.document(plan)),
         "tcp": findings.stream.as_ref().map(stream),
         "tcp_encrypted": findings.sealed_stream.as_ref().map(stream),
         "cluster": findings.membership.as_ref().map(Membership::document),
@@ -269,124 +293,4 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::plan::Shape;
-    use super::super::throughput::{Flow, FlowError};
-    use super::*;
-
-    fn plan(nodes: u16, ipv6: bool) -> Plan {
-        Plan::new(Shape { nodes, ipv6, ..Shape::default() }).unwrap()
-    }
-
-    fn perfect(plan: &Plan) -> Findings {
-        let members: Vec<_> = plan.endpoints().map(|(_, endpoint)| endpoint.network).collect();
-        let all = (0..members.len()).flat_map(|from| (0..members.len()).map(move |to| (from, to)));
-        let pairs = all.filter(|(from, to)| from != to).map(|(from, to)| {
-            let expected = members[from] == members[to];
-            let rtt = expected.then_some(Duration::from_micros(234));
-            Pair { from, to, expected, v4: rtt, v6: rtt }
-        });
-        let flow = Flow { bytes: 125_000_000, took: Duration::from_secs(1) };
-        let stream = Some(Stream { from: 0, to: 2, outcome: Ok(flow) });
-        let sealed_stream = Some(Stream { from: 1, to: 3, outcome: Ok(flow) });
-        let membership = Some(Membership { sights: Vec::new(), faults: Vec::new() });
-        Findings { pairs: pairs.collect(), stream, sealed_stream, membership }
-    }
-
-    #[test]
-    fn the_picture_shows_everything_and_keeps_its_shape() {
-        for (nodes, ipv6) in [(1, false), (3, false), (3, true), (7, false), (64, true)] {
-            let plan = plan(nodes, ipv6);
-            let picture = picture(&plan);
-            for node in &plan.nodes {
-                assert!(picture.contains(&node.address.to_string()), "{picture}");
-                assert!(node.endpoints.iter().all(|e| picture.contains(&e.name)), "{picture}");
-            }
-            let widths =
-                |c| picture.lines().filter(|l| l.contains(c)).map(|l| l.chars().count()).collect::<Vec<_>>();
-            assert_eq!(widths('┌'), widths('└'), "{picture}");
-            assert_eq!(widths('┌'), widths('╧'), "{picture}");
-            assert!(picture.lines().all(|line| line.chars().count() <= WIDTH + 2), "{picture}");
-        }
-    }
-
-    #[test]
-    fn a_perfect_lab_is_ok() {
-        let plan = plan(3, false);
-        let text = findings(&plan, &perfect(&plan));
-        assert!(text.contains("0.23"), "{text}");
-        assert!(text.contains("TCP n1a to n2a: 1000 Mbit/s (119 MiB, every byte checked)"), "{text}");
-        assert!(
-            text.contains("TCP n1b to n2b: 1000 Mbit/s (119 MiB, every byte checked, encrypted)"),
-            "{text}"
-        );
-        assert!(
-            text.ends_with("OK: all 12 pairs within a network answer, none of the 18 across networks does\n")
-        );
-        let document = document("lab", &plan, &perfect(&plan));
-        assert_eq!(document["ok"], true);
-        assert_eq!(document["pairs"].as_array().unwrap().len(), 30);
-        assert_eq!(document["pairs"][1]["rtt_ipv4_us"], 234.0);
-    }
-
-    #[test]
-    fn silence_leaks_and_corruption_each_fail_it_and_are_named() {
-        let plan = plan(2, false);
-        type Edit = fn(&mut Findings);
-        let edits: [(Edit, &str, &str); 6] = [
-            (|f| f.pairs[1].v4 = None, "LOST", "n1a gets no answer from n2a over IPv4"),
-            (|f| f.pairs[1].v6 = None, "LOST6", "n1a gets no answer from n2a over IPv6"),
-            (
-                |f| f.pairs[0].v6 = Some(Duration::ZERO),
-                "LEAK",
-                "n1a reaches n1b over IPv6, which is in another",
-            ),
-            (
-                |f| {
-                    let error = FlowError::Corrupt { offset: 7, expected: 1, found: 2 };
-                    f.stream.as_mut().unwrap().outcome = Err(error);
-                },
-                "a TCP stream failed",
-                "byte 7 arrived as 0x02, not 0x01",
-            ),
-            (
-                |f| {
-                    let error = FlowError::Short { sent: 9, arrived: 8 };
-                    f.sealed_stream.as_mut().unwrap().outcome = Err(error);
-                },
-                "a TCP stream failed",
-                "n1b to n2b: TCP: 8 of 9 bytes arrived",
-            ),
-            (
-                |f| f.membership.as_mut().unwrap().faults.push("node1 sees node2 as down".into()),
-                "the nodes are not one cluster",
-                "node1 sees node2 as down",
-            ),
-        ];
-        for (edit, table, fault) in edits {
-            let mut found = perfect(&plan);
-            edit(&mut found);
-            let text = findings(&plan, &found);
-            assert!(text.contains(table) && text.contains(fault) && text.contains("FAILED"), "{text}");
-            assert_eq!(document("lab", &plan, &found)["ok"], false);
-        }
-    }
-
-    #[test]
-    fn a_large_lab_is_summed_up() {
-        let plan = plan(9, false);
-        let text = findings(&plan, &perfect(&plan));
-        assert!(text.contains("net2     9 endpoints    72 pairs    0.23   0.23   0.23"), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() < 100), "{text}");
-    }
-
-    #[test]
-    fn a_wire_is_described_with_its_faults() {
-        let mut plan = Plan::new(Shape { underlay: UnderlayKind::Wire, ..Shape::default() }).unwrap();
-        assert!(picture(&plan).contains("no faults, seed 0"));
-        plan.wire.faults.loss = 0.01;
-        plan.wire.faults.delay = Duration::from_millis(20);
-        plan.wire.seed = 7;
-        assert!(picture(&plan).contains("a simulated wire (loss 0.01, delay 20ms, seed 7)"));
-    }
-}
+mod tests;

@@ -86,14 +86,14 @@ pub fn measure(from: &NetNs, to: &NetNs, address: IpAddr, duration: Duration) ->
     })
 }
 
-fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connect(target: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     socket.connect_timeout(&target.into(), PATIENCE)?;
     socket.set_write_timeout(Some(PATIENCE))?;
     Ok(socket.into())
 }
 
-fn pattern() -> Vec<u8> {
+pub(super) fn pattern() -> Vec<u8> {
     // Twice the period and more, so that a block may start anywhere in it.
     (0..PERIOD + BLOCK).map(|at| byte_at(at % PERIOD)).collect()
 }

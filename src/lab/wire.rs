@@ -1,7 +1,7 @@
-//! The underlay as a simulated link: a TAP in every node, and a thread that carries their frames with chosen
+//! The underlay as a simulated link: a TAP in every host, and a thread that carries their frames with chosen
 //! faults.
 //!
-//! The thread is a perfect switch, for it knows every node's MAC address; loss and delay are [`Wire`]'s.
+//! The thread is a perfect switch, for it knows every host's MAC address; loss and delay are [`Wire`]'s.
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -46,7 +46,7 @@ pub enum WireError {
 
 type Link = Wire<usize, Vec<u8>>;
 
-/// A running link between nodes, which are numbered from 0 in the plan's order; stops when dropped.
+/// A running link between hosts, which are numbered from 0 in the order of [`Plan::hosts`]; stops when dropped.
 #[derive(Debug)]
 pub struct WireUnderlay {
     link: Arc<Mutex<Link>>,
@@ -56,22 +56,22 @@ pub struct WireUnderlay {
 }
 
 impl WireUnderlay {
-    pub(super) fn new(plan: &Plan, nodes: &[&NetNs]) -> Result<Self, WireError> {
-        let open = |(node, netns): (&super::NodePlan, &&NetNs)| -> Result<Tap, WireError> {
+    pub(super) fn new(plan: &Plan, hosts: &[&NetNs]) -> Result<Self, WireError> {
+        let open = |(host, netns): (&super::NodePlan, &&NetNs)| -> Result<Tap, WireError> {
             let mut config = TapConfig::new(UPLINK);
-            config.mac = Some(node.mac);
+            config.mac = Some(host.mac);
             config.mtu = Some(plan.underlay_mtu);
             // Faults are for single packets, so super-frames are not to be had.
             config.offloads = Offloads::NONE;
             Ok(netns.run(|| Tap::open(&config))??)
         };
-        let taps = plan.nodes.iter().zip(nodes).map(open).collect::<Result<Vec<_>, _>>()?;
+        let taps = plan.hosts().zip(hosts).map(open).collect::<Result<Vec<_>, _>>()?;
         let (stop, running) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|errno| WireError::Thread(errno.into()))?;
         let link = Arc::new(Mutex::new(Wire::new(plan.wire.faults, plan.wire.seed, FLYING_MAX)));
         let carrier = Carrier {
             taps,
-            by_mac: plan.nodes.iter().enumerate().map(|(index, node)| (node.mac, index)).collect(),
+            by_mac: plan.hosts().enumerate().map(|(index, host)| (host.mac, index)).collect(),
             link: Arc::clone(&link),
             pool: Pool::new(BATCH),
         };

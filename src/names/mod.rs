@@ -12,11 +12,13 @@
 //! - A reply that is too long for the way it is to go is cut to whole records, and marked so (RFC 2181 §9).
 
 mod answer;
+mod ask;
 mod cache;
 mod upstream;
 mod zone;
 
 pub use self::answer::{Outcome, Through, answer, fail, fit, is_error, is_reply_to};
+pub use self::ask::{question, told};
 pub use self::cache::{CACHED_MAX, Cache};
 pub use self::upstream::{UPSTREAMS_MAX, upstreams};
 pub use self::zone::{ADDRESSES_MAX, Host, NAMES_MAX, NamedPort, Protocol, Zone, ZoneFull};

@@ -151,6 +151,18 @@ pub fn command_here(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Gives a command a host name of its own, for it and whatever it starts; else it isn't started.
+#[expect(unsafe_code, reason = "a host name of one's own can only be had after fork")]
+pub fn name_host(command: &mut Command, name: &str) {
+    let name = name.to_owned();
+    let prepare = move || {
+        unshare(UnshareFlags::NEWUTS)?;
+        Ok(rustix::system::sethostname(name.as_bytes())?)
+    };
+    // SAFETY: as below, two bare system calls that allocate nothing, and what they capture is only read.
+    unsafe { command.pre_exec(prepare) };
+}
+
 #[expect(
     unsafe_code,
     reason = "namespace, death signal and inherited descriptors can only be set after fork"

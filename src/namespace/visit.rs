@@ -8,10 +8,12 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::mount::mount_bind;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, pidfd_open,
     set_parent_process_death_signal, waitpid,
@@ -128,14 +130,16 @@ fn is_same(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> io::Result<bool> {
     Ok((a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
-/// Gives this process a host name of its own and a `/sys` of its network namespace. For people's convenience
-/// (prompts, `ls /sys/class/net`): what is refused is left as it is.
-pub fn dress_up(host: &str) {
+/// Gives this process a host name of its own, a `/sys` of its network namespace, and `resolv_conf` in place of
+/// `/etc/resolv.conf`, if both are there. For people's convenience (prompts, `ls /sys/class/net`, `ping NAME`): what is
+/// refused is left as it is.
+pub fn dress_up(host: &str, resolv_conf: &Path) {
     if unshare(UnshareFlags::NEWUTS).is_ok() {
         let _refused = rustix::system::sethostname(host.as_bytes());
     }
     if unshare(UnshareFlags::NEWNS).is_ok() {
         show_own_links();
+        let _refused = mount_bind(resolv_conf, "/etc/resolv.conf");
     }
 }
 

@@ -17,7 +17,6 @@ use crate::api::{
     KeysRotated, KeysStatus, Liveness, Name, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
 };
 use crate::crypto::identity::{NodeId, Role};
-use crate::gateway::Counts;
 use crate::gossip::{Comparison, PeerStatus};
 use crate::overlay::{GatewayView, PathView};
 
@@ -199,8 +198,19 @@ impl Cluster {
 
 fn shown_gateway(view: GatewayView) -> GatewayStatus {
     let GatewayView { network, addresses, counts } = view;
-    let Counts { answered, cached, forwarded, unanswered, refused, leased, dropped } = counts;
-    GatewayStatus { network, addresses, answered, cached, forwarded, unanswered, refused, leased, dropped }
+    GatewayStatus {
+        network,
+        addresses,
+        answered: counts.answered,
+        cached: counts.cached,
+        forwarded: counts.forwarded,
+        unanswered: counts.unanswered,
+        refused: counts.refused,
+        leased: counts.leased,
+        dropped: counts.dropped,
+        carried_in: counts.carried_in,
+        refused_in: counts.refused_in,
+    }
 }
 
 fn peer_facts(id: NodeId, peer: &PeerStatus, data: Option<PathView>, now: Instant) -> PeerFacts {

@@ -1,5 +1,6 @@
 //! More networks for a namespace that has an endpoint: another TAP in it for each, with an endpoint of the same name.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::cluster::Cluster;
@@ -9,12 +10,20 @@ use super::networks::find_network;
 use super::requests::find_all;
 use crate::api::{
     AttachRequest, Attached, Code, ConnectRequest, DisconnectRequest, EndpointDevice, Name, NetworkView,
-    Refusal,
+    PublishedView, Refusal,
 };
 use crate::overlay::{EndpointSpec, EndpointView, Overlay, place_of};
 use crate::switch::io::netns::NetnsRef;
 
 impl Node {
+    /// Where this node's endpoints are reached from outside, by their ids.
+    #[must_use]
+    pub fn published(&self) -> BTreeMap<String, Vec<PublishedView>> {
+        let overlay = self.cluster_now().ok().and_then(|cluster| cluster.overlay());
+        let endpoints = overlay.map(|overlay| overlay.endpoints()).unwrap_or_default();
+        endpoints.into_iter().map(|view| (view.spec.id, view.published)).collect()
+    }
+
     /// The endpoints in the namespace of a process, in the order of their interfaces.
     #[must_use]
     pub fn attached_in(&self, pid: u32) -> Vec<Attached> {
@@ -71,6 +80,7 @@ impl Cluster {
             ip: request.ip,
             mac: None,
             aliases: request.aliases,
+            published: Vec::new(),
         };
         self.attach_to(&network, request, Overlay::attach_beside).await
     }

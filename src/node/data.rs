@@ -81,13 +81,25 @@ impl Cluster {
             let endpoints = endpoints.map(|(_, id, record)| remote(id, record)).collect();
             Some(NodeView { node: id, name, life: peer.life, data, present: present(id), endpoints })
         };
+        let data_port = self.settings().data_path_port;
         let network = |(id, record): (String, NetworkRecord)| {
             let protection = if record.options.encrypted { Protection::Sealed } else { Protection::Plain };
             let (id, name, created_ms) = (NetworkId(id), record.name, record.created_ms);
             let (vni, underlay_mtu, internal) =
                 (Vni::new(record.vni)?, record.options.mtu, record.options.internal);
             let subnets = record.subnets;
-            Some(NetworkView { id, name, vni, protection, underlay_mtu, subnets, internal, created_ms })
+            let foreign = record.options.foreign.iter().map(|&at| SocketAddr::new(at, data_port)).collect();
+            Some(NetworkView {
+                id,
+                name,
+                vni,
+                protection,
+                underlay_mtu,
+                subnets,
+                internal,
+                foreign,
+                created_ms,
+            })
         };
         View {
             nodes: live.filter_map(node).collect(),
@@ -234,6 +246,7 @@ async fn tell(cluster: Weak<Cluster>, mut events: UnboundedReceiver<OverlayEvent
             OverlayEvent::PathOk { .. }
             | OverlayEvent::PathMtu { .. }
             | OverlayEvent::EndpointMtu { .. }
+            | OverlayEvent::Published { .. }
             | OverlayEvent::NetworkCarried(_)
             | OverlayEvent::SegmentationRefused
             | OverlayEvent::Moved(_) => info!("{event}"),

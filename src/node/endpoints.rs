@@ -14,7 +14,10 @@ use super::life::{bad_request, conflict, internal};
 use super::networks::{find_network, may_attach};
 use super::records::{EndpointRecord, node_id};
 use super::requests::find;
-use crate::api::{ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, Name, NetworkView, Refusal};
+use crate::api::{
+    ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, IpPrefix, Name, NetworkView, PUBLISHED_MAX,
+    Refusal,
+};
 use crate::crypto::identity::NodeId;
 use crate::gossip::SetError;
 use crate::overlay::{AttachError, EndpointSpec, EndpointView, NetworkId, Overlay};
@@ -72,8 +75,10 @@ impl Cluster {
         let spec = EndpointSpec {
             aliases: request.aliases.iter().map(ToString::to_string).collect(),
             gateways: gateways(network, &addresses),
+            beside: beside(network, &addresses),
             addresses,
             mac: request.mac,
+            published: request.published,
             ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
         };
         how(overlay, spec).map_err(|error| match error {
@@ -153,7 +158,7 @@ impl Cluster {
             if record.name == request.name.as_str() {
                 let (name, network) = (&record.name, &network.name);
                 return Err(conflict(format!(
-                    "network {network} has an endpoint {name} {} already: `detach` it first, or choose another name",
+                    "network {network} has an endpoint {name} {} already: choose another name",
                     place()
                 )));
             }
@@ -203,6 +208,11 @@ fn check(request: &AttachRequest) -> Result<(), Refusal> {
     if request.aliases.len() > ALIASES_MAX {
         return Err(bad_request(format!("an endpoint has at most {ALIASES_MAX} aliases")));
     }
+    if request.published.len() > PUBLISHED_MAX || request.published.iter().any(|port| port.target == 0) {
+        return Err(bad_request(format!(
+            "an endpoint has at most {PUBLISHED_MAX} published ports, each to a port of its own from 1 to 65535"
+        )));
+    }
     if let Some(path) = request.device.sockets().find(|path| !Path::new(path).is_absolute()) {
         return Err(bad_request(format!("{path:?} is no absolute path of a socket")));
     }
@@ -230,6 +240,7 @@ pub(super) fn attached(network: &NetworkView, made: EndpointView) -> Attached {
         gateways: spec.gateways,
         resolver: subnet.map(|subnet| subnet.gateway),
         mtu: made.mtu,
+        published: made.published,
     }
 }
 
@@ -240,4 +251,13 @@ fn gateways(network: &NetworkView, addresses: &[HostAddress]) -> Vec<IpAddr> {
         Some(subnet.gateway)
     };
     if network.options.internal { Vec::new() } else { addresses.iter().filter_map(of).collect() }
+}
+
+/// The network's subnets that none of these addresses is in.
+fn beside(network: &NetworkView, addresses: &[HostAddress]) -> Vec<IpPrefix> {
+    let is_other = |subnet: &IpPrefix| addresses.iter().all(|own| !subnet.contains(own.address()));
+    let has_version =
+        |subnet: &IpPrefix| addresses.iter().any(|own| own.address().is_ipv4() == subnet.is_ipv4());
+    let subnets = network.subnets.iter().map(|subnet| subnet.subnet);
+    subnets.filter(|subnet| is_other(subnet) && has_version(subnet)).collect()
 }

@@ -38,6 +38,7 @@ impl Cluster {
             ip: request.ip,
             mac: None,
             aliases: Vec::new(),
+            published: Vec::new(),
         };
         self.attach_to(&network, request, place).await
     }

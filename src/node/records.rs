@@ -240,6 +240,7 @@ mod tests {
         let subnets = network.subnets.iter().map(|subnet| subnet.subnet.to_string());
         assert_eq!(subnets.collect::<Vec<_>>(), ["10.0.9.0/24", "fd00:9::/64"]);
         assert_eq!((network.options.mtu, network.options.encrypted, network.vni), (Some(1400), true, 42));
+        assert_eq!(network.options.foreign, [[192, 0, 2, 9].into()].into());
         assert_eq!(codec::encode(&network), bytes);
     }
 }

@@ -125,6 +125,8 @@ pub(super) fn open_device(
             let config = TapConfig {
                 netns: spec.netns_ref()?,
                 mtu: Some(mtu),
+                // Once it has its MAC address: an IPv6 address of the link's own is made of that.
+                up: false,
                 offloads,
                 super_frame_max: protection.super_frame_max(mtu),
                 queues,

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::envoy::EnvoyError;
 use super::plan::LocalEndpoint;
 use super::view::NetworkId;
-use crate::api::{EndpointDevice, HostAddress};
+use crate::api::{EndpointDevice, HostAddress, IpPrefix, PublishedPort};
+use crate::gateway::door::DoorError;
 use crate::namespace::netlink::NetlinkError;
 use crate::state::{StateDir, StateError};
 use crate::switch::io::netns::{NetnsError, NetnsRef, NetnsRefError};
@@ -49,9 +50,15 @@ pub struct EndpointSpec {
     pub mac: Option<MacAddr>,
     /// Where packets for the world outside go: at most one of each IP version.
     pub gateways: Vec<IpAddr>,
+    /// The network's subnets that it has no address in: they are on the same link.
+    #[serde(default)]
+    pub beside: Vec<IpPrefix>,
     /// Whether it is the host's own place in the network, of which there is one.
     #[serde(default)]
     pub exposed: bool,
+    /// Ports of this host at which it is reached from outside.
+    #[serde(default)]
+    pub published: Vec<PublishedPort>,
     /// What its frames go in and out by.
     #[serde(flatten)]
     pub device: EndpointDevice,
@@ -64,13 +71,27 @@ pub enum AttachError {
     #[error("an endpoint's name is 1 to {NAME_MAX} letters, digits, '-', '_' or '.', not {0:?}")]
     Name(String),
     /// The name is in use there.
-    #[error(
-        "this node has an endpoint {0} in that network already: `detach` it first, or choose another name"
-    )]
+    #[error("this node has an endpoint {0} in that network already: choose another name")]
     Taken(String),
     /// The host has a place in that network.
     #[error("this host is in that network already: {0}")]
     Exposed(String),
+    /// Another endpoint of this node is reached there.
+    #[error("port {port} of this host is published by endpoint {endpoint} of network {network} already")]
+    Published {
+        /// The port.
+        port: PublishedPort,
+        /// The other's name.
+        endpoint: String,
+        /// Its network's name.
+        network: String,
+    },
+    /// It was to be reached twice there.
+    #[error("port {0} of this host is to be published twice")]
+    PublishedTwice(PublishedPort),
+    /// A port of this host can't be had.
+    #[error(transparent)]
+    Door(#[from] DoorError),
     /// No such network.
     #[error("there is no network {0}")]
     NoNetwork(NetworkId),
@@ -152,7 +173,9 @@ impl EndpointSpec {
             addresses: Vec::new(),
             mac: None,
             gateways: Vec::new(),
+            beside: Vec::new(),
             exposed: false,
+            published: Vec::new(),
             device,
         }
     }

@@ -6,6 +6,7 @@
 //! over a socket that is its standard input. Devices come back as descriptors.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -68,6 +69,7 @@ enum Errand {
 struct Wanted {
     name: String,
     mtu: Option<u32>,
+    up: bool,
     super_frame_max: Option<u32>,
     queues: usize,
     offloads: [bool; 5],
@@ -90,6 +92,8 @@ enum Answer {
     Settled {
         #[serde(with = "text::optional")]
         mac: Option<MacAddr>,
+        /// Its way out.
+        ways_out: Vec<IpAddr>,
     },
     /// A name that is free.
     Named { name: String },
@@ -140,6 +144,7 @@ impl Abroad {
         let errand = Errand::Open(Wanted {
             name: config.name.clone(),
             mtu: config.mtu,
+            up: config.up,
             super_frame_max: config.super_frame_max,
             queues: config.queues.min(DESCRIPTORS_MAX),
             offloads: to_flags(config.offloads),
@@ -154,11 +159,11 @@ impl Abroad {
     }
 
     /// Does what [`interface::settle`] does, there.
-    pub(super) fn settle(&self, spec: &mut EndpointSpec, made: bool) -> Result<(), EnvoyError> {
+    pub(super) fn settle(&self, spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpAddr>, EnvoyError> {
         match self.send(&Errand::Settle { spec: spec.clone(), made })? {
-            (Answer::Settled { mac }, _) => {
+            (Answer::Settled { mac, ways_out }, _) => {
                 spec.mac = mac;
-                Ok(())
+                Ok(ways_out)
             }
             _ => Err(EnvoyError::Answer),
         }
@@ -241,6 +246,7 @@ fn run(
             let config = TapConfig {
                 netns: Some(NetnsRef::Path(place.into())),
                 mtu: wanted.mtu,
+                up: wanted.up,
                 offloads: from_flags(wanted.offloads),
                 super_frame_max: wanted.super_frame_max,
                 queues: wanted.queues,
@@ -254,8 +260,8 @@ fn run(
         }
         Errand::Settle { mut spec, made } => {
             spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));
-            interface::settle_here(&mut spec, made)?;
-            Ok((Answer::Settled { mac: spec.mac }, Vec::new()))
+            let ways_out = interface::settle_here(&mut spec, made)?;
+            Ok((Answer::Settled { mac: spec.mac, ways_out }, Vec::new()))
         }
         Errand::Name { mut spec } => {
             spec.device = EndpointDevice::tap(spec.device.interface(), Some(place));

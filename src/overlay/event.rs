@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::plan::Refused;
 use super::view::NetworkId;
+use crate::api::PublishedPort;
 use crate::crypto::identity::NodeId;
 
 /// Something has happened.
@@ -59,6 +60,26 @@ pub enum OverlayEvent {
         /// What was met.
         reason: String,
     },
+    /// A port of this host at which an endpoint of before is published can't be had; it is tried again each second.
+    NotPublished {
+        /// The endpoint's name.
+        endpoint: String,
+        /// Its network.
+        network: NetworkId,
+        /// The port.
+        port: PublishedPort,
+        /// Why not.
+        reason: String,
+    },
+    /// It can be had now.
+    Published {
+        /// The endpoint's name.
+        endpoint: String,
+        /// Its network.
+        network: NetworkId,
+        /// The port.
+        port: PublishedPort,
+    },
     /// A network's gateway on this node has ended by itself; another has been started.
     GatewayEnded(NetworkId),
     /// A network that this node has endpoints in carries nothing.
@@ -98,6 +119,15 @@ impl fmt::Display for OverlayEvent {
             }
             Self::EndpointGone { endpoint, network, reason } => {
                 write!(f, "endpoint {endpoint} of network {network} is gone: {reason}")
+            }
+            Self::NotPublished { endpoint, network, port, reason } => {
+                write!(
+                    f,
+                    "endpoint {endpoint} of network {network} is not reached at port {port}, which is tried again: {reason}"
+                )
+            }
+            Self::Published { endpoint, network, port } => {
+                write!(f, "endpoint {endpoint} of network {network} is reached at port {port} again")
             }
             Self::GatewayEnded(network) => {
                 write!(f, "the gateway of network {network} has ended and is started anew")

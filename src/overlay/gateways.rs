@@ -18,10 +18,11 @@ use tokio::sync::Semaphore;
 use super::device::{ChannelDevice, Device};
 use super::plan::{Carried, Plan};
 use super::plane::Failure;
+use super::publish::publications;
 use super::view::{NetworkId, NetworkView, NodeView, View};
 use super::work::Endpoint;
 use crate::gateway::nat::{Outside, Policy, descriptors};
-use crate::gateway::{Addresses, Counts, Gateway, Lease, Own, Resolvers, Tables, port_spec};
+use crate::gateway::{Addresses, Counts, Gateway, Lease, Own, Publication, Resolvers, Tables, port_spec};
 use crate::names::{Host, Zone, ZoneFull};
 use crate::switch::io::FrameIo;
 use crate::switch::tables::PortSpec;
@@ -59,6 +60,8 @@ struct Held {
     gateway: Gateway,
     device: ChannelDevice,
     facts: Facts,
+    /// What it was told last.
+    published: Vec<Publication>,
 }
 
 /// What a gateway answers from, in an order of its own so that it can be compared.
@@ -192,10 +195,27 @@ impl Gateways {
         let facts = Facts { mtu: u16::try_from(mtu).unwrap_or(u16::MAX), ..facts };
         let (tables, full) = facts.tables();
         let (policy, sockets) = (Arc::clone(&self.policy), Arc::clone(&self.sockets));
-        let outside = Outside { policy, sockets, mtu };
-        let outside = Some(&outside).filter(|_| !facts.internal);
-        let (gateway, port) = Gateway::open(at.clone(), tables, self.resolvers.clone(), outside)?;
-        Ok((Held { gateway, device: ChannelDevice { port, mtu }, facts }, full))
+        let outside = Outside { policy, sockets, mtu, internal: facts.internal };
+        let (gateway, port) = Gateway::open(at.clone(), tables, self.resolvers.clone(), Some(&outside))?;
+        let device = ChannelDevice { port, mtu };
+        Ok((Held { gateway, device, facts, published: Vec::new() }, full))
+    }
+
+    /// Tells each what the endpoints of its network publish.
+    pub(super) fn publish(&mut self, own: &BTreeMap<String, Endpoint>) {
+        for (id, held) in &mut self.held {
+            let here = own.values().filter(|endpoint| endpoint.kept.spec.network == *id);
+            let published: Vec<Publication> = here.flat_map(publications).collect();
+            if held.published != published {
+                held.gateway.publish(&published);
+                held.published = published;
+            }
+        }
+    }
+
+    /// What allows sockets to be held for endpoints.
+    pub(super) fn sockets(&self) -> &Arc<Semaphore> {
+        &self.sockets
     }
 
     /// Ends those that are wanted no more, which have no port any more.

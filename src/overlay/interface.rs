@@ -1,4 +1,4 @@
-//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU and the way out.
+//! An endpoint's TAP as an interface of its namespace: name, MAC address, addresses, MTU, routes.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,14 +11,16 @@ use super::plane::random;
 use crate::api::EndpointDevice;
 use crate::namespace::netlink::{Netlink, NetlinkError};
 use crate::namespace::netns::NetNs;
+use crate::switch::io::tap::TapError;
 
 /// Settles which MAC address an endpoint has, and gives its TAP this and the addresses if it was `made` for the
 /// endpoint. One that was there before stays as it is: its MAC address is the endpoint's, unless another was
 /// asked for, which is that of something behind it then.
 ///
-/// A default route is set only in a namespace of the endpoint's own, and only if it has none: the first
-/// network's counts. The host's way out is never changed.
-pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
+/// Routes are set only in a namespace of the endpoint's own, and a default route only if it has none: the first
+/// network's counts. The host's way out is never changed. Gives the gateways that are the way out of whatever has the
+/// endpoint; a machine has been told of its gateways, and what a TAP has that was there is not known.
+pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpAddr>, AttachError> {
     match Abroad::find(spec)? {
         Some(abroad) => Ok(abroad.settle(spec, made)?),
         None => settle_here(spec, made),
@@ -26,19 +28,20 @@ pub(super) fn settle(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachEr
 }
 
 /// The same where this process may do it itself.
-pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), AttachError> {
+pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<Vec<IpAddr>, AttachError> {
     let EndpointDevice::Tap { tap, netns } = &spec.device else {
         // A machine has the address that its owner gives it, and is told which.
         spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(random())));
-        return Ok(());
+        return Ok(spec.gateways.clone());
     };
     let mut netlink = open(spec)?;
     if !made {
-        spec.mac = match spec.mac {
-            None => netlink.link(tap)?.mac,
-            given => given,
-        };
-        return Ok(());
+        let link = netlink.link(tap)?;
+        spec.mac = spec.mac.or(link.mac);
+        if !link.up {
+            set_up(&mut netlink, tap)?;
+        }
+        return Ok(Vec::new());
     }
     let mac = spec.mac.unwrap_or_else(|| spec.usual_mac(random()));
     spec.mac = Some(mac);
@@ -50,7 +53,13 @@ pub(super) fn settle_here(spec: &mut EndpointSpec, made: bool) -> Result<(), Att
     for own in &spec.addresses {
         netlink.add_address(tap, own.address(), own.length())?;
     }
-    if netns.is_some() { add_default_routes(&mut netlink, spec) } else { Ok(()) }
+    if netns.is_none() {
+        return Ok(Vec::new());
+    }
+    for subnet in &spec.beside {
+        add_route(&mut netlink, (subnet.first(), subnet.length()), None, tap)?;
+    }
+    add_default_routes(&mut netlink, spec)
 }
 
 /// Names a TAP that is to be made beside others: the first of eth0, eth1, … that no interface of its namespace has.
@@ -86,20 +95,30 @@ pub(super) fn set_mtu_here(spec: &EndpointSpec, mtu: u32) -> Result<(), AttachEr
     Ok(open(spec)?.set_mtu(spec.device.interface(), mtu)?)
 }
 
-/// Removes the TAP of an endpoint that has been detached, at once, with the routes over it; where the way out of its
-/// namespace was one of these, one of the `others` is it then.
-pub(super) fn remove<'s>(
-    gone: &EndpointSpec,
+/// Those of some endpoints that are in the namespace of another, in the order of interfaces; none if that is gone, or
+/// the daemon's own.
+pub(super) fn those_beside<'s>(
+    spec: &EndpointSpec,
     others: impl Iterator<Item = &'s EndpointSpec>,
-) -> Result<(), AttachError> {
-    let place = match gone.place() {
-        // With everything in it.
-        Err(error) if error.is_gone() => return Ok(()),
+) -> Result<Vec<EndpointSpec>, AttachError> {
+    let place = match spec.place() {
+        Err(error) if error.is_gone() => None,
         place => place?,
     };
     let is_beside = |other: &&EndpointSpec| place.is_some() && other.place().ok() == Some(place);
     let mut beside: Vec<EndpointSpec> = others.filter(is_beside).cloned().collect();
     beside.sort_by(|one, other| one.device.interface().cmp(other.device.interface()));
+    Ok(beside)
+}
+
+/// Removes the TAP of an endpoint that has been detached, at once, with the routes over it; where the way out of its
+/// namespace was one of these, one of those [`those_beside`] it is it then.
+pub(super) fn remove(gone: &EndpointSpec, beside: Vec<EndpointSpec>) -> Result<(), AttachError> {
+    match gone.place() {
+        // With everything in it.
+        Err(error) if error.is_gone() => return Ok(()),
+        place => place?,
+    };
     match Abroad::find(gone)? {
         Some(abroad) => Ok(abroad.remove(gone, beside)?),
         None => remove_here(gone, &beside),
@@ -115,7 +134,19 @@ pub(super) fn remove_here(gone: &EndpointSpec, beside: &[EndpointSpec]) -> Resul
         Err(error) if error.errno() == Some(Errno::NODEV) => {}
         outcome => outcome?,
     }
-    beside.iter().try_for_each(|other| add_default_routes(&mut netlink, other))
+    beside.iter().try_for_each(|other| add_default_routes(&mut netlink, other).map(drop))
+}
+
+/// Sets up what somebody else has made, and left down.
+fn set_up(netlink: &mut Netlink, tap: &str) -> Result<(), AttachError> {
+    netlink.set_up(tap).map_err(|error| match error.errno() {
+        Some(Errno::PERM | Errno::ACCESS) => AttachError::Tap(TapError::SettingNotPermitted {
+            name: tap.into(),
+            setting: "state",
+            command: format!("ip link set {tap} up"),
+        }),
+        _ => error.into(),
+    })
 }
 
 fn open(spec: &EndpointSpec) -> Result<Netlink, AttachError> {
@@ -131,19 +162,36 @@ fn hear_no_routers(tap: &str) -> Result<(), AttachError> {
     fs::write(&setting, "0").map_err(|source| AttachError::Setting { setting, source })
 }
 
-fn add_default_routes(netlink: &mut Netlink, spec: &EndpointSpec) -> Result<(), AttachError> {
-    let add = |&gateway| add_default_route(netlink, spec.device.interface(), gateway);
-    spec.gateways.iter().try_for_each(add)
+/// Gives those that are the way out now.
+fn add_default_routes(netlink: &mut Netlink, spec: &EndpointSpec) -> Result<Vec<IpAddr>, AttachError> {
+    let mut added = Vec::new();
+    for &gateway in &spec.gateways {
+        if add_default_route(netlink, spec.device.interface(), gateway)? {
+            added.push(gateway);
+        }
+    }
+    Ok(added)
 }
 
-fn add_default_route(netlink: &mut Netlink, tap: &str, gateway: IpAddr) -> Result<(), AttachError> {
+/// Gives whether there was none before.
+fn add_default_route(netlink: &mut Netlink, tap: &str, gateway: IpAddr) -> Result<bool, AttachError> {
     let everywhere = match gateway {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    match netlink.add_route((everywhere, 0), Some(gateway), tap) {
+    add_route(netlink, (everywhere, 0), Some(gateway), tap)
+}
+
+/// Gives whether there was none before.
+fn add_route(
+    netlink: &mut Netlink,
+    prefix: (IpAddr, u8),
+    gateway: Option<IpAddr>,
+    tap: &str,
+) -> Result<bool, AttachError> {
+    match netlink.add_route(prefix, gateway, tap) {
         // That of another network.
-        Err(error) if error.errno() == Some(Errno::EXIST) => Ok(()),
-        outcome => Ok(outcome?),
+        Err(error) if error.errno() == Some(Errno::EXIST) => Ok(false),
+        outcome => Ok(outcome.map(|()| true)?),
     }
 }

@@ -23,6 +23,7 @@ mod mtu;
 mod path;
 mod plan;
 mod plane;
+mod publish;
 mod reconcile;
 mod run;
 pub mod sessions;

@@ -5,7 +5,7 @@
 //! a lower MTU spares them that. What falls and what rises is followed alike: the search behind it tries larger sizes seldom
 //! enough (RFC 8899 §5.1.1, `PMTU_RAISE_TIMER`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -35,11 +35,11 @@ impl Shared {
             // There will be another one; until then nothing is known of peers.
             return;
         }
-        let least = least_path(&inner.view, inner.local);
+        let least = LeastPaths::find(&inner.view, inner.local);
         let own = inner.endpoints.iter().filter(|(_, endpoint)| endpoint.device.is_own_interface());
         let wanted = own.map(|(id, endpoint)| {
             let kept = &endpoint.kept;
-            (id.clone(), inner.mtu_with(&kept.spec.network, kept.protection(), least))
+            (id.clone(), inner.mtu_with(&kept.spec.network, kept.protection(), &least))
         });
         let wanted: Vec<(String, u32)> = wanted.collect();
         for (id, mtu) in wanted {
@@ -69,10 +69,10 @@ impl Shared {
 impl Inner {
     /// What an interface is to have now.
     pub(super) fn mtu(&self, id: &NetworkId, protection: Protection) -> u32 {
-        self.mtu_with(id, protection, least_path(&self.view, self.local))
+        self.mtu_with(id, protection, &LeastPaths::find(&self.view, self.local))
     }
 
-    fn mtu_with(&self, id: &NetworkId, protection: Protection, least: Option<u32>) -> u32 {
+    fn mtu_with(&self, id: &NetworkId, protection: Protection, least: &LeastPaths) -> u32 {
         let most = network_mtu(&self.view, self.local, id, protection, least);
         let carried = self
             .plane
@@ -93,24 +93,42 @@ fn follow(most: u32, carried: Option<u32>, has_v6: bool) -> u32 {
     carried.map_or(most, |carried| carried.max(least).min(most))
 }
 
-/// What the kernel knows of the paths to all nodes: what the narrowest carries.
-pub(super) fn least_path(view: &View, local: SocketAddr) -> Option<u32> {
-    let nodes: BTreeSet<IpAddr> = view.nodes.iter().map(|node| node.data.ip()).collect();
-    // One that can't be reached now says nothing.
-    nodes.into_iter().filter_map(|node| path_mtu(local.ip(), node).ok()).min()
+/// What the kernel knows of the paths to others: what the narrowest carries. One that can't be reached now says nothing.
+pub(super) struct LeastPaths {
+    /// To all nodes, whatever networks they are in: they come and go.
+    nodes: Option<u32>,
+    /// To a network's foreign end points, which answer no probes: this is all that is known of them.
+    foreign: BTreeMap<NetworkId, u32>,
 }
 
-/// What a network's packets may have at most, by what it says of the underlay, and by the narrowest path to a node.
+impl LeastPaths {
+    pub(super) fn find(view: &View, local: SocketAddr) -> Self {
+        let least =
+            |to: BTreeSet<IpAddr>| to.into_iter().filter_map(|to| path_mtu(local.ip(), to).ok()).min();
+        let foreign = view.networks.iter().filter_map(|network| {
+            let to = network.foreign.iter().map(SocketAddr::ip).collect();
+            Some((network.id.clone(), least(to)?))
+        });
+        let foreign = foreign.collect();
+        Self { nodes: least(view.nodes.iter().map(|node| node.data.ip()).collect()), foreign }
+    }
+
+    fn of(&self, network: &NetworkId) -> Option<u32> {
+        self.nodes.into_iter().chain(self.foreign.get(network).copied()).min()
+    }
+}
+
+/// What a network's packets may have at most, by what it says of the underlay, and by the narrowest path to another.
 pub(super) fn network_mtu(
     view: &View,
     local: SocketAddr,
     id: &NetworkId,
     protection: Protection,
-    least: Option<u32>,
+    least: &LeastPaths,
 ) -> u32 {
     let network = view.networks.iter().find(|network| network.id == *id);
     let most = network.and_then(|network| network.underlay_mtu).map_or(UNDERLAY_MTU, u32::from);
-    let path = least.unwrap_or(most).min(most);
+    let path = least.of(id).unwrap_or(most).min(most);
     protection.mtu(local.ip(), path).clamp(MTU_MIN, MTU_MAX)
 }
 

@@ -3,6 +3,7 @@
 //! - With a network comes its gateway, at the same addresses on every node, and goes with it.
 //! - A network is in the switch while this node has ports in it, and not before or after (lazy).
 //! - A peer of a network is a live node that says it has ports there, under the same id and VNI.
+//! - So is a foreign end point that a plain network's record names, unless a node is at that address.
 //! - Endpoints are announced with their MAC addresses and addresses: this node's at their ports, others' at their nodes.
 //! - Of two nodes that say they are at one address, the one with the later life is: the other has been there before.
 //! - Two records may have one VNI, if both sides of a partition made one. Everybody then carries the older, or of two
@@ -41,6 +42,8 @@ pub struct Carried {
     pub protection: Protection,
     /// The nodes that its frames go to.
     pub peers: BTreeSet<NodeId>,
+    /// Where its frames go to besides, to whom no node is.
+    pub foreign: BTreeSet<SocketAddr>,
     /// This node's endpoints in it, by id.
     pub ports: BTreeSet<String>,
     /// Where its gateway is, which this node has as every other.
@@ -115,7 +118,7 @@ pub fn plan(view: &View, endpoints: &BTreeMap<String, LocalEndpoint>) -> Plan {
                 plan.refused.insert(id.clone(), Refused::VniTaken { vni: record.vni, winner, loser });
             }
             Some((record, _)) => {
-                let carried = plan.networks.entry(record.vni).or_insert_with(|| carried(record));
+                let carried = plan.networks.entry(record.vni).or_insert_with(|| carried(record, &view.nodes));
                 carried.ports.insert(endpoint.clone());
                 if let Some(mac) = local.mac {
                     carried.announce(mac, At::Here(endpoint.clone()), &local.addresses);
@@ -162,11 +165,16 @@ impl Carried {
     }
 }
 
-fn carried(record: &NetworkView) -> Carried {
+fn carried(record: &NetworkView, nodes: &[NodeView]) -> Carried {
+    // What a node has is a node's, and what is sealed is sealed for nodes.
+    let is_foreign = |at: &&SocketAddr| {
+        record.protection == Protection::Plain && nodes.iter().all(|node| node.data.ip() != at.ip())
+    };
     Carried {
         id: record.id.clone(),
         protection: record.protection,
         peers: BTreeSet::new(),
+        foreign: record.foreign.iter().filter(is_foreign).copied().collect(),
         ports: BTreeSet::new(),
         announced: BTreeMap::new(),
         gateway: gateways::addresses(record),
@@ -220,6 +228,7 @@ mod tests {
             underlay_mtu: None,
             subnets: vec![subnet],
             internal: false,
+            foreign: BTreeSet::new(),
             created_ms,
         }
     }
@@ -289,6 +298,25 @@ mod tests {
             assert_eq!(refused.len(), 2);
             assert!(refused[0].contains("net-a") && refused[0].contains("net-b has VNI 7"), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn foreign_end_points_are_in_plain_networks_and_where_no_node_is() {
+        let at = |last: u8| SocketAddr::from(([192, 0, 2, last], 4_789));
+        let with = |id, vni, protection| NetworkView {
+            foreign: [at(2), at(9)].into(),
+            ..network(id, vni, 5, protection)
+        };
+        let networks = vec![with("a", 1, Protection::Plain), with("b", 2, Protection::Sealed)];
+        let foreign = |nodes| {
+            let made =
+                plan(&View { nodes, networks: networks.clone() }, &endpoints(&[("x", "a"), ("y", "b")]));
+            [1, 2].map(|vni| made.networks[&Vni::new(vni).unwrap()].foreign.clone())
+        };
+        assert_eq!(foreign(vec![]), [[at(2), at(9)].into(), [].into()]);
+        // Whichever networks it has, and whatever its port.
+        let node = NodeView { data: SocketAddr::from(([192, 0, 2, 2], 4_790)), ..node(2, 1, &[]) };
+        assert_eq!(foreign(vec![node]), [[at(9)].into(), [].into()]);
     }
 
     #[test]

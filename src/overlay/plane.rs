@@ -73,6 +73,7 @@ pub(super) struct Plane {
     workers: Workers,
     have: Have,
     vteps: BTreeMap<NodeId, VtepId>,
+    foreign: BTreeMap<SocketAddr, VtepId>,
     ports: BTreeMap<String, PortId>,
     gateways: BTreeMap<Vni, PortId>,
     storm: StormLimit,
@@ -127,8 +128,8 @@ impl Plane {
         let underlays = underlays.into_iter().map(|underlay| Box::new(underlay) as _).collect();
         let workers = Workers::spawn(switch.clone(), underlays, Vec::new(), WorkerConfig::default(), events)?;
         let (have, vteps, storm) = (Have::default(), BTreeMap::new(), config.storm);
-        let (ports, gateways) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { generation, local, switch, workers, have, vteps, ports, gateways, storm })
+        let (foreign, ports, gateways) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { generation, local, switch, workers, have, vteps, foreign, ports, gateways, storm })
     }
 
     /// The place of a node in the switch.
@@ -200,6 +201,11 @@ impl Plane {
                         self.have.note(step, want);
                         // The switch forgets a peer without networks, too.
                         self.vteps.retain(|node, _| self.have.nodes.contains_key(node));
+                        if let Step::RemoveForeign(_, at) = step
+                            && self.have.networks.values().all(|of| !of.foreign.contains(at))
+                        {
+                            self.foreign.remove(at);
+                        }
                     }
                     Err(reason) => {
                         if let Step::Seal(vni) | Step::Forget(vni) = step {
@@ -279,6 +285,16 @@ impl Plane {
                 }
                 Ok(())
             }
+            Step::AddForeign(vni, at) => {
+                self.foreign.insert(*at, master.add_peer(*vni, *at)?);
+                Ok(())
+            }
+            Step::RemoveForeign(vni, at) => {
+                if let Some(&id) = self.foreign.get(at) {
+                    master.remove_peer(*vni, id);
+                }
+                Ok(())
+            }
             Step::Announce(vni, mac, own) => {
                 let at = match &own.at {
                     At::Here(endpoint) => self.ports.get(endpoint).map(|&port| Place::Port(port)),
@@ -304,6 +320,7 @@ fn vni(step: &Step) -> Option<Vni> {
     match step {
         Step::Seal(vni) | Step::Forget(vni) | Step::Plug(_, vni) => Some(*vni),
         Step::AddPeer(vni, ..) | Step::RemovePeer(vni, ..) => Some(*vni),
+        Step::AddForeign(vni, _) | Step::RemoveForeign(vni, _) => Some(*vni),
         Step::Announce(vni, ..) | Step::Withdraw(vni, _) => Some(*vni),
         Step::OpenGateway(vni, _) | Step::CloseGateway(vni) => Some(*vni),
         Step::Unplug(_) => None,
@@ -320,6 +337,8 @@ fn describe(step: &Step) -> String {
         Step::CloseGateway(vni) => format!("close the gateway of network {vni}"),
         Step::AddPeer(vni, node, address) => format!("add node {node} at {address} to network {vni}"),
         Step::RemovePeer(vni, node, _) => format!("take node {node} out of network {vni}"),
+        Step::AddForeign(vni, at) => format!("add foreign end point {at} to network {vni}"),
+        Step::RemoveForeign(vni, at) => format!("take foreign end point {at} out of network {vni}"),
         Step::Announce(vni, mac, _) => format!("announce {mac} in network {vni}"),
         Step::Withdraw(vni, mac) => format!("withdraw {mac} from network {vni}"),
     }

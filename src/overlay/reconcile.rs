@@ -5,7 +5,8 @@
 //! 2. A network is sealed before it gets its first member.
 //! 3. What is announced is withdrawn first and announced last: the place has to be there. With the place its announcements
 //!    go, so those of one that comes back are made anew.
-//! 4. Peers come before others go, so that one that only changes networks keeps its keys and counters.
+//! 4. Peers come before others go, so that one that only changes networks keeps its keys and counters. Foreign ones go
+//!    first and come last: a node that comes to where one was, or goes from there, is another peer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -33,6 +34,10 @@ pub enum Step {
     AddPeer(Vni, NodeId, SocketAddr),
     /// Take a node out of a network's peers.
     RemovePeer(Vni, NodeId, SocketAddr),
+    /// Add a foreign end point to a network's peers.
+    AddForeign(Vni, SocketAddr),
+    /// Take one out of them.
+    RemoveForeign(Vni, SocketAddr),
     /// Forget a network that is left empty.
     Forget(Vni),
     /// Say where an endpoint is and which addresses it has.
@@ -70,6 +75,12 @@ pub fn steps(have: &Have, want: &Plan) -> Vec<Step> {
         let gone = carried.peers.difference(&wanted.peers).filter(|node| !displaced.contains(node));
         steps.extend(gone.filter_map(|&node| Some(Step::RemovePeer(vni, node, *have.nodes.get(&node)?))));
     }
+    for (&vni, wanted) in &want.networks {
+        let carried = have.networks.get(&vni).filter(|carried| is_same(carried, wanted));
+        let new =
+            wanted.foreign.iter().filter(|at| carried.is_none_or(|carried| !carried.foreign.contains(at)));
+        steps.extend(new.map(|&at| Step::AddForeign(vni, at)));
+    }
     steps
 }
 
@@ -103,6 +114,9 @@ fn teardown(
     }
     let stays = |port: &String| wanted.is_some_and(|wanted| wanted.ports.contains(port));
     steps.extend(carried.ports.iter().filter(|port| !stays(port)).cloned().map(Step::Unplug));
+    let foreign = |at: &SocketAddr| wanted.is_some_and(|wanted| wanted.foreign.contains(at));
+    let gone = carried.foreign.iter().filter(|at| !foreign(at));
+    steps.extend(gone.map(|&at| Step::RemoveForeign(vni, at)));
     let goes = |node: &NodeId| wanted.is_none() || displaced.contains(node);
     let peers = carried.peers.iter().filter(|node| goes(node));
     steps.extend(peers.filter_map(|&node| Some(Step::RemovePeer(vni, node, *have.nodes.get(&node)?))));
@@ -181,6 +195,17 @@ impl Have {
                     self.nodes.remove(node);
                 }
             }
+            Step::AddForeign(vni, at) => {
+                self.begin(*vni, want);
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.foreign.insert(*at);
+                });
+            }
+            Step::RemoveForeign(vni, at) => {
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.foreign.remove(at);
+                });
+            }
             Step::Forget(vni) => {
                 self.networks.remove(vni);
             }
@@ -203,6 +228,7 @@ impl Have {
             id: wanted.id.clone(),
             protection: wanted.protection,
             peers: BTreeSet::new(),
+            foreign: BTreeSet::new(),
             ports: BTreeSet::new(),
             announced: BTreeMap::new(),
             gateway: None,
@@ -249,13 +275,18 @@ mod tests {
                 announced
                     .extend(at.map(|at| (MacAddr([2, 0, 0, 0, 0, last]), Announcement { at, addresses })));
             }
+            let foreign = BTreeSet::new();
             let gateway = Addresses::new(&[[10, 0, 9, random.u8(1..=2)].into()]).filter(|_| random.bool());
-            plan.networks
-                .insert(vni(id), Carried { id: id_of, protection, peers, ports, announced, gateway });
+            plan.networks.insert(
+                vni(id),
+                Carried { id: id_of, protection, peers, foreign, ports, announced, gateway },
+            );
         }
         let named: BTreeSet<_> = plan.networks.values().flat_map(|carried| carried.peers.clone()).collect();
-        for (node, port) in named.into_iter().zip(addresses) {
-            plan.nodes.insert(node, SocketAddr::from(([127, 0, 0, 1], port)));
+        let mut addresses = addresses.into_iter().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        plan.nodes = named.into_iter().zip(&mut addresses).collect();
+        for carried in plan.networks.values_mut().filter(|of| of.protection == Protection::Plain) {
+            carried.foreign = addresses.clone().filter(|_| random.bool()).collect();
         }
         plan
     }
@@ -265,6 +296,7 @@ mod tests {
     struct Model {
         sealed: BTreeSet<Vni>,
         peers: BTreeMap<(Vni, SocketAddr), NodeId>,
+        foreign: BTreeSet<(Vni, SocketAddr)>,
         ports: BTreeMap<String, Vni>,
         announced: BTreeMap<(Vni, MacAddr), Announcement>,
         gateways: BTreeMap<Vni, Addresses>,
@@ -274,7 +306,7 @@ mod tests {
         fn has_members(&self, vni: Vni) -> bool {
             self.ports.values().any(|&at| at == vni)
                 || self.gateways.contains_key(&vni)
-                || self.peers.keys().any(|&(at, _)| at == vni)
+                || self.peers.keys().chain(&self.foreign).any(|&(at, _)| at == vni)
         }
 
         fn apply(&mut self, step: &Step, want: &Plan) {
@@ -303,12 +335,22 @@ mod tests {
                     let elsewhere =
                         self.peers.iter().any(|(&(_, there), other)| there != *at && other == node);
                     assert!(!elsewhere, "one node at two addresses");
+                    assert!(
+                        self.foreign.iter().all(|(_, there)| there != at),
+                        "a node where a foreign one is"
+                    );
                     assert_eq!(self.peers.insert((*vni, *at), *node), None);
                 }
                 Step::RemovePeer(vni, node, at) => {
                     assert_eq!(self.peers.remove(&(*vni, *at)), Some(*node));
                     self.announced.retain(|(at, _), own| at != vni || own.at != At::There(*node));
                 }
+                Step::AddForeign(vni, at) => {
+                    self.check(*vni, want);
+                    assert!(self.peers.keys().all(|(_, there)| there != at), "a foreign one where a node is");
+                    assert!(self.foreign.insert((*vni, *at)));
+                }
+                Step::RemoveForeign(vni, at) => assert!(self.foreign.remove(&(*vni, *at))),
                 Step::Announce(vni, mac, own) => {
                     let is_there = match &own.at {
                         At::Here(port) => self.ports.get(port) == Some(vni),
@@ -346,6 +388,9 @@ mod tests {
                 assert_eq!(steps(&have, &want), [], "there is nothing left to do");
                 let members = want.networks.values().map(|carried| carried.peers.len()).sum::<usize>();
                 assert_eq!(model.peers.len(), members);
+                let foreign =
+                    want.networks.iter().flat_map(|(&vni, of)| of.foreign.iter().map(move |&at| (vni, at)));
+                assert_eq!(model.foreign, foreign.collect());
                 let announced = want.networks.iter().flat_map(|(&vni, carried)| {
                     carried.announced.iter().map(move |(&mac, own)| ((vni, mac), own.clone()))
                 });
@@ -363,6 +408,7 @@ mod tests {
             id: NetworkId("x".into()),
             protection: Protection::Sealed,
             peers: peers.iter().copied().map(node).collect(),
+            foreign: BTreeSet::new(),
             ports: [port.to_owned()].into(),
             announced: BTreeMap::new(),
             gateway: None,

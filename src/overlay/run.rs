@@ -16,9 +16,11 @@ use super::interface;
 use super::path::{PathView, Watch};
 use super::plan::Plan;
 use super::plane::{self, Plane, PlaneError};
+use super::publish;
 use super::sessions::{Agree, Sessions};
 use super::view::{NetworkId, View};
-use super::work::{Endpoint, Inner, Shared, watch};
+use super::work::{Endpoint, Inner, Opened, Shared, watch};
+use crate::api::PublishedView;
 use crate::state::{StateDir, StateError};
 use crate::switch::switch::Report;
 use crate::switch::wire::Vni;
@@ -40,6 +42,8 @@ pub struct EndpointView {
     pub mtu: u32,
     /// Whether the network's frames reach it: not if the network is refused, or the switch is full.
     pub carried: bool,
+    /// Where it is reached from outside.
+    pub published: Vec<PublishedView>,
 }
 
 impl Overlay {
@@ -144,7 +148,9 @@ impl Overlay {
         inner.check(&spec)?;
         spec.mac = Some(spec.mac.unwrap_or_else(|| spec.usual_mac(plane::random())));
         let protection = inner.protection(&spec.network)?;
-        self.shared.add(&mut inner, spec, protection, device)
+        let published = publish::open(&mut spec, inner.gateways.sockets())?;
+        let ways_out = spec.gateways.clone();
+        self.shared.add(&mut inner, spec, protection, Opened { device, ways_out, published })
     }
 
     /// Takes an endpoint out of its network, by its id; gives whether there was one. A TAP that was made for it goes, and
@@ -160,11 +166,11 @@ impl Overlay {
             return Ok(false);
         }
         self.shared.refresh(&mut inner);
-        if let Some(Endpoint { kept, device, .. }) = endpoint {
+        if let Some(Endpoint { kept, device, ways_out, .. }) = endpoint {
             let is_own = device.is_own_interface();
             drop(device);
             if is_own {
-                self.shared.remove_interface(&inner, &kept.spec);
+                self.shared.remove_interface(&mut inner, &kept.spec, &ways_out);
             }
         }
         self.shared.keep(&inner).map(|()| true)
@@ -195,8 +201,8 @@ impl Overlay {
         let mut failed = Vec::new();
         for kept in endpoint::load(&self.shared.state)? {
             match self.shared.reopen(&inner, &kept) {
-                Ok(device) => {
-                    inner.endpoints.insert(kept.spec.id.clone(), Endpoint::new(kept, device));
+                Ok(opened) => {
+                    inner.endpoints.insert(kept.spec.id.clone(), Endpoint::new(kept, opened));
                 }
                 Err(error) => {
                     let spec = kept.spec.clone();

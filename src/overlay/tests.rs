@@ -101,6 +101,7 @@ fn network(name: &str, vni: u32, protection: Protection, created_ms: u64) -> Net
             reserved: BTreeMap::new(),
         }],
         internal: false,
+        foreign: BTreeSet::new(),
         created_ms,
     }
 }

@@ -39,6 +39,8 @@ pub struct NetworkView {
     pub subnets: Vec<Subnet>,
     /// Whether it has no way out.
     pub internal: bool,
+    /// Where others are that are in it without being nodes; none of them has keys.
+    pub foreign: BTreeSet<SocketAddr>,
     /// When it was made, in milliseconds since 1970.
     pub created_ms: u64,
 }

@@ -1,7 +1,7 @@
 //! What the data plane of a node is made of, and how it follows what it is told.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,11 @@ use super::endpoint::{self, AttachError, ENDPOINTS_MAX, EndpointSpec, Kept};
 use super::event::OverlayEvent;
 use super::gateways::Gateways;
 use super::interface;
-use super::mtu::{FOLLOW, least_path, network_mtu};
+use super::mtu::{FOLLOW, LeastPaths, network_mtu};
 use super::path::{PathView, Watch};
 use super::plan::{Carried, Refused, plan};
 use super::plane::{self, Closed, News, Plane, PlaneError, Whose};
+use super::publish::{self, Published};
 use super::reconcile::steps;
 use super::run::EndpointView;
 use super::sessions::{SessionPeer, Sessions};
@@ -65,12 +66,24 @@ pub(super) struct Endpoint {
     pub(super) mtu: u32,
     /// What that was last to be.
     pub(super) mtu_wanted: u32,
+    /// Of its gateways, those that it has its way out by.
+    pub(super) ways_out: Vec<IpAddr>,
+    pub(super) published: Vec<Published>,
+}
+
+/// What an endpoint has of this host.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) device: Box<dyn Device>,
+    pub(super) ways_out: Vec<IpAddr>,
+    pub(super) published: Vec<Published>,
 }
 
 impl Endpoint {
-    pub(super) fn new(kept: Kept, device: Box<dyn Device>) -> Self {
+    pub(super) fn new(kept: Kept, opened: Opened) -> Self {
+        let Opened { device, ways_out, published } = opened;
         let mtu = device.mtu();
-        Self { kept, device, mtu, mtu_wanted: mtu }
+        Self { kept, device, mtu, mtu_wanted: mtu, ways_out, published }
     }
 }
 
@@ -110,9 +123,11 @@ impl Shared {
         let own = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.local()));
         // Our own record may be among them, or that of a node that was here before us.
         view.nodes.retain(|node| node.node != self.config.own && node.data != *local);
+        let is_other = |at: &SocketAddr| at.ip() != local.ip() && at.is_ipv4() == local.is_ipv4();
+        view.networks.iter_mut().for_each(|network| network.foreign.retain(is_other));
         let want = plan(view, &own.collect());
         let mtu = |carried: &Carried| {
-            network_mtu(view, *local, &carried.id, carried.protection, least_path(view, *local))
+            network_mtu(view, *local, &carried.id, carried.protection, &LeastPaths::find(view, *local))
         };
         gateways.keep_apart(view, *local);
         let mut failures = gateways.start(&want, view, endpoints, mtu);
@@ -130,6 +145,7 @@ impl Shared {
             self.tell(OverlayEvent::SwitchRefused { what: failure.what, reason: failure.reason });
         }
         gateways.end(&want);
+        gateways.publish(endpoints);
         let lives: BTreeMap<NodeId, u64> = view.nodes.iter().map(|node| (node.node, node.life)).collect();
         let peer =
             |&node: &NodeId| Some(SessionPeer { node, at: plane.vtep(node)?, life: *lives.get(&node)? });
@@ -156,13 +172,14 @@ impl Shared {
         open_device(spec, protection, mtu, queues, self.config.offloads)
     }
 
-    pub(super) fn reopen(&self, inner: &Inner, kept: &Kept) -> Result<Box<dyn Device>, AttachError> {
+    pub(super) fn reopen(&self, inner: &Inner, kept: &Kept) -> Result<Opened, AttachError> {
         inner.check(&kept.spec)?;
         kept.check()?;
         let device = self.open(inner, &kept.spec, kept.protection())?;
         kept.check_made(device.made())?;
-        interface::settle(&mut kept.spec.clone(), device.made())?;
-        Ok(device)
+        let ways_out = interface::settle(&mut kept.spec.clone(), device.made())?;
+        let published = self.reopen_ports(inner, &kept.spec);
+        Ok(Opened { device, ways_out, published })
     }
 
     pub(super) fn attach(
@@ -172,17 +189,26 @@ impl Shared {
     ) -> Result<EndpointView, AttachError> {
         inner.check(&spec)?;
         let protection = inner.protection(&spec.network)?;
+        let published = publish::open(&mut spec, inner.gateways.sockets())?;
         let device = self.open(inner, &spec, protection)?;
-        interface::settle(&mut spec, device.made())?;
-        self.add(inner, spec, protection, device)
+        let ways_out = interface::settle(&mut spec, device.made())?;
+        self.add(inner, spec, protection, Opened { device, ways_out, published })
     }
 
-    /// Removes the TAP of an endpoint that is not there any more.
-    pub(super) fn remove_interface(&self, inner: &Inner, gone: &EndpointSpec) {
-        let own = inner.endpoints.values().filter(|endpoint| endpoint.device.is_own_interface());
-        if let Err(error) = interface::remove(gone, own.map(|endpoint| &endpoint.kept.spec)) {
-            let what = format!("remove the interface of endpoint {}", gone.name);
-            self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
+    /// Removes the TAP of an endpoint that is not there any more, and was its namespace's way out by `ways_out`.
+    pub(super) fn remove_interface(&self, inner: &mut Inner, gone: &EndpointSpec, ways_out: &[IpAddr]) {
+        let own = || inner.endpoints.values().filter(|endpoint| endpoint.device.is_own_interface());
+        let beside = interface::those_beside(gone, own().map(|endpoint| &endpoint.kept.spec));
+        let removed = beside.and_then(|beside| {
+            let ids: Vec<String> = beside.iter().map(|other| other.id.clone()).collect();
+            interface::remove(gone, beside).map(|()| ids)
+        });
+        match removed {
+            Ok(beside) => inner.hand_on(ways_out, &beside),
+            Err(error) => {
+                let what = format!("remove the interface of endpoint {}", gone.name);
+                self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
+            }
         }
     }
 
@@ -191,11 +217,11 @@ impl Shared {
         inner: &mut Inner,
         spec: EndpointSpec,
         protection: Protection,
-        device: Box<dyn Device>,
+        opened: Opened,
     ) -> Result<EndpointView, AttachError> {
         let id = spec.id.clone();
-        let kept = Kept::new(spec, protection, device.made())?;
-        inner.endpoints.insert(id.clone(), Endpoint::new(kept, device));
+        let kept = Kept::new(spec, protection, opened.device.made())?;
+        inner.endpoints.insert(id.clone(), Endpoint::new(kept, opened));
         if let Err(error) = self.keep(inner) {
             inner.endpoints.remove(&id);
             return Err(error.into());
@@ -279,6 +305,7 @@ impl Shared {
                 self.tell(OverlayEvent::SwitchRefused { what, reason: error.to_string() });
             }
         }
+        self.retry_ports(&mut inner);
         let paths = inner.paths();
         inner.watch.look(&self.config.name, &paths).into_iter().for_each(|event| self.tell(event));
     }
@@ -300,7 +327,32 @@ impl Inner {
         if self.endpoints.len() >= ENDPOINTS_MAX {
             return Err(AttachError::TooMany);
         }
-        Ok(())
+        self.check_ports(spec)
+    }
+
+    /// A namespace has lost its way out: the first of those others that has a gateway of that IP version is it now.
+    fn hand_on(&mut self, ways_out: &[IpAddr], others: &[String]) {
+        for lost in ways_out {
+            let is_same = |gateway: &&IpAddr| gateway.is_ipv4() == lost.is_ipv4();
+            let next = others.iter().find_map(|id| {
+                let gateway = self
+                    .endpoints
+                    .get(id)?
+                    .kept
+                    .spec
+                    .gateways
+                    .iter()
+                    .copied()
+                    .find(|gateway| is_same(&gateway))?;
+                Some((id, gateway))
+            });
+            if let Some((id, gateway)) = next
+                && let Some(endpoint) = self.endpoints.get_mut(id)
+            {
+                endpoint.ways_out.push(gateway);
+            }
+        }
+        self.gateways.publish(&self.endpoints);
     }
 
     /// All that is in the file of endpoints.
@@ -316,7 +368,8 @@ impl Inner {
     pub(super) fn show(&self, endpoint: &Endpoint) -> EndpointView {
         let spec = endpoint.kept.spec.clone();
         let carried = self.plane.as_ref().is_some_and(|plane| plane.is_plugged(&spec.id));
-        EndpointView { spec, mtu: endpoint.mtu, carried }
+        let published = endpoint.published.iter().map(Published::view).collect();
+        EndpointView { spec, mtu: endpoint.mtu, carried, published }
     }
 
     pub(super) fn paths(&self) -> Vec<PathView> {

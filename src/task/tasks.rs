@@ -19,7 +19,7 @@ use super::connection::{self, ConnectionError, connect};
 use super::frame::{Frame, Reply, Request, Status};
 use super::kept::{KILLED, Kept, STATE, TASK};
 use super::now_ms;
-use crate::api::{Call, Code, KillRequest, Name, Refusal, StopRequest, TaskState, TaskView};
+use crate::api::{Call, Code, KillRequest, Name, PublishedView, Refusal, StopRequest, TaskState, TaskView};
 use crate::node::{Node, find};
 use crate::state::{StateDir, StateError};
 
@@ -53,12 +53,20 @@ struct Task {
 }
 
 impl Task {
-    fn view(&self) -> TaskView {
+    /// As it is, with what is known of its endpoints' ports.
+    fn view(&self, ports: &BTreeMap<String, Vec<PublishedView>>) -> TaskView {
         let (kept, status) = (self.kept.clone(), self.status.borrow().clone());
         TaskView {
             id: kept.id,
             name: kept.name,
             program: kept.program,
+            published: kept
+                .endpoints
+                .iter()
+                .filter_map(|place| ports.get(place.endpoint.as_ref()?))
+                .flatten()
+                .cloned()
+                .collect(),
             endpoints: kept.endpoints,
             remove: kept.remove,
             created_ms: kept.created_ms,
@@ -153,11 +161,12 @@ impl Tasks {
     /// # Errors
     /// As each call has them.
     pub async fn answer(self: &Arc<Self>, call: Call) -> Result<Value, Refusal> {
-        let shown = |task: &Task| serde_json::json!(task.view());
+        let shown = |task: &Task| serde_json::json!(task.view(&self.node.published()));
         match call {
             Call::Tasks => {
                 let tasks: Vec<Arc<Task>> = self.table().values().cloned().collect();
-                let mut views: Vec<TaskView> = tasks.iter().map(|task| task.view()).collect();
+                let ports = self.node.published();
+                let mut views: Vec<TaskView> = tasks.iter().map(|task| task.view(&ports)).collect();
                 // The newest first, as Docker has it.
                 views.sort_by_key(|view| std::cmp::Reverse(view.created_ms));
                 Ok(serde_json::json!(views))
@@ -195,7 +204,7 @@ impl Tasks {
             Reply::Status(status) => {
                 // Whoever watches may hear of it later.
                 task.status.send_replace(status);
-                Ok(task.view())
+                Ok(task.view(&self.node.published()))
             }
             _ => Err(internal("a keeper's answer to another question")),
         }

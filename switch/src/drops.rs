@@ -82,8 +82,9 @@ drop_reasons! {
     ProbeUnasked = "probe-unasked",
     /// From a tunnel for a destination behind a tunnel: split horizon.
     SplitHorizon = "split-horizon",
-    /// From a tunnel for a service: only the switch of a client's own host gives it a task.
-    ServiceFromTunnel = "service-from-tunnel",
+    /// From a peer for what every switch has for itself: a gateway, or a service, for which the switch of a client's own
+    /// host chooses a task.
+    NotForPeers = "not-for-peers",
     /// For a service's MAC address, but for no address of its, or nothing that has flows; or about no known flow.
     NotBalanced = "not-balanced",
     /// The service has no task for it; its sender was told.

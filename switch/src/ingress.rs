@@ -142,7 +142,7 @@ fn judge(
     }
     match cx.tables.fdb.lookup(vni, destination) {
         Forward::Remote(_) => Err(DropReason::SplitHorizon),
-        Forward::Service => Err(DropReason::ServiceFromTunnel),
+        Forward::Service => Err(DropReason::NotForPeers),
         Forward::Drop(reason) => Err(reason),
         forward => {
             *way = Some(Way { vni, from: id, source, destination, forward });
@@ -169,6 +169,9 @@ fn hand_over(
 ) -> Result<(), DropReason> {
     let Forward::Local(id) = forward else { return flood(cx, network, frame) };
     let port = cx.tables.topology.ports.get(&id).ok_or(DropReason::PortGone)?;
+    if port.here_only {
+        return Err(DropReason::NotForPeers);
+    }
     recognise(cx, frame, port.spec.mtu);
     if needs_checksum(port, frame.offload) {
         finish_checksum(cx, frame)?;

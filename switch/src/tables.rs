@@ -64,7 +64,7 @@ pub struct Port {
     pub traffic: Arc<Traffic>,
     /// What it may still have flooded, shared by every snapshot and worker; only flooding takes the lock.
     pub(crate) storm: Arc<Mutex<StormBucket>>,
-    /// Whether what is flooded stays on this node, from there and to there.
+    /// Whether nothing comes there from peers, nor goes to all of them from there.
     pub(crate) here_only: bool,
 }
 
@@ -392,8 +392,8 @@ impl Master {
         self.topology().peers.remove_session(session)
     }
 
-    /// Has what is flooded from a port stay on this node, and what peers flood not come there: for what every node has
-    /// for itself, such as a gateway. Frames for one address go as they always do. Gives whether there is such a port.
+    /// Has what is flooded from a port stay on this node, and nothing of peers come there: for what every node has for
+    /// itself, such as a gateway. What it sends to one address goes as always. Gives whether there is such a port.
     pub fn keep_here(&mut self, id: PortId) -> bool {
         self.topology().ports.get_mut(&id).map(|port| port.here_only = true).is_some()
     }

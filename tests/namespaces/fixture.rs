@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::ops::{Range, RangeInclusive};
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -213,18 +213,31 @@ pub(crate) fn udp_sizes(
         for &size in window {
             client.send_to(pattern.at(size * 31, size), target)?;
         }
-        for &size in window {
+        each_once(window, || {
             let (len, sender) =
-                server.recv_from(&mut buf).with_context(|| format!("waiting for {size} bytes"))?;
-            ensure!((len, sender) == (size, source), "{len} bytes of {size} from {sender}");
-            ensure!(&buf[..len] == pattern.at(size * 31, size), "corrupted on the way there, {size} bytes");
+                server.recv_from(&mut buf).with_context(|| format!("waiting for {window:?}"))?;
+            ensure!(sender == source, "{len} bytes from {sender}");
+            ensure!(&buf[..len] == pattern.at(len * 31, len), "corrupted on the way there, {len} bytes");
             server.send_to(&buf[..len], sender)?;
-        }
-        for &size in window {
-            let len =
-                client.recv(&mut buf).with_context(|| format!("waiting for the echo of {size} bytes"))?;
-            ensure!(&buf[..len] == pattern.at(size * 31, size), "corrupted on the way back, {size} bytes");
-        }
+            Ok(len)
+        })?;
+        each_once(window, || {
+            let len = client.recv(&mut buf).with_context(|| format!("waiting for echoes of {window:?}"))?;
+            ensure!(&buf[..len] == pattern.at(len * 31, len), "corrupted on the way back, {len} bytes");
+            Ok(len)
+        })?;
+    }
+    Ok(())
+}
+
+/// Receives one of each size. In which order is not the switch's alone to say: where a device has several queues, the
+/// kernel moves a flow to another one once it has been answered there.
+fn each_once(sizes: &[usize], mut receive: impl FnMut() -> Result<usize>) -> Result<()> {
+    let mut missing = sizes.to_vec();
+    while !missing.is_empty() {
+        let size = receive()?;
+        let at = missing.iter().position(|&missing| missing == size);
+        missing.swap_remove(at.with_context(|| format!("{size} bytes once too often, or never sent"))?);
     }
     Ok(())
 }
@@ -274,5 +287,42 @@ pub(crate) fn tool(host: &NetNs, line: &str) -> Result<Option<Output>> {
             Ok(None)
         }
         outcome => Ok(Some(outcome?)),
+    }
+}
+
+/// A program that ends with its test.
+struct Ending(Child);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ended = self.0.kill().and_then(|()| self.0.wait().map(drop));
+    }
+}
+
+/// Has iperf3's client, which `run` runs, exchange 64 MiB with a server in `server`. Gives how many bytes were received;
+/// `None` where it is not installed.
+pub(crate) fn iperf3(
+    server: &NetNs,
+    address: IpAddr,
+    options: &str,
+    run: impl Fn(&str) -> Result<Option<Output>>,
+) -> Result<Option<u64>> {
+    if tool(server, "iperf3 --version")?.is_none() {
+        return Ok(None);
+    }
+    let mut command = server.command("iperf3");
+    let _server = Ending(command.args(["-s", "-1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    // Until it listens, it refuses.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let output = run(&format!("iperf3 -c {address} -n 64M {options} -J"))?.context("it is there")?;
+        let said: Value = serde_json::from_slice(&output.stdout)?;
+        let refused = said["error"].as_str().is_some_and(|error| error.contains("refused"));
+        if refused && Instant::now() < deadline {
+            continue;
+        }
+        let bytes = said["end"]["sum_received"]["bytes"].as_u64();
+        return bytes.with_context(|| said.to_string()).map(Some);
     }
 }

@@ -21,6 +21,8 @@ mod services;
 mod soak;
 mod station;
 mod superframe;
+#[path = "../typist/mod.rs"]
+mod typist;
 
 use std::process::ExitCode;
 

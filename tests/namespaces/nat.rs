@@ -3,9 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::process::{Child, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
@@ -18,7 +17,9 @@ use vswitchd::namespace::netns::NetNs;
 use vswitchd::switch::io::error_queue;
 
 use crate::Test;
-use crate::fixture::{PATIENCE, Pattern, counters, event, program, set, shape, start, tcp, tool, udp};
+use crate::fixture::{
+    PATIENCE, Pattern, counters, event, iperf3, program, set, shape, start, tcp, tool, udp,
+};
 
 pub(crate) fn tests() -> Vec<Test> {
     vec![
@@ -200,42 +201,12 @@ fn real_clients() -> Result<()> {
             String::from_utf8_lossy(&output.stderr)
         );
     }
-    iperf3(&world)
+    iperf3s(&world)
 }
 
-/// A program that ends with its test.
-struct Ending(Child);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.0.kill().and_then(|()| self.0.wait().map(drop));
-    }
-}
-
-fn iperf3(world: &World) -> Result<()> {
-    let address = world.addresses()[0];
-    let mut server = world.outside().command("iperf3");
-    let server = match server.args(["-s", "-1"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            // Says so, or fails if it must be there.
-            tool(world.inside(), "iperf3 --version")?;
-            return Ok(());
-        }
-        outcome => Ending(outcome?),
-    };
-    // Until it listens, it refuses.
-    let deadline = Instant::now() + PATIENCE;
-    let said: Value = loop {
-        let output = tool(world.inside(), &format!("iperf3 -c {address} -n 64M -P 4 -J"))?;
-        let said: Value = serde_json::from_slice(&output.context("it was there before")?.stdout)?;
-        let refused = said["error"].as_str().is_some_and(|error| error.contains("refused"));
-        if !refused || Instant::now() > deadline {
-            break said;
-        }
-    };
-    drop(server);
-    let bytes = said["end"]["sum_received"]["bytes"].as_u64().with_context(|| said.to_string())?;
+fn iperf3s(world: &World) -> Result<()> {
+    let run = |line: &str| tool(world.inside(), line);
+    let Some(bytes) = iperf3(world.outside(), world.addresses()[0], "-P 4", run)? else { return Ok(()) };
     // What is under way when the sender has counted all of its own does not count.
     ensure!(bytes > 32 << 20, "{bytes} bytes");
     Ok(())

@@ -67,6 +67,7 @@ fn start(address: Ipv4Addr, state: &Path) -> Result<(Overlay, Events)> {
         Ok(NetworkView {
             subnets: Vec::new(),
             internal: false,
+            foreign: Default::default(),
             id: NetworkId(id.into()),
             name: id.into(),
             vni,

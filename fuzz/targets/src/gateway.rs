@@ -103,19 +103,19 @@ pub fn dhcp(data: &[u8]) {
     assert!([[0; 4], [10, 0, 9, 7]].iter().any(|address| given == address), "an address of somebody else");
 }
 
-/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out, but
-/// nobody may go anywhere: [`nat`](crate::nat) has what is carried.
+/// A frame: what comes back goes to its sender (or to all), and has right checksums. The gateway leads out and in,
+/// but nobody may go anywhere, and nobody comes: [`nat`](crate::nat) has what is carried.
 pub fn gateway(data: &[u8]) {
     let (at, tables) = (at(), tables());
     let now = Instant::now();
-    let mut station = Station::new(at.clone(), 1, now).leading_out();
+    let mut station = Station::new(at.clone(), 1, now).leading_out().leading_in();
     let frames = match station.handle(data, &tables, now) {
         Action::Nothing | Action::Fragment => Vec::new(),
         Action::Carry(carried) => {
             let everywhere = ["0.0.0.0/0", "::/0"].map(|prefix| prefix.parse().expect("it is a prefix"));
             let mut nat = way_out(Policy::only_without(everywhere.into()));
             nat.handle(data, carried, now);
-            assert_eq!(Kind::ALL.map(|kind| nat.counters().open(kind)), [0; 3]);
+            assert_eq!(Kind::ALL.map(|kind| nat.counters().open(kind)), [0; Kind::ALL.len()]);
             nat.frames().map(|(frame, offload)| finished(frame, offload)).collect()
         }
         Action::Send(frame) => vec![frame],

@@ -25,8 +25,8 @@ pub use cluster::{certificate, group, keyring, token};
 pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
-pub use nat::nat;
-pub use node::{api, join, link, record, task};
+pub use nat::{inward, nat};
+pub use node::{api, join, link, publish, record, task};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
 
@@ -47,6 +47,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("gossip", gossip),
     ("group", group),
     ("ingress", ingress),
+    ("inward", inward),
     ("join", join),
     ("keyring", keyring),
     ("link", link),
@@ -54,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("nat", nat),
     ("neighbour", neighbour),
     ("offload", offload),
+    ("publish", publish),
     ("record", record),
     ("sealed", sealed),
     ("segment", segment),

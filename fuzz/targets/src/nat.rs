@@ -1,13 +1,18 @@
-//! What an endpoint sends on a connection that leads out.
+//! What an endpoint sends on a connection that leads out, or in.
 
-use std::io::ErrorKind;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{ErrorKind, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
-use vswitchd::gateway::nat::{Kind, Nat, Outside, Policy};
+use vswitchd::api::{Protocol, PublishedPort};
+use vswitchd::gateway::Publication;
+use vswitchd::gateway::door::Door;
+use vswitchd::gateway::nat::{Kind, Nat, Outside, Policy, descriptors};
 use vswitchd::gateway::station::{Action, Station};
 use vswitchd_switch::offload::finish_checksum;
+use vswitchd_switch::wire::MacAddr;
 use vswitchd_switch::wire::virtio::{Checksum, Offload};
 
 use crate::gateway::{CLIENT, at, check, tables};
@@ -40,18 +45,37 @@ pub fn nat(data: &[u8]) {
     let mut inside = Inside::new();
     inside.send(TcpHeader { syn: true, sequence_number: FIRST, ..header(to) }, &[]);
     let Some(theirs) = inside.wait_for_answer() else { return };
-    let mut rest = data;
-    for _ in 0..SEGMENTS_MAX {
-        let Some((head, behind)) = rest.split_first_chunk::<HEAD_LEN>() else { break };
-        let (payload, behind) = behind.split_at(usize::from(head[0]).min(behind.len()));
-        rest = behind;
-        inside.send(segment(head, to, theirs), payload);
-        inside.work();
+    inside.send_all(data, to, theirs);
+    inside.forget();
+}
+
+/// A connection from a client on the loopback device to the endpoint, which takes it or does not, and any segments on
+/// it: the same holds.
+pub fn inward(data: &[u8]) {
+    let address = Some(Ipv4Addr::LOCALHOST.into());
+    let port = PublishedPort { address, published: 0, target: PORT, protocol: Protocol::Tcp };
+    let doors = Door::open(&port, &descriptors()).expect("some port is free");
+    let mut inside = Inside::new();
+    let publications = doors.iter().map(|door| Publication {
+        door: Arc::clone(door),
+        mac: MacAddr(CLIENT),
+        addresses: vec![[10, 0, 9, 7].into()],
+        port: PORT,
+        ways_out: vec![[10, 0, 9, 1].into()],
+    });
+    inside.nat.publish(&at(), &publications.collect::<Vec<_>>(), inside.now);
+    let mut client = TcpStream::connect(doors[0].at()).expect("it listens");
+    client.write_all(b"question").expect("the system has room for it");
+    let to = client.local_addr().expect("it is connected").port();
+    let theirs = inside.wait_for_answer().expect("the endpoint is asked");
+    let (takes_it, data) = data.split_first().map_or((false, data), |(first, rest)| (first & 1 != 0, rest));
+    if takes_it {
+        let acknowledgment_number = theirs.wrapping_add(1);
+        let answer = TcpHeader { syn: true, ack: true, sequence_number: FIRST, ..header(to) };
+        inside.send(TcpHeader { acknowledgment_number, ..answer }, &[]);
     }
-    // Whatever it was, it is forgotten.
-    inside.nat.tick(inside.now + Duration::from_secs(8_000));
-    inside.nat.tick(inside.now + Duration::from_secs(16_000));
-    assert_eq!(inside.nat.counters().open(Kind::Tcp), 0);
+    inside.send_all(data, to, theirs);
+    inside.forget();
 }
 
 fn header(to: u16) -> TcpHeader {
@@ -104,6 +128,26 @@ impl Inside {
         let Action::Carry(carried) = action else { panic!("it is for elsewhere: {action:?}") };
         self.nat.handle(&frame, carried, self.now);
         self.drain();
+    }
+
+    /// Segments as the bytes say, to a port, whose first sequence number was `theirs`.
+    fn send_all(&mut self, data: &[u8], to: u16, theirs: u32) {
+        let mut rest = data;
+        for _ in 0..SEGMENTS_MAX {
+            let Some((head, behind)) = rest.split_first_chunk::<HEAD_LEN>() else { break };
+            let (payload, behind) = behind.split_at(usize::from(head[0]).min(behind.len()));
+            rest = behind;
+            self.send(segment(head, to, theirs), payload);
+            self.work();
+        }
+    }
+
+    /// Whatever it was, time ends it.
+    fn forget(&mut self) {
+        self.nat.tick(self.now + Duration::from_secs(8_000));
+        self.nat.tick(self.now + Duration::from_secs(16_000));
+        let open = Kind::ALL.map(|kind| self.nat.counters().open(kind));
+        assert_eq!(open, [0; Kind::ALL.len()]);
     }
 
     fn drain(&mut self) -> Option<u32> {

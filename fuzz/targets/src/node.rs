@@ -1,6 +1,6 @@
 //! What comes to a daemon: by its API, from nodes that want to join, from members; and to a task's keeper.
 
-use vswitchd::api::{Call, Code};
+use vswitchd::api::{Call, Code, PUBLISHED_MAX, Publish, PublishedPort};
 use vswitchd::task::frame::Frame;
 
 pub use vswitchd::node::hostile::{join, link, record};
@@ -22,6 +22,26 @@ pub fn api(data: &[u8]) {
             let reasons = [Code::NotFound, Code::MethodNotAllowed, Code::BadRequest];
             assert!(reasons.contains(&refusal.code), "{refusal:?}");
         }
+    }
+}
+
+/// What is written behind `--publish`: some ports, each of which is read again from its shortest form.
+pub fn publish(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(Publish(ports)) = text.parse() else { return };
+    assert!((1..=PUBLISHED_MAX).contains(&ports.len()), "{} ports", ports.len());
+    for port in ports {
+        let PublishedPort { address, published, target, protocol } = port;
+        assert_ne!(target, 0);
+        let published = if published == 0 { String::new() } else { published.to_string() };
+        let written = match address {
+            Some(address) if address.is_ipv6() => format!("[{address}]:{published}:{target}/{protocol}"),
+            Some(address) => format!("{address}:{published}:{target}/{protocol}"),
+            None if published.is_empty() => format!("{target}/{protocol}"),
+            None => format!("{published}:{target}/{protocol}"),
+        };
+        assert_eq!(written.parse::<Publish>(), Ok(Publish(vec![port])), "{written}");
+        assert_eq!(port.clashes(&port), port.published > 0);
     }
 }
 

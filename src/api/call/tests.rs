@@ -1,5 +1,6 @@
 use super::super::{EndpointDevice, NetworkOptions, SecretText, SubnetRequest, TaskNetwork, TaskProgram};
 use super::*;
+use crate::api::Publish;
 
 fn name_of(text: &str) -> Name {
     text.parse().unwrap()
@@ -54,7 +55,13 @@ fn create() -> NetworkCreate {
         subnets: vec![subnet],
         ipv6: true,
         vni: Some(42),
-        options: NetworkOptions { encrypted: true, mtu: Some(1_200), labels, ..NetworkOptions::default() },
+        options: NetworkOptions {
+            encrypted: true,
+            mtu: Some(1_200),
+            labels,
+            foreign: [[192, 0, 2, 9].into()].into(),
+            ..NetworkOptions::default()
+        },
     }
 }
 
@@ -69,6 +76,7 @@ fn calls() -> Vec<Call> {
         ip: vec!["10.0.9.7".parse().unwrap(), "fd00:9::7".parse().unwrap()],
         mac: Some("02:42:0a:00:09:07".parse().unwrap()),
         aliases: vec![name_of("www")],
+        published: "[::1]:8080-8081:80-81/udp".parse::<Publish>().unwrap().0,
     };
     let machine = |device| AttachRequest { device, mac: None, ..attach.clone() };
     let dgram = |qemu_remote: Option<&str>| {
@@ -138,9 +146,10 @@ fn tasks() -> [Call; 8] {
         mac: Some("02:42:0a:00:09:07".parse().unwrap()),
         aliases: vec![name_of("www")],
     }];
+    let published = "8080:80".parse::<Publish>().unwrap().0;
     [
         Call::Tasks,
-        Call::CreateTask(TaskCreate { name: Some(task()), program, networks, remove: true }),
+        Call::CreateTask(TaskCreate { name: Some(task()), program, networks, published, remove: true }),
         Call::Task(task()),
         Call::StartTask(task()),
         Call::StopTask(task(), StopRequest { signal: Some(2), patience_s: 3 }),

@@ -4,6 +4,7 @@
 //! signal, or somebody's `down`. Returning from here ends the process and with it, by the kernel's hand,
 //! everything in the sandbox; so an interruption needs no clean-up and can come at any time.
 
+use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Format, failed};
+use super::{Format, failed, resolv_conf};
 use crate::cli::say;
 use crate::lab::check::{CheckError, Findings, check};
 use crate::lab::control::LabName;
@@ -139,6 +140,7 @@ fn work(
     let mut lab = Lab::build(plan)?;
     publish_names(&lab)?;
     lab.start(THIS_PROGRAM, Path::new(PRIVATE_DIR))?;
+    publish_resolvers(&lab)?;
     if format == Format::Text {
         tell(&format!("{}\n", report::picture(lab.plan())))?;
     }
@@ -159,9 +161,23 @@ fn publish_names(lab: &Lab) -> Result<(), Error> {
     let names = Names::prepare().map_err(Error::Private)?;
     let nodes = lab.nodes().iter().map(|node| (&node.plan().name, node.netns()));
     let endpoints = lab.endpoints().map(|endpoint| (&endpoint.plan().name, endpoint.netns()));
-    for (name, netns) in nodes.chain(endpoints) {
+    let outside = (&lab.outside().plan().name, lab.outside().netns());
+    for (name, netns) in nodes.chain([outside]).chain(endpoints) {
         // A convenience: nothing here goes by names.
         let _refused = names.publish(name, netns);
+    }
+    Ok(())
+}
+
+/// Writes for visitors of each place whom it asks for names.
+fn publish_resolvers(lab: &Lab) -> io::Result<()> {
+    let outside = Some(lab.plan().outside.address);
+    let hosts = lab.plan().hosts().map(|host| (&host.name, outside));
+    let endpoints = lab.endpoints().map(|endpoint| (&endpoint.plan().name, endpoint.resolver()));
+    for (place, resolver) in hosts.chain(endpoints) {
+        // Names of endpoints have no dots.
+        let lines = resolver.map(|resolver| format!("nameserver {resolver}\noptions ndots:0\n"));
+        fs::write(resolv_conf(place), lines.unwrap_or_default())?;
     }
     Ok(())
 }
@@ -176,6 +192,7 @@ fn tell(text: &str) -> io::Result<()> {
 
 fn print(name: &LabName, plan: &Plan, findings: &Findings, format: Format) -> io::Result<()> {
     let text = match format {
+        Format::Text if plan.bare => return Ok(()),
         Format::Text => report::findings(plan, findings),
         Format::Json => format!("{}\n", report::document(name.as_str(), plan, findings)),
     };
@@ -197,7 +214,9 @@ fn stay(
         }
     }
     if format == Format::Text {
-        tell(&instructions(name, lab.plan()))?;
+        // Behind a picture there is room already.
+        let room = if lab.plan().bare { "" } else { "\n" };
+        tell(&format!("{room}{}", instructions(name, lab.plan())))?;
     }
     loop {
         match events.recv().expect("a sender is kept") {
@@ -211,24 +230,25 @@ fn stay(
 
 fn instructions(name: &LabName, plan: &Plan) -> String {
     let option = if name.as_str() == "lab" { String::new() } else { format!(" --name {name}") };
+    let shell = format!("vswitchd lab exec{option} {}", plan.nodes[0].name);
+    let mut lines = vec![(shell.clone(), "a shell in a node, whose daemon $VSWITCHD_SOCKET names")];
+    if plan.bare {
+        lines
+            .push((format!("{shell} -- vswitchd init"), "makes a cluster, and says how other nodes join it"));
+    } else {
+        lines.push((format!("{shell} -- vswitchd node ls"), "what that daemon says"));
+    }
     let mut endpoints = plan.endpoints().map(|(_, endpoint)| endpoint);
-    let Some(first) = endpoints.next() else { return String::new() };
-    let other = endpoints.find(|endpoint| endpoint.network == first.network).unwrap_or(first);
-    let node = &plan.nodes[0].name;
-    let ping = format!("vswitchd lab exec{option} {} -- ping {}", first.name, other.v4);
-    let shell = format!("vswitchd lab exec{option} {node}");
-    let members = format!("{shell} -- vswitchd node ls");
-    let down = format!("vswitchd lab down{option}");
-    let lines = [
-        (&ping, "from an endpoint"),
-        (&shell, "a shell in a node, whose daemon $VSWITCHD_SOCKET names"),
-        (&members, "what that daemon says"),
-        (&down, "the end, as is Ctrl-C here"),
-    ];
+    if let Some(first) = endpoints.next() {
+        let other = endpoints.find(|endpoint| endpoint.network == first.network).unwrap_or(first);
+        let ping = format!("vswitchd lab exec{option} {} -- ping {}", first.name, other.name);
+        lines.insert(0, (ping, "from an endpoint"));
+    }
+    lines.push((format!("vswitchd lab down{option}"), "the end, as is Ctrl-C here"));
     let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
     let lines: Vec<String> =
         lines.iter().map(|(line, meaning)| format!("  {line:<width$}   {meaning}\n")).collect();
-    format!("\nStaying up. From another terminal:\n{}", lines.concat())
+    format!("Staying up. From another terminal:\n{}", lines.concat())
 }
 
 fn tell_end(lab: &mut Lab, index: usize) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 use serde_json::json;
 
-use super::{Exec, KILLED};
+use super::{Exec, KILLED, resolv_conf};
 use crate::cli::{Format, failed, say};
 use crate::lab::cluster::{DaemonPlace, NO_CONFIG};
 use crate::lab::control::client::{self, AskError, Entrance};
@@ -27,7 +27,7 @@ pub(super) fn exec(exec: Exec) -> ExitCode {
         Err(error) => return failed(&error),
     };
     let outcome = visit::join(namespaces).and_then(|()| {
-        visit::dress_up(&exec.target);
+        visit::dress_up(&exec.target, &resolv_conf(&exec.target));
         visit::run(command(&name, daemon, exec.command))
     });
     match outcome {
@@ -83,7 +83,7 @@ pub(super) fn ls(format: Format) -> ExitCode {
 
 fn text(lab: &Listing) -> String {
     let mut text = format!("{}\n", lab.name);
-    for node in &lab.nodes {
+    for node in lab.nodes.iter().chain(&lab.outside) {
         let socket =
             node.daemon.as_ref().map_or_else(String::new, |daemon| daemon.socket.display().to_string());
         text += &format!("  {:<8} {:<12} {socket}", node.name, node.address);
@@ -118,7 +118,16 @@ mod tests {
     fn a_listing_names_everything() {
         let plan = Plan::new(Shape::default()).unwrap();
         let text = text(&Listing::new("mine", &plan));
-        for word in ["mine", "node3", "198.18.0.3", "n3b", "10.2.3.2", "fd00:2::3:2", "net2 (VNI 43)"] {
+        for word in [
+            "mine",
+            "node3",
+            "198.18.0.3",
+            "outside  198.18.255.254\n",
+            "n3b",
+            "10.2.3.2",
+            "fd00:2::3:2",
+            "net2 (VNI 43)",
+        ] {
             assert!(text.contains(word), "{word} in {text}");
         }
     }

@@ -23,10 +23,13 @@ Examples:
   vswitchd network create --subnet 10.0.9.0/24 --gateway 10.0.9.99 my-network
   vswitchd network create --subnet 10.1.0.0/16 --subnet fd00:9::/64 --ip-range 10.1.128.0/17 --internal both
   vswitchd network create --opt mtu=1400 --ipv6 narrow
+  vswitchd network create --opt foreign=192.0.2.9 --subnet 10.0.9.0/24 --aux-address theirs=10.0.9.9 wide
 
 What is not a subnet belongs to the subnet that it is in. Options are those of Docker, by their short or long names: \
 encrypted seals its data between nodes; mtu= is what the underlay carries, and interfaces get what is left (50 bytes \
-less, 80 if encrypted, over IPv4); vxlanid_list= is the same as --vni.
+less, 80 if encrypted, over IPv4); vxlanid_list= is the same as --vni. Our own: foreign=ADDRESS[,ADDRESS]… names VXLAN \
+end points of the underlay that are no nodes and in the network all the same, such as Linux's vxlan device; anybody who can \
+send from their addresses is, too.
 
 Exit status: 0 the network is made, 1 it is not, 2 wrong usage or configuration.")]
 pub(super) struct Create {
@@ -59,7 +62,7 @@ pub(super) struct Create {
     #[arg(long = "label", value_name = "KEY[=VALUE]")]
     labels: Vec<String>,
 
-    /// An option of it: encrypted, mtu= or vxlanid_list=
+    /// An option of it: encrypted, mtu=, vxlanid_list= or foreign=
     #[arg(short, long = "opt", value_name = "OPTION")]
     options: Vec<Opt>,
 
@@ -98,10 +101,11 @@ impl Create {
         options.labels = labels(&self.labels)?;
         let mut vni = self.vni;
         for option in self.options {
-            // The last one wins, as everywhere.
+            // The last one wins, as everywhere; end points are all wanted.
             match option {
                 Opt::Encrypted(encrypted) => options.encrypted = encrypted,
                 Opt::Mtu(mtu) => options.mtu = Some(mtu),
+                Opt::Foreign(addresses) => options.foreign.extend(addresses),
                 Opt::Vni(given) if self.vni.is_some_and(|flag| flag != given) => {
                     return Err("--vni and vxlanid_list= contradict each other: give one".into());
                 }
@@ -161,6 +165,9 @@ mod tests {
         assert_eq!(request.options, expected);
         assert!(!read("-o encrypted -o encrypted=false front").unwrap().options.encrypted);
         assert_eq!(read("--vni 7 -o vxlanid_list=7 front").unwrap().vni, Some(7));
+        let foreign =
+            read("-o foreign=192.0.2.9 -o foreign=192.0.2.8,192.0.2.9 front").unwrap().options.foreign;
+        assert_eq!(foreign, [[192, 0, 2, 8].into(), [192, 0, 2, 9].into()].into());
         assert!(read("--ingress front").unwrap().options.ingress);
     }
 

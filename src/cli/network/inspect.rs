@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
-use super::option::{MTU, VNIS};
+use super::option::{FOREIGN, MTU, VNIS};
 use super::{DRIVER, SCOPE};
 use crate::api::{
     Call, EndpointDevice, HostAddress, Name, NetworkDetail, NetworkMember, NodeUse, Subnet, SubnetUse,
@@ -22,7 +22,7 @@ Examples:
   vswitchd network inspect --verbose front
 
 The list has the shape of Docker's: Containers are the endpoints of the node that is asked, by id (null without any), Peers \
-the nodes that have some. VNI, Encrypted, MTU, Conflicts, Endpoints (of all nodes) and Addresses are ours. Owned are \
+the nodes that have some. VNI, Encrypted, MTU, Foreign, Conflicts, Endpoints (of all nodes) and Addresses are ours. Owned are \
 addresses that only the node that is asked gives to endpoints; others are given to it when it runs out of them. With \
 --verbose it is shown what each node holds.
 
@@ -85,6 +85,7 @@ fn document(detail: &NetworkDetail, verbose: bool) -> Value {
         "VNI": network.vni,
         "Encrypted": options.encrypted,
         "MTU": options.mtu,
+        "Foreign": options.foreign,
         "Conflicts": network.conflicts.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "Endpoints": detail.members.iter().map(member).collect::<Vec<_>>(),
         "Addresses": detail.addresses.iter().map(|of| addresses(of, verbose)).collect::<Vec<_>>(),
@@ -155,6 +156,7 @@ fn containers(detail: &NetworkDetail) -> Value {
             "Aliases": endpoint.aliases,
             "MTU": endpoint.mtu,
             "Carried": endpoint.carried,
+            "Ports": endpoint.published,
         });
         match &endpoint.device {
             EndpointDevice::Tap { tap, netns } => {
@@ -179,6 +181,10 @@ fn docker_options(detail: &NetworkDetail) -> Map<String, Value> {
     }
     if let Some(mtu) = network.options.mtu {
         options.insert(MTU.into(), mtu.to_string().into());
+    }
+    if !network.options.foreign.is_empty() {
+        let addresses: Vec<_> = network.options.foreign.iter().map(ToString::to_string).collect();
+        options.insert(FOREIGN.into(), addresses.join(",").into());
     }
     options
 }
@@ -208,7 +214,10 @@ mod tests {
         assert_eq!(shown["Created"], "1970-01-01T00:00:00.000Z");
         assert_eq!(shown["IPAM"]["Config"], json!([{ "Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1" }]));
         assert_eq!(shown["Options"], json!({ "com.docker.network.driver.overlay.vxlanid_list": "4096" }));
-        assert_eq!((&shown["Containers"], &shown["Peers"]), (&Value::Null, &json!([])));
+        assert_eq!(
+            [&shown["Containers"], &shown["Peers"], &shown["Foreign"]],
+            [&Value::Null, &json!([]), &json!([])]
+        );
         assert_eq!([&shown["Labels"], &shown["Conflicts"]], [&json!({}), &json!([])]);
         assert_eq!([&shown["EnableIPv6"], &shown["Internal"]], [&json!(false); 2]);
     }
@@ -224,6 +233,7 @@ mod tests {
             internal: true,
             mtu: Some(1200),
             labels,
+            foreign: [[192, 0, 2, 8].into(), [192, 0, 2, 9].into()].into(),
             ..NetworkOptions::default()
         };
         front.conflicts =
@@ -238,6 +248,7 @@ mod tests {
             device: EndpointDevice::tap("tap0", Some("web".into())),
             mtu: 1450,
             carried: true,
+            published: Vec::new(),
         };
         let member = NetworkMember {
             id: "e2".into(),
@@ -282,6 +293,8 @@ mod tests {
         assert_eq!(shown["IPAM"]["Config"][0]["AuxiliaryAddresses"], json!({ "a": "10.0.0.7" }));
         assert_eq!(shown["IPAM"]["Config"][1], json!({ "Subnet": "fd00::/64", "Gateway": "fd00::1" }));
         assert_eq!(shown["Options"]["com.docker.network.driver.mtu"], "1200");
+        assert_eq!(shown["Options"]["foreign"], "192.0.2.8,192.0.2.9");
+        assert_eq!(shown["Foreign"], json!(["192.0.2.8", "192.0.2.9"]));
         assert_eq!((&shown["Options"]["encrypted"], &shown["Encrypted"]), (&json!(""), &json!(true)));
         assert_eq!([&shown["EnableIPv6"], &shown["Internal"]], [&json!(true); 2]);
         assert_eq!(shown["Peers"], json!([{ "Name": "one", "IP": "192.0.2.1" }]));

@@ -64,12 +64,16 @@ impl Ls {
             networks.into_iter().filter(|network| filter.admits(network)).collect();
         let shortened = !self.no_trunc;
         print(&match (self.quiet, self.format) {
-            (true, _) => networks.iter().map(|network| format!("{}\n", printable(&network.id))).collect(),
+            (true, _) => networks.iter().map(|network| line(network, shortened)).collect(),
             (false, ListFormat::Json) => networks.iter().map(printable::json).collect(),
             (false, ListFormat::Text) => table(&networks, shortened),
             (false, ListFormat::Template(template)) => template.render(&networks, shortened),
         })
     }
+}
+
+fn line(network: &NetworkView, shortened: bool) -> String {
+    format!("{}\n", printable(&cell::id(network, shortened)))
 }
 
 /// The last column is there only if there is something in it.
@@ -123,6 +127,7 @@ mod tests {
              0123456789ab  front     overlay  swarm  4096  10.0.0.0/24,fd00::/64  encrypted,internal  2\n\
              0123456789ab  \\u{9b}2J  overlay  swarm  4096                                             0\n"
         );
+        assert_eq!([true, false].map(|short| line(&front, short).len()), [13, 26]);
         assert!(table(&[front], false).contains("0123456789abcdefghijklmno  front"));
     }
 

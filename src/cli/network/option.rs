@@ -1,5 +1,7 @@
-//! `--opt`: options of a network, as Docker's users write them.
+//! `--opt`: options of a network, as Docker's users write them, and one of our own.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::switch::wire::Vni;
@@ -8,13 +10,16 @@ use crate::switch::wire::Vni;
 pub(super) const MTU: &str = "com.docker.network.driver.mtu";
 /// And of the one that sets VNIs.
 pub(super) const VNIS: &str = "com.docker.network.driver.overlay.vxlanid_list";
+/// Our own, which names VXLAN end points outside of the cluster.
+pub(super) const FOREIGN: &str = "foreign";
 
 /// An option of a network.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Opt {
     Encrypted(bool),
     Mtu(u16),
     Vni(u32),
+    Foreign(BTreeSet<IpAddr>),
 }
 
 impl FromStr for Opt {
@@ -40,7 +45,13 @@ impl FromStr for Opt {
                 let vni = vni.parse().ok().and_then(Vni::new);
                 vni.map(|vni| Self::Vni(vni.id())).ok_or_else(|| format!("want a VNI, 0 to {}", Vni::MAX))
             }
-            _ => Err("no such option: want encrypted, mtu= or vxlanid_list=".into()),
+            (FOREIGN, list) => {
+                let addresses = list.split(',').map(str::parse).collect::<Result<_, _>>();
+                addresses
+                    .map(Self::Foreign)
+                    .map_err(|_| "want addresses, as in foreign=192.0.2.9,192.0.2.10".into())
+            }
+            _ => Err("no such option: want encrypted, mtu=, vxlanid_list= or foreign=".into()),
         }
     }
 }
@@ -59,6 +70,10 @@ mod tests {
             ("com.docker.network.driver.mtu=1200", Opt::Mtu(1200)),
             ("vxlanid_list=42", Opt::Vni(42)),
             ("com.docker.network.driver.overlay.vxlanid_list=16777215", Opt::Vni(Vni::MAX)),
+            (
+                "foreign=192.0.2.9,2001:db8::9",
+                Opt::Foreign([[192, 0, 2, 9].into(), "2001:db8::9".parse().unwrap()].into()),
+            ),
         ] {
             assert_eq!(text.parse(), Ok(option), "{text}");
         }
@@ -72,6 +87,10 @@ mod tests {
             "mtu=65536",
             "vxlanid_list=16777216",
             "vxlanid_list=1,2",
+            "foreign",
+            "foreign=",
+            "foreign=192.0.2.9,",
+            "foreign=192.0.2.0/24",
         ] {
             assert!(text.parse::<Opt>().is_err(), "{text}");
         }

@@ -1,6 +1,6 @@
 //! `vswitchd network rm`, `prune`.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use super::term::prune_term;
@@ -63,7 +63,7 @@ impl Rm {
         };
         let mut wanted = Vec::new();
         for name in self.networks {
-            let named: Vec<&NetworkView> = known.iter().filter(|network| means(&name, network)).collect();
+            let named = meant(&name, &known);
             let question =
                 format!("{name} is the routing mesh's network: without it no service can publish a port.");
             if named.is_empty() && self.force {
@@ -82,9 +82,14 @@ impl Rm {
     }
 }
 
-/// Whether a network could be meant.
-fn means(wanted: &Name, network: &NetworkView) -> bool {
-    network.name == wanted.as_str() || network.id.starts_with(wanted.as_str())
+/// The networks that could be meant: those of that id or name, or else those whose ids begin so.
+fn meant<'n>(wanted: &Name, known: &'n [NetworkView]) -> Vec<&'n NetworkView> {
+    let is = |network: &&NetworkView| network.name == wanted.as_str() || network.id == wanted.as_str();
+    let whole: Vec<_> = known.iter().filter(is).collect();
+    if !whole.is_empty() {
+        return whole;
+    }
+    known.iter().filter(|network| network.id.starts_with(wanted.as_str())).collect()
 }
 
 impl Prune {
@@ -112,7 +117,13 @@ fn confirmed(what: &str) -> io::Result<bool> {
     let mut error = io::stderr().lock();
     write!(error, "{} Go on? [y/N] ", printable(what))?;
     error.flush()?;
-    answered(&mut io::stdin().lock())
+    let mut input = io::stdin().lock();
+    let answer = answered(&mut input)?;
+    if !input.is_terminal() {
+        // Nobody has typed the end of that line.
+        writeln!(error)?;
+    }
+    Ok(answer)
 }
 
 fn answered(input: &mut impl BufRead) -> io::Result<bool> {
@@ -135,10 +146,17 @@ mod tests {
     }
 
     #[test]
-    fn a_network_is_meant_by_name_id_and_its_beginning() {
-        let front = network("front", &[]);
-        let meant = |text: &str| means(&text.parse().unwrap(), &front);
-        assert!(["front", "0123456789abcdefghijklmno", "01"].into_iter().all(meant));
-        assert!(!["fron", "fronts", "123", "back"].into_iter().any(meant));
+    fn a_network_is_meant_by_name_and_id_and_only_then_by_the_beginning_of_one() {
+        let short = NetworkView { id: "zz".into(), ..network("0", &[]) };
+        let known = [network("front", &[]), short];
+        let named = |text: &str| {
+            let meant = meant(&text.parse().unwrap(), &known);
+            meant.into_iter().map(|network| network.name.as_str()).collect::<Vec<_>>()
+        };
+        for text in ["front", "0123456789abcdefghijklmno", "01"] {
+            assert_eq!(named(text), ["front"], "{text}");
+        }
+        assert_eq!((named("0"), named("z")), (vec!["0"], vec!["0"]));
+        assert!(["fron", "fronts", "123", "back"].iter().all(|text| named(text).is_empty()));
     }
 }

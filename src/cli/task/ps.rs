@@ -123,7 +123,8 @@ impl Ps {
             (true, _) => tasks.iter().map(|task| format!("{}\n", printable(&id(task)))).collect(),
             (false, Format::Json) => tasks.iter().map(printable::json).collect(),
             (false, Format::Text) => {
-                let mut table = Table::new(["TASK ID", "COMMAND", "CREATED", "STATUS", "NETWORKS", "NAME"]);
+                let mut table =
+                    Table::new(["TASK ID", "COMMAND", "CREATED", "STATUS", "PORTS", "NETWORKS", "NAME"]);
                 for task in tasks {
                     table.row(row(task, id(task), self.no_trunc, now));
                 }
@@ -133,14 +134,16 @@ impl Ps {
     }
 }
 
-fn row(task: &TaskView, id: String, whole: bool, now: Duration) -> [String; 6] {
+fn row(task: &TaskView, id: String, whole: bool, now: Duration) -> [String; 7] {
     let command = printable(&task.program.command.join(" "));
+    let ports: Vec<String> = task.published.iter().map(ToString::to_string).collect();
     let networks: Vec<&str> = task.endpoints.iter().map(|place| place.network_name.as_str()).collect();
     [
         id,
         format!("\"{}\"", if whole { command } else { shorten(&command, COMMAND_SHORT) }),
         format!("{} ago", ago(task.created_ms, now)),
         status(task, now),
+        ports.join(", "),
         networks.join(","),
         task.name.to_string(),
     ]
@@ -164,7 +167,7 @@ fn status(task: &TaskView, now: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{TaskEndpoint, TaskProgram};
+    use crate::api::{Protocol, PublishedView, TaskEndpoint, TaskProgram};
 
     fn task(name: &str, state: TaskState, exit_code: Option<u8>) -> TaskView {
         let program = TaskProgram {
@@ -183,11 +186,14 @@ mod tests {
             interface: "eth0".into(),
             addresses: vec!["10.0.9.7/24".parse().unwrap()],
         };
+        let (at, error) = (vec!["0.0.0.0:8080".parse().unwrap()], None);
+        let port = PublishedView { target: 80, protocol: Protocol::Tcp, published: 8080, at, error };
         TaskView {
             id: "0123456789abcdefghijklmno".into(),
             name: name.parse().unwrap(),
             program,
             endpoints: vec![place],
+            published: vec![port],
             remove: false,
             created_ms: 1_000,
             state,
@@ -223,7 +229,7 @@ mod tests {
             up[1..4],
             ["\"sleep \\u{1b}[2J a l…\"".to_owned(), "1 min 1 s ago".into(), "Up 1 min 0 s".into()]
         );
-        assert_eq!(up[4..], ["front", "a"]);
+        assert_eq!(up[4..], ["0.0.0.0:8080->80/tcp", "front", "a"]);
         assert_eq!(shown(&task("a", TaskState::Exited, Some(3)))[3], "Exited (3) 2 s ago");
         assert_eq!(shown(&task("a", TaskState::Dead, None))[3], "Dead, seen ? ago");
     }

@@ -12,7 +12,7 @@ use super::runtime;
 use super::session::{Outcome, Session, Wishes};
 use super::terminal;
 use crate::api::client::AskError;
-use crate::api::{Call, Code, Name, TaskCreate, TaskNetwork, TaskProgram, TaskState, TaskView};
+use crate::api::{Call, Code, Name, Publish, TaskCreate, TaskNetwork, TaskProgram, TaskState, TaskView};
 use crate::cli::remote::{Daemon, Remote};
 use crate::cli::{failed, print, printable::printable};
 
@@ -38,8 +38,15 @@ Examples:
   In two networks, with an address and a second name, and variables:
     vswitchd run -d --network front,ip=10.0.9.7,alias=www --network back --env STAGE=test -- ./server
 
+  Reached at port 8080 of this host, and at its port 5353 by UDP from this host alone:
+    vswitchd run -d --network front -p 8080:80 -p 127.0.0.1:5353:53/udp -- ./server
+
   Apart from all networks:
     vswitchd run --rm --network none -- ip addr
+
+--publish takes what Docker's does: 80 (a free port of this host), 8080:80 (all addresses of it), 127.0.0.1:8080:80, \
+[::1]:8080:80, 8000-8002:80-82, /udp behind any of them; or published=8080,target=80,protocol=tcp,mode=host. The program \
+sees the clients' own addresses. `vswitchd ps` shows what is reached where.
 
 Ctrl-P Ctrl-Q leaves a terminal without ending the program; `vswitchd attach NAME` comes back to it. Without a terminal
 signals go to the program.
@@ -78,6 +85,10 @@ pub(in crate::cli) struct Run {
     #[arg(long = "network", visible_alias = "net", value_name = "NETWORK[,alias=NAME][,ip=ADDRESS][,mac=MAC]", required = true, value_parser = options::network)]
     networks: Vec<Option<TaskNetwork>>,
 
+    /// Have a port of it reached at a port of this host, by clients from outside; as in 8080:80. Several times for several
+    #[arg(short, long, value_name = "[[IP:]PORT:]PORT[/tcp|/udp]")]
+    publish: Vec<Publish>,
+
     /// The directory that it starts in [default: this one]
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<PathBuf>,
@@ -99,7 +110,7 @@ pub(in crate::cli) struct Run {
     detach_keys: Keys,
 
     /// The program and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 
@@ -158,7 +169,8 @@ impl Run {
             stdin: self.interactive,
         };
         let networks = self.networks.into_iter().flatten().collect();
-        Ok(TaskCreate { name: self.name, program, networks, remove: self.rm })
+        let published = self.publish.into_iter().flat_map(|Publish(ports)| ports).collect();
+        Ok(TaskCreate { name: self.name, program, networks, published, remove: self.rm })
     }
 }
 
@@ -215,5 +227,35 @@ fn code_of(outcome: Outcome) -> ExitCode {
         Outcome::Ended(code) => ExitCode::from(code),
         Outcome::Detached => ExitCode::SUCCESS,
         Outcome::Interrupted(signal) => ExitCode::from(128 + signal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    fn command(line: &str) -> Result<Vec<OsString>, String> {
+        let line = Line::try_parse_from(["run"].into_iter().chain(line.split(' ')));
+        Ok(line.map_err(|error| error.to_string())?.run.command)
+    }
+
+    #[test]
+    fn options_behind_the_program_are_its_own_and_others_are_none() {
+        for line in ["--network none -- ls -l --rm", "--network none ls -l --rm"] {
+            assert_eq!(command(line).unwrap(), ["ls", "-l", "--rm"], "{line}");
+        }
+        assert_eq!(command("--network none -- -x").unwrap(), ["-x"]);
+        for option in ["-x", "--no-such"] {
+            let refused = command(&format!("--network none {option} ls")).unwrap_err();
+            assert!(refused.contains(&format!("unexpected argument '{option}'")), "{refused}");
+        }
     }
 }

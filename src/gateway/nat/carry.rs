@@ -1,4 +1,4 @@
-//! A network's way out: each packet and each socket to whom it belongs.
+//! A network's way out, and in: each packet and each socket to whom it belongs.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -15,10 +15,12 @@ use super::counters::{Count, Counters, Kind};
 use super::datagrams::{self, Datagrams, is_echo_request};
 use super::host::{Host, Interest, Ready, Token};
 use super::inside::{Inside, Outward, Refusal};
+use super::inward::{self, Board, Inward};
 use super::policy::Policy;
 use super::table::Limits;
 use super::turn::Turn;
-use crate::gateway::addresses::is_host;
+use crate::gateway::addresses::{Addresses, is_host};
+use crate::gateway::publication::Publication;
 use crate::gateway::station::Carried;
 use crate::switch::wire::flow::{TCP, UDP};
 use crate::switch::wire::virtio::Offload;
@@ -36,13 +38,16 @@ pub struct Outside {
     pub sockets: Arc<Semaphore>,
     /// Bytes of the largest packet that the network carries.
     pub mtu: u32,
+    /// Whether the network is to have no way out: then only what comes from outside to a published port is carried, and
+    /// what answers that.
+    pub internal: bool,
 }
 
 impl Outside {
     /// One that may go where `policy` says.
     #[must_use]
     pub fn new(policy: Policy, mtu: u32) -> Self {
-        Self { policy: Arc::new(ArcSwap::from_pointee(policy)), sockets: descriptors(), mtu }
+        Self { policy: Arc::new(ArcSwap::from_pointee(policy)), sockets: descriptors(), mtu, internal: false }
     }
 }
 
@@ -63,11 +68,20 @@ pub(super) struct FlowLimits {
     pub(super) tcp: Limits,
     pub(super) udp: Limits,
     pub(super) echo: Limits,
+    /// From outside.
+    pub(super) tcp_in: Limits,
+    pub(super) udp_in: Limits,
 }
 
 impl Default for FlowLimits {
     fn default() -> Self {
-        Self { tcp: connections::LIMITS, udp: datagrams::UDP_LIMITS, echo: datagrams::ECHO_LIMITS }
+        Self {
+            tcp: connections::LIMITS,
+            udp: datagrams::UDP_LIMITS,
+            echo: datagrams::ECHO_LIMITS,
+            tcp_in: inward::LIMITS,
+            udp_in: inward::UDP_LIMITS,
+        }
     }
 }
 
@@ -81,6 +95,9 @@ pub struct Nat {
     tcp: Connections,
     udp: Datagrams,
     echo: Datagrams,
+    inward: Inward,
+    board: Arc<Board>,
+    bell: Token,
 }
 
 impl Nat {
@@ -95,15 +112,34 @@ impl Nat {
     pub(super) fn limited(outside: &Outside, seed: u64, limits: FlowLimits) -> io::Result<Self> {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mtu = usize::try_from(outside.mtu).unwrap_or(usize::MAX).clamp(MTU_MIN, usize::from(u16::MAX));
+        let mut host = Host::new(Arc::clone(&outside.sockets))?;
+        let board = Arc::new(Board::new()?);
+        let bell = host.watch(board.bell(), Interest::Reading)?;
         Ok(Self {
             policy: Arc::clone(&outside.policy),
-            host: Host::new(Arc::clone(&outside.sockets))?,
+            host,
             inside: Inside::new(mtu, Arc::new(Counters::default()), rng.u32(..)),
             rng,
-            tcp: Connections::new(limits.tcp),
+            tcp: Connections::new(Kind::Tcp, limits.tcp),
             udp: Datagrams::new(Kind::Udp, limits.udp),
             echo: Datagrams::new(Kind::Echo, limits.echo),
+            inward: Inward::new(limits.tcp_in, limits.udp_in),
+            board,
+            bell,
         })
+    }
+
+    /// Where it reads which doors it is to have.
+    pub(in crate::gateway) fn board(&self) -> Arc<Board> {
+        Arc::clone(&self.board)
+    }
+
+    /// Takes what comes to these doors, and to no others, from now on; `at` is where the gateway is. Flows of others end.
+    pub fn publish(&mut self, at: &Addresses, publications: &[Publication], now: Instant) {
+        let inlets = publications.iter().map(|publication| publication.inlet(at)).collect();
+        let policy = self.policy.load();
+        let (mut turn, flows) = self.parts(&policy, now);
+        flows.inward.hang(inlets, &mut turn);
     }
 
     /// What it counts.
@@ -117,6 +153,9 @@ impl Nat {
         let outward = Outward::new(frame, carried.found, carried.back);
         let policy = self.policy.load();
         let (mut turn, flows) = self.parts(&policy, now);
+        if flows.inward.handle(&outward, &mut turn) {
+            return;
+        }
         if !is_host(outward.destination) && !policy.allows(outward.destination) {
             // Nobody is told of what was for many, or for none (RFC 1122 §3.2.2).
             return turn.inside.counters.add(Count::Denied);
@@ -157,17 +196,22 @@ impl Nat {
     /// Does what a socket that is ready asks for.
     pub fn ready(&mut self, ready: Ready, now: Instant) {
         let policy = self.policy.load();
+        let list = if ready.token == self.bell { self.board.take() } else { None };
         let (mut turn, flows) = self.parts(&policy, now);
+        if let Some(list) = list {
+            flows.inward.hang(list, &mut turn);
+        }
         // One that is none of these has been closed since.
         let _known = flows.tcp.ready(ready, &mut turn)
             || flows.udp.ready(ready, &mut turn)
-            || flows.echo.ready(ready, &mut turn);
+            || flows.echo.ready(ready, &mut turn)
+            || flows.inward.ready(ready, &mut turn);
     }
 
     /// When [`Self::tick`] is to be called, if at all.
     #[must_use]
     pub fn next_tick(&self) -> Option<Instant> {
-        [self.tcp.next(), self.udp.next(), self.echo.next()].into_iter().flatten().min()
+        [self.tcp.next(), self.udp.next(), self.echo.next(), self.inward.next()].into_iter().flatten().min()
     }
 
     /// Does what time asks for.
@@ -177,6 +221,7 @@ impl Nat {
         flows.tcp.wake(&mut turn);
         flows.udp.expire(&mut turn);
         flows.echo.expire(&mut turn);
+        flows.inward.tick(&mut turn);
     }
 
     /// Frames that are to go inside, in this order, with what is left to do to each.
@@ -195,8 +240,8 @@ impl Nat {
     }
 
     fn parts<'a>(&'a mut self, policy: &'a Policy, now: Instant) -> (Turn<'a>, Flows<'a>) {
-        let Self { host, inside, rng, tcp, udp, echo, .. } = self;
-        (Turn { now, policy, host, inside, rng }, Flows { tcp, udp, echo })
+        let Self { host, inside, rng, tcp, udp, echo, inward, .. } = self;
+        (Turn { now, policy, host, inside, rng }, Flows { tcp, udp, echo, inward })
     }
 }
 
@@ -204,6 +249,7 @@ struct Flows<'a> {
     tcp: &'a mut Connections,
     udp: &'a mut Datagrams,
     echo: &'a mut Datagrams,
+    inward: &'a mut Inward,
 }
 
 fn is_icmp(protocol: u8) -> bool {

@@ -1,4 +1,4 @@
-//! One TCP connection from inside: smoltcp ends it here, and the host's own TCP goes on from here.
+//! One TCP connection between inside and outside: smoltcp ends it here, and the host's own TCP goes on from here.
 //!
 //! Two connections with bytes between them (RFC 1122 has no name for it; a relay, as SOCKS servers are). Nothing
 //! is held but what the windows of both allow: a side that does not read has its window shut, or its socket full,
@@ -6,7 +6,7 @@
 //! (half-close, RFC 9293 §3.6.1), and so is a reset, either way.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt;
@@ -15,6 +15,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
+use super::connections::Key;
 use super::link::Link;
 use crate::gateway::frame::Back;
 use crate::gateway::streams::add_way_back;
@@ -28,6 +29,10 @@ pub(super) const ESTABLISHED_IDLE: Duration = Duration::from_secs(7_440);
 /// The same of one that is being opened or closed, or whose inside end acknowledges nothing (REQ-5: no less than 4
 /// minutes).
 pub(super) const TRANSITORY_IDLE: Duration = Duration::from_secs(240);
+
+/// How long inside may take to answer a client of outside's: some time more than a program needs that is busy, and
+/// less than clients wait.
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether there is more to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub(super) struct Connection {
     socket: SocketHandle,
     /// From outside's address, to inside's.
     back: Back,
+    /// Whether inside has taken part in it.
+    answered: bool,
     ends: Ended,
     heard: Heard,
     /// When smoltcp's time began.
@@ -87,32 +94,46 @@ impl std::fmt::Debug for Connection {
 impl Connection {
     /// One whose outer side is connected to `outside`, and whose inner one awaits the SYN that asked for it.
     /// `back` is from outside's address.
-    pub(super) fn new(
+    pub(super) fn outward(
         outer: TcpStream,
         outside: SocketAddr,
         back: Back,
         mtu: usize,
         (seed, now): (u64, Instant),
     ) -> Option<Self> {
-        let mut config = Config::new(HardwareAddress::Ip);
-        config.random_seed = seed;
-        let mut link = Link { received: None, sent: &mut Vec::new(), back, mtu };
-        let mut interface = Interface::new(config, &mut link, time::Instant::ZERO);
-        let own = outside.ip();
-        let mut full = false;
-        let cidr = IpCidr::new(own.into(), if own.is_ipv4() { 32 } else { 128 });
-        interface.update_ip_addrs(|addresses| full = addresses.push(cidr).is_err());
-        add_way_back(&mut interface, back.ends);
-        let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
-        let mut socket = Socket::new(buffer(), buffer());
-        // Outside has decided already what goes in one segment.
-        socket.set_nagle_enabled(false);
-        socket.listen((own, outside.port())).ok().filter(|()| !full)?;
+        let (interface, mut socket) = inner(outside.ip(), back, mtu, seed)?;
+        socket.listen((outside.ip(), outside.port())).ok()?;
+        Some(Self::new(outer, interface, socket, back, now))
+    }
+
+    /// One whose outer side is a client's, whom inside sees as `key.outside`, and whose inner one asks inside for it.
+    /// The outer side is given back where that can't be.
+    pub(super) fn inward(
+        outer: TcpStream,
+        key: &Key,
+        back: Back,
+        mtu: usize,
+        (seed, now): (u64, Instant),
+    ) -> Result<Self, TcpStream> {
+        let client = key.outside.ip();
+        let Some((mut interface, mut socket)) = inner(client, back, mtu, seed) else { return Err(outer) };
+        let (to, from) = ((key.inside.ip(), key.inside.port()), (client, key.outside.port()));
+        if socket.connect(interface.context(), to, from).is_err() {
+            return Err(outer);
+        }
+        Ok(Self { answered: false, ..Self::new(outer, interface, socket, back, now) })
+    }
+
+    fn new(
+        outer: TcpStream,
+        interface: Interface,
+        socket: Socket<'static>,
+        back: Back,
+        now: Instant,
+    ) -> Self {
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let socket = sockets.add(socket);
-        let heard = Heard { any: now, inside: now };
-        let (ends, start) = (Ended::default(), now);
-        Some(Self {
+        Self {
             outer,
             readable: true,
             writable: true,
@@ -120,10 +141,21 @@ impl Connection {
             sockets,
             socket,
             back,
-            ends,
-            heard,
-            start,
-        })
+            answered: true,
+            ends: Ended::default(),
+            heard: Heard { any: now, inside: now },
+            start: now,
+        }
+    }
+
+    /// Whether inside has taken it, if outside has asked for it.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Has outside be reset when this is dropped.
+    pub(super) fn reset_on_drop(&self) {
+        reset_on_close(&self.outer);
     }
 
     /// Takes a packet from inside, whose checksums have been looked at.
@@ -167,6 +199,8 @@ impl Connection {
     fn go_on(&mut self, mut link: Link<'_>, now: Instant) -> Life {
         let at = self.time(now);
         self.interface.poll(at, &mut link, &mut self.sockets);
+        let waits = [State::Closed, State::Listen, State::SynSent, State::SynReceived];
+        self.answered |= !waits.contains(&self.sockets.get::<Socket<'_>>(self.socket).state());
         // Each round moves bytes, and both sides take as many as they have room for.
         while self.move_out(now) | self.move_in(now) {
             self.interface.poll(at, &mut link, &mut self.sockets);
@@ -185,7 +219,9 @@ impl Connection {
     pub(super) fn expiry(&self) -> Instant {
         let socket = self.sockets.get::<Socket<'_>>(self.socket);
         let closed = self.ends.inside_passed && self.ends.outside;
-        if socket.send_queue() > 0 || socket.state() == State::SynReceived {
+        if !self.answered {
+            self.heard.inside + ANSWER_PATIENCE
+        } else if socket.send_queue() > 0 || socket.state() == State::SynReceived {
             self.heard.inside + TRANSITORY_IDLE
         } else if closed {
             self.heard.any + TRANSITORY_IDLE
@@ -283,6 +319,23 @@ impl Connection {
         let since = now.saturating_duration_since(self.start).as_micros();
         time::Instant::from_micros(i64::try_from(since).unwrap_or(i64::MAX))
     }
+}
+
+/// A socket that is at an outside address, on an interface of its own.
+fn inner(own: IpAddr, back: Back, mtu: usize, seed: u64) -> Option<(Interface, Socket<'static>)> {
+    let mut config = Config::new(HardwareAddress::Ip);
+    config.random_seed = seed;
+    let mut link = Link { received: None, sent: &mut Vec::new(), back, mtu };
+    let mut interface = Interface::new(config, &mut link, time::Instant::ZERO);
+    let mut full = false;
+    let cidr = IpCidr::new(own.into(), if own.is_ipv4() { 32 } else { 128 });
+    interface.update_ip_addrs(|addresses| full = addresses.push(cidr).is_err());
+    add_way_back(&mut interface, back.ends);
+    let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
+    let mut socket = Socket::new(buffer(), buffer());
+    // Outside has decided already what goes in one segment.
+    socket.set_nagle_enabled(false);
+    (!full).then_some((interface, socket))
 }
 
 /// What is not sent is thrown away, and the other end is reset (RFC 9293 §3.10.4, socket(7) on `SO_LINGER`).

@@ -1,8 +1,9 @@
-//! TCP connections from inside, each with one of the host's own.
+//! TCP connections of a network, each with one of the host's own.
 //!
-//! The outer one is made first: inside's SYN is answered when outside has answered ours, and if it refuses, inside
+//! Of one from inside the outer one is made first: inside's SYN is answered when outside has answered ours, and if it refuses, inside
 //! is refused the same way. So a port that is closed outside is closed for inside too, and what waits for an
-//! answer costs a socket and one packet (compare RFC 5382 REQ-10).
+//! answer costs a socket and one packet (compare RFC 5382 REQ-10). Of one from outside the outer one is there already:
+//! the client is reset if the endpoint refuses.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -13,10 +14,11 @@ use etherparse::TcpSlice;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::connection::{Connection, Life, TRANSITORY_IDLE};
+use super::connection::{Connection, Life, TRANSITORY_IDLE, reset_on_close};
 use super::counters::{Count, Kind};
 use super::host::{Interest, Permit, Ready, Token};
 use super::inside::{Outward, Refusal};
+use super::inward::Arrival;
 use super::table::{self, Limits, Table};
 use super::turn::Turn;
 use crate::gateway::frame::Back;
@@ -30,8 +32,18 @@ const TICK: Duration = Duration::from_millis(1);
 /// Both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Key {
-    inside: SocketAddr,
-    outside: SocketAddr,
+    pub(super) inside: SocketAddr,
+    pub(super) outside: SocketAddr,
+}
+
+impl Key {
+    /// Those of a packet of TCP or UDP, which both begin with their ports (RFC 9293 §3.1, RFC 768).
+    pub(super) fn of(outward: &Outward<'_>) -> Option<Self> {
+        let &[s0, s1, d0, d1] = outward.transport.first_chunk()?;
+        let inside = SocketAddr::new(outward.source, u16::from_be_bytes([s0, s1]));
+        let outside = SocketAddr::new(outward.destination, u16::from_be_bytes([d0, d1]));
+        Some(Self { inside, outside })
+    }
 }
 
 impl table::Key for Key {
@@ -40,9 +52,10 @@ impl table::Key for Key {
     }
 }
 
-/// All of a network.
+/// All of a network that come from one side.
 #[derive(Debug)]
 pub(super) struct Connections {
+    kind: Kind,
     flows: Table<Key, Flow>,
     tokens: HashMap<Token, Key>,
 }
@@ -51,6 +64,8 @@ pub(super) struct Connections {
 struct Flow {
     _permit: Permit,
     token: Token,
+    /// What it came in by, if it came from outside.
+    owner: Option<Token>,
     /// From the gateway's address to inside's.
     back: Back,
     stage: Stage,
@@ -70,8 +85,71 @@ enum Stage {
 }
 
 impl Connections {
-    pub(super) fn new(limits: Limits) -> Self {
-        Self { flows: Table::new(limits), tokens: HashMap::new() }
+    pub(super) fn new(kind: Kind, limits: Limits) -> Self {
+        Self { kind, flows: Table::new(limits), tokens: HashMap::new() }
+    }
+
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.flows.has(key)
+    }
+
+    /// Carries a connection from outside to an endpoint. It is given back if there is no room for it.
+    pub(super) fn carry_in(
+        &mut self,
+        outer: TcpStream,
+        arrival: &Arrival<'_>,
+        turn: &mut Turn<'_>,
+    ) -> Result<(), TcpStream> {
+        let ends = arrival.ends(turn.policy, turn.rng, |key| self.flows.has(key));
+        let (Some((key, back)), Ok(permit)) = (ends, turn.host.permit()) else { return Err(outer) };
+        if self.flows.check(key.inside.ip()).is_err() {
+            return Err(outer);
+        }
+        // Both sides decide for themselves when to send. Where that can't be said, they are slower.
+        let _slower = outer.set_nodelay(true);
+        let Ok(token) = turn.host.watch(&outer, Interest::Changes) else { return Err(outer) };
+        let (mtu, chance) = (turn.inside.mtu(), (turn.rng.u64(..), turn.now));
+        let mut connection = Connection::inward(outer, &key, back, mtu, chance)?;
+        let life = connection.wake((true, true), mtu, &mut turn.inside.frames, turn.now);
+        let stage = Stage::Open(Box::new(connection));
+        let flow = Flow { _permit: permit, token, owner: Some(arrival.owner), back, stage };
+        // Checked before.
+        let _none = self.flows.insert(key, flow, turn.now + TRANSITORY_IDLE);
+        self.tokens.insert(token, key);
+        turn.inside.counters.opened(self.kind);
+        turn.inside.counters.add(Count::Inward);
+        self.settle(&key, life, turn);
+        Ok(())
+    }
+
+    /// Answers a segment that belongs to none of these, and may not begin one.
+    pub(super) fn deny(&self, outward: &Outward<'_>, turn: &mut Turn<'_>) {
+        match TcpSlice::from_slice(outward.transport) {
+            Ok(segment) => turn.inside.reset(outward, &segment, turn.now),
+            Err(_) => turn.inside.counters.add(Count::Malformed),
+        }
+    }
+
+    /// Resets all that an owner has brought.
+    pub(super) fn end(&mut self, owner: Token, turn: &mut Turn<'_>) {
+        let own = self.flows.iter().filter(|(_, flow)| flow.owner == Some(owner));
+        for key in own.map(|(&key, _)| key).collect::<Vec<_>>() {
+            if let Some(Flow { stage: Stage::Open(connection), .. }) = self.flows.get_mut(&key) {
+                connection.reset(turn.inside.mtu(), &mut turn.inside.frames, turn.now);
+            }
+            self.settle(&key, Life::Over, turn);
+        }
+    }
+
+    /// Has the outer sides be reset when this is dropped.
+    pub(super) fn reset_on_drop(&self) {
+        for (_, flow) in self.flows.iter() {
+            match &flow.stage {
+                Stage::Open(connection) => connection.reset_on_drop(),
+                Stage::Opening { outer, .. } => reset_on_close(outer),
+                Stage::Over => {}
+            }
+        }
     }
 
     /// Carries a segment.
@@ -121,11 +199,11 @@ impl Connections {
         }
         let token = turn.host.watch(&outer, Interest::Changes)?;
         let stage = Stage::Opening { outer: outer.into(), syn: outward.packet.to_vec() };
-        let flow = Flow { _permit: permit, token, back: outward.back, stage };
+        let flow = Flow { _permit: permit, token, owner: None, back: outward.back, stage };
         // Checked before.
         let _none = self.flows.insert(key, flow, turn.now + TRANSITORY_IDLE);
         self.tokens.insert(token, key);
-        turn.inside.counters.opened(Kind::Tcp);
+        turn.inside.counters.opened(self.kind);
         turn.inside.counters.add(Count::TcpFlows);
         Ok(())
     }
@@ -159,7 +237,10 @@ impl Connections {
             Life::Over => {
                 if let Some(flow) = self.flows.remove(key) {
                     self.tokens.remove(&flow.token);
-                    turn.inside.counters.closed(Kind::Tcp);
+                    turn.inside.counters.closed(self.kind);
+                    if flow.is_unanswered() {
+                        turn.inside.counters.add(Count::InwardRefused);
+                    }
                 }
             }
         }
@@ -186,6 +267,11 @@ impl Flow {
     fn ready(&mut self, key: Key, ready: Ready, turn: &mut Turn<'_>) -> Life {
         let (mtu, now) = (turn.inside.mtu(), turn.now);
         match &mut self.stage {
+            // Nobody waits for the endpoint any more.
+            Stage::Open(connection) if ready.error && !connection.is_answered() => {
+                connection.reset(mtu, &mut turn.inside.frames, now);
+                Life::Over
+            }
             Stage::Open(connection) => {
                 connection.wake((ready.read, ready.write), mtu, &mut turn.inside.frames, now)
             }
@@ -201,6 +287,11 @@ impl Flow {
         }
     }
 
+    /// Whether it came from outside, and the endpoint has not taken it.
+    fn is_unanswered(&self) -> bool {
+        matches!(&self.stage, Stage::Open(connection) if !connection.is_answered())
+    }
+
     /// Outside has answered: inside is answered.
     fn established(&mut self, key: Key, turn: &mut Turn<'_>) -> Life {
         let Stage::Opening { outer, syn } = std::mem::replace(&mut self.stage, Stage::Over) else {
@@ -208,7 +299,7 @@ impl Flow {
         };
         let (mtu, chance) = (turn.inside.mtu(), (turn.rng.u64(..), turn.now));
         let back = self.back.of(key.outside.ip());
-        let made = back.and_then(|back| Connection::new(outer, key.outside, back, mtu, chance));
+        let made = back.and_then(|back| Connection::outward(outer, key.outside, back, mtu, chance));
         let Some(mut connection) = made else { return Life::Over };
         let life = connection.take(&syn, mtu, &mut turn.inside.frames, turn.now);
         self.stage = Stage::Open(Box::new(connection));

@@ -28,6 +28,11 @@ counts! {
     UdpFlows = "udp-flows",
     /// Inside addresses and ICMP identifiers that got a socket of the host's.
     EchoFlows = "echo-flows",
+    /// Connections and clients' flows of datagrams that came from outside, and were carried to an endpoint.
+    Inward = "inward",
+    /// Of these, those that the endpoint has refused or not answered; and those that were not tried, because there were
+    /// as many as there may be.
+    InwardRefused = "inward-refused",
     /// What has come to its end by being quiet for too long.
     Expired = "expired",
     /// Refused: the destination is none that inside may reach.
@@ -59,7 +64,7 @@ counts! {
 #[derive(Debug, Default)]
 pub struct Counters {
     counts: [AtomicU64; Count::ALL.len()],
-    open: [AtomicU64; 3],
+    open: [AtomicU64; Kind::ALL.len()],
 }
 
 /// Kinds of flows.
@@ -71,11 +76,15 @@ pub enum Kind {
     Udp,
     /// Inside addresses and ICMP identifiers.
     Echo,
+    /// TCP connections from outside.
+    TcpIn,
+    /// Clients outside that have sent datagrams.
+    UdpIn,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Echo];
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Udp, Self::Echo, Self::TcpIn, Self::UdpIn];
 
     /// The name used in counters' output.
     #[must_use]
@@ -84,6 +93,8 @@ impl Kind {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::Echo => "echo",
+            Self::TcpIn => "tcp-in",
+            Self::UdpIn => "udp-in",
         }
     }
 }

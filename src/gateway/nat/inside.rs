@@ -42,6 +42,8 @@ pub(super) enum Refusal {
     Network,
     /// Nobody there.
     Host,
+    /// Nobody listens there.
+    Port,
     /// Nobody may go there, or nobody more.
     Prohibited,
     /// The hop limit has come to its end.
@@ -78,6 +80,11 @@ impl<'a> Outward<'a> {
             back,
         }
     }
+
+    /// Whether it is for an address of the gateway's.
+    pub(super) fn is_for_gateway(&self) -> bool {
+        self.back.own() == self.destination
+    }
 }
 
 impl Refusal {
@@ -86,10 +93,12 @@ impl Refusal {
         match (ends, self) {
             (Ends::V4(..), Self::Network) => (3, 0),
             (Ends::V4(..), Self::Host) => (3, 1),
+            (Ends::V4(..), Self::Port) => (3, 3),
             (Ends::V4(..), Self::Prohibited) => (3, 13),
             (Ends::V4(..), Self::Hops) => (11, 0),
             (Ends::V6(..), Self::Network) => (1, 0),
             (Ends::V6(..), Self::Host) => (1, 3),
+            (Ends::V6(..), Self::Port) => (1, 4),
             (Ends::V6(..), Self::Prohibited) => (1, 1),
             (Ends::V6(..), Self::Hops) => (3, 0),
         }

@@ -1,14 +1,17 @@
-//! The way out of a network: packets for the world outside are carried by ordinary sockets of this host.
+//! The way out of a network, and in: packets for the world outside, and what comes from there to published ports, are
+//! carried by ordinary sockets of this host.
 //!
 //! ```text
 //!           station (Action::Carry)                      sockets, one epoll
 //! inside ──────────► nat ──► connections (TCP: smoltcp here, the host's TCP there) ──► outside
 //!        ◄── frames ──┘ ├──► datagrams  (UDP: a socket for each inside address and port)
-//!                       └──► datagrams  (echo: an ICMP socket for each identifier)
+//!                       ├──► datagrams  (echo: an ICMP socket for each identifier)
+//!                       └──► inward     (connections and datagrams that were sent to a port of this host)
 //! ```
 //!
 //! So inside reaches what a program of this host's user would reach, with this host's address, and no privilege,
-//! rule or route is needed. Where it may not go is a [`Policy`]. Nothing outside reaches inside but what answers.
+//! rule or route is needed. Where it may not go is a [`Policy`]. Nothing outside reaches inside but what answers, and
+//! what is published ([`inward`]).
 //!
 //! [`Nat`] has sockets and no clock: time comes in. Whatever is bounded says in [`Counters`] when it was full, and
 //! inside is told by ICMP, or a reset. What is not carried: fragments, other protocols, ICMP but echo, and TCP's
@@ -22,6 +25,7 @@ mod datagrams;
 mod fragments;
 mod host;
 mod inside;
+mod inward;
 mod link;
 mod policy;
 mod quote;
@@ -34,4 +38,5 @@ mod tests;
 pub use self::carry::{Nat, Outside, descriptors};
 pub use self::counters::{Count, Counters, Kind};
 pub use self::host::{Ready, Token};
+pub(super) use self::inward::{Board, Inlet, Way};
 pub use self::policy::Policy;

@@ -67,6 +67,15 @@ impl<K: Key, V> Table<K, V> {
         Ok(replaced)
     }
 
+    pub(super) fn has(&self, key: &K) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// All of them, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.entries.iter().map(|(key, entry)| (key, &entry.value))
+    }
+
     pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.entries.get_mut(key).map(|entry| &mut entry.value)
     }

@@ -1,6 +1,7 @@
 //! A way out between a guest made of smoltcp and servers on this host's loopback device, which is not denied here.
 
 mod guest;
+mod inward;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -165,7 +166,7 @@ fn quiet_flows_are_forgotten() {
 #[test]
 fn the_full_are_told_so() {
     let few = Limits { network: 2, inside: 1 };
-    let mut world = World::limited(FlowLimits { tcp: few, udp: few, echo: few });
+    let mut world = World::limited(FlowLimits { tcp: few, udp: few, echo: few, ..FlowLimits::default() });
     let server = server(LOOPBACK[0]);
     let to = server.local_addr().unwrap();
     world.handle(&datagram(4_000, to, b"one"));

@@ -281,6 +281,24 @@ fn who_leads_out_hands_on_what_is_for_elsewhere() {
 }
 
 #[test]
+fn who_leads_in_hands_on_what_may_answer_somebody_outside() {
+    let mut station = station().leading_in();
+    let mut handle = |frame: &[u8]| station.handle(frame, &tables(false), Instant::now());
+    let segment = built(|frame| ipv4(V4).tcp(80, *PORTS.start(), 1_000, 8_192).write(frame, b"page"));
+    for answer in [segment, datagram(true, *PORTS.end(), b"answer")] {
+        let Action::Carry(carried) = handle(&answer) else { panic!("it goes nowhere") };
+        assert_eq!(carried.back.mac, CLIENT);
+    }
+    // Other ports, and all that is not for us, are as they were.
+    let Action::Send(reply) = handle(&datagram(false, PORTS.start() - 1, b"?")) else { panic!("no error") };
+    assert_eq!(&reply[34..36], [3, 3]);
+    let out = built(|frame| ipv4([192, 0, 2, 1].into()).udp(4_000, *PORTS.start()).write(frame, b"?"));
+    let Action::Send(reply) = handle(&out) else { panic!("it leads nowhere") };
+    assert_eq!(&reply[34..36], [3, 0]);
+    assert!(matches!(handle(&datagram(false, DNS, &query("web."))), Action::Send(_)));
+}
+
+#[test]
 fn tcp_is_reset_as_the_sender_expects_it() {
     let syn = built(|frame| ipv4(V4).tcp(4_000, 80, 1_000, 8_192).syn().write(frame, &[]));
     let more = built(|frame| ipv6(V6).tcp(4_000, 80, 1_000, 8_192).ack(5_000).write(frame, b"GET"));

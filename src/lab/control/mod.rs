@@ -25,7 +25,7 @@ pub const NAME_MAX: usize = 32;
 pub enum Request {
     /// What it consists of.
     List,
-    /// The namespaces of a node or an endpoint.
+    /// The namespaces of a node, of the host outside or of an endpoint.
     Enter {
         /// Its name.
         target: String,
@@ -63,9 +63,12 @@ pub struct Listing {
     pub name: String,
     /// Its nodes.
     pub nodes: Vec<NodeListing>,
+    /// The host that is none; labs of earlier builds have none.
+    #[serde(default)]
+    pub outside: Option<NodeListing>,
 }
 
-/// A node of a [`Listing`].
+/// A node of a [`Listing`], or the host outside.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeListing {
     /// Its name.
@@ -113,7 +116,8 @@ impl Listing {
                 })
                 .collect(),
         };
-        Self { name: name.into(), nodes: plan.nodes.iter().map(node).collect() }
+        let nodes = plan.nodes.iter().map(node).collect();
+        Self { name: name.into(), nodes, outside: Some(node(&plan.outside)) }
     }
 }
 

@@ -97,11 +97,11 @@ pub struct Server {
     places: HashMap<String, Place>,
 }
 
-/// A node or an endpoint.
+/// A node, the host outside or an endpoint.
 #[derive(Debug)]
 struct Place {
     netns: NetNs,
-    /// Of the node.
+    /// Of the node, if it is one's.
     daemon: Option<DaemonPlace>,
 }
 
@@ -122,6 +122,8 @@ impl Server {
             let endpoints = node.endpoints().iter();
             places.extend(endpoints.map(|of| (of.plan().name.clone(), place(of.netns()))));
         }
+        let outside = lab.outside();
+        places.insert(outside.plan().name.clone(), Place { netns: outside.netns().clone(), daemon: None });
         Ok(Self { listing, sandbox, places })
     }
 

@@ -83,6 +83,7 @@ impl Cluster {
             device: view.spec.device,
             mtu: view.mtu,
             carried: view.carried,
+            published: view.published,
         };
         let members = self.network_members(&network);
         let record = self.networks().into_iter().find(|(id, _)| *id == network.id);
@@ -120,11 +121,14 @@ impl Cluster {
         let pools = settings.pools.iter().filter_map(|&(address, length)| Ipv4Prefix::new(address, length));
         let mut random = [0; 5];
         SystemRandom::new().fill(&mut random).map_err(|_| internal("the system has no randomness"))?;
+        let nodes = self.nodes().into_iter().map(|(_, record)| (record.name, record.data.ip()));
         let around = Around {
             networks: &self.network_views(),
             pools: &pools.map(IpPrefix::from).collect::<Vec<_>>(),
             mask_length: settings.pool_mask,
             routes: &host_routes(),
+            nodes: &nodes.collect::<Vec<_>>(),
+            local: self.data_address().ip(),
             random,
         };
         let settled = settle(request, &around)?;

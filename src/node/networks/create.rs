@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::super::requests::conflict;
 use super::conflict::within;
+use super::foreign;
 use super::pool::free_block;
 use super::subnet;
 use crate::api::{
@@ -34,6 +35,10 @@ pub(super) struct Around<'a> {
     pub(super) mask_length: u8,
     /// Where this host sends packets elsewhere, each with the link; default routes are none.
     pub(super) routes: &'a [(IpPrefix, String)],
+    /// The cluster's nodes that are known here, with where their data goes to.
+    pub(super) nodes: &'a [(String, IpAddr)],
+    /// Where this node's does.
+    pub(super) local: IpAddr,
     /// A random number, for a subnet of IPv6 that nobody else has (RFC 4193 §3.2.1).
     pub(super) random: [u8; 5],
 }
@@ -61,6 +66,7 @@ pub(super) fn settle(request: &NetworkCreate, around: &Around<'_>) -> Result<Set
     let vni = settle_vni(request.vni, around.networks)?;
     let subnets = settle_subnets(request, around)?;
     check_mtu(&request.options, &subnets)?;
+    foreign::check(&request.options, &subnets, around)?;
     Ok(Settled { vni, subnets })
 }
 
@@ -209,7 +215,7 @@ fn unique_local(random: [u8; 5]) -> IpPrefix {
     IpPrefix::new(address, 64).expect("nothing is set behind the first 48 bits")
 }
 
-fn bad(message: impl AsRef<str>) -> Refusal {
+pub(super) fn bad(message: impl AsRef<str>) -> Refusal {
     Refusal::new(Code::BadRequest, message)
 }
 
@@ -261,8 +267,16 @@ pub(super) mod tests {
     ) -> Result<Settled, Refusal> {
         let pools: Vec<IpPrefix> = pools.iter().map(|pool| pool.parse().unwrap()).collect();
         let routes: Vec<_> = routes.iter().map(|route| (route.parse().unwrap(), "eth0".to_owned())).collect();
-        let random = [1, 2, 3, 4, 5];
-        settle(request, &Around { networks, pools: &pools, mask_length: 24, routes: &routes, random })
+        let around = Around {
+            networks,
+            pools: &pools,
+            mask_length: 24,
+            routes: &routes,
+            nodes: &[],
+            local: [192, 0, 2, 1].into(),
+            random: [1, 2, 3, 4, 5],
+        };
+        settle(request, &around)
     }
 
     fn settled(request: &NetworkCreate, networks: &[NetworkView]) -> Result<Settled, Refusal> {

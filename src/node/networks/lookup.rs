@@ -52,7 +52,7 @@ pub(super) fn may_remove(network: &NetworkDetail, own: &str) -> Result<(), Refus
     let unnamed =
         |peer: &&NetworkPeer| peer.id != own && network.members.iter().all(|member| member.node != peer.name);
     let others = network.peers.iter().filter(unnamed).map(|peer| peer.name.clone()).collect::<Vec<_>>();
-    let known = (!endpoints.is_empty()).then(|| format!("endpoints {}", some(&endpoints)));
+    let known = (!endpoints.is_empty()).then(|| some(&endpoints));
     let there = (!others.is_empty()).then(|| format!("endpoints of nodes {}", some(&others)));
     let users: Vec<String> = known.into_iter().chain(there).collect();
     if users.is_empty() {
@@ -60,7 +60,7 @@ pub(super) fn may_remove(network: &NetworkDetail, own: &str) -> Result<(), Refus
     }
     let name = &network.network.name;
     Err(conflict(format!(
-        "network {name} is in use by {}: `vswitchd detach` them first",
+        "network {name} is in use by {}: `vswitchd stop` tasks there, `detach` others",
         users.join(" and ")
     )))
 }
@@ -130,8 +130,8 @@ mod tests {
         assert_eq!(may_remove(&detail(&[], &[]), "0"), Ok(()));
         assert_eq!(
             said(&detail(&[("web", "0"), ("db", "2")], &["0", "1", "2"])),
-            "network front is in use by endpoints web on node-0, db on node-2 and endpoints of nodes node-1: `vswitchd \
-             detach` them first"
+            "network front is in use by web on node-0, db on node-2 and endpoints of nodes node-1: `vswitchd stop` tasks \
+             there, `detach` others"
         );
         let many = said(&detail(&[], &["1", "2", "3", "4", "5", "6"]));
         assert!(many.contains("nodes node-1, node-2, node-3, node-4 and 2 more:"), "{many}");

@@ -8,11 +8,13 @@
 //! - `conflict`: two sides of a partition may each make a network of one name, VNI or subnet. The older holds it, on
 //!   every node that knows both; the other says so in `ls`, and gives way. Nothing is renamed, renumbered or removed
 //!   unasked.
+//! - `foreign`: VXLAN end points that are no nodes.
 //! - `lookup`: names, ids and beginnings of ids.
 
 mod commands;
 mod conflict;
 mod create;
+mod foreign;
 mod lookup;
 mod pool;
 mod subnet;

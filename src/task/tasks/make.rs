@@ -18,7 +18,8 @@ use tracing::{info, warn};
 use super::networks::write_shared;
 use super::{TASKS_MAX, Task, Tasks, conflict, internal};
 use crate::api::{
-    Code, Name, Refusal, TASK_NETWORKS_MAX, TaskCreate, TaskNetwork, TaskProgram, TaskState, WORDS_MAX,
+    Code, Name, PublishedPort, Refusal, TASK_NETWORKS_MAX, TaskCreate, TaskNetwork, TaskProgram, TaskState,
+    WORDS_MAX,
 };
 use crate::crypto::identity::NodeId;
 use crate::namespace::init::THIS_PROGRAM;
@@ -34,13 +35,22 @@ const KEEPER_PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of what it announces.
 const ANNOUNCEMENT_MAX: u64 = 16 * 1024;
 
+/// What a task is to have besides.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// In the order of its places.
+    pub(super) networks: Vec<TaskNetwork>,
+    pub(super) published: Vec<PublishedPort>,
+    /// The place by way of which it is reached from outside.
+    pub(super) through: usize,
+}
+
 impl Tasks {
     /// Makes a task, ready to be started.
     pub(super) async fn create(self: &Arc<Self>, request: TaskCreate) -> Result<Arc<Task>, Refusal> {
         check(&request)?;
         let _making = self.making.lock().await;
-        let wanted = request.networks.clone();
-        let mut kept = self.settle(request).await?;
+        let (mut kept, wanted) = self.settle(request).await?;
         StateDir::part(&self.folder).map_err(internal)?;
         let directory = self.folder.join(&kept.id);
         let made = self.build(&directory, &mut kept, wanted).await;
@@ -62,7 +72,7 @@ impl Tasks {
     }
 
     /// What the task will be, with all that was not given.
-    async fn settle(&self, request: TaskCreate) -> Result<Kept, Refusal> {
+    async fn settle(&self, request: TaskCreate) -> Result<(Kept, Wanted), Refusal> {
         let names: Vec<String> = self.table().values().map(|task| task.kept.name.to_string()).collect();
         if names.len() >= TASKS_MAX {
             return Err(conflict(format!(
@@ -86,18 +96,14 @@ impl Tasks {
         };
         let user = find_user(request.program.user.as_deref(), is_privileged());
         let user = user.map_err(|error| bad_request(error.to_string()))?;
-        let endpoints = self.places(&request.networks).await?;
-        let (program, remove) = (request.program, request.remove);
-        Ok(Kept { id, name, hostname, program, user, endpoints, remove, created_ms: now_ms() })
+        let TaskCreate { program, networks, published, remove, .. } = request;
+        let (endpoints, way_out) = self.places(&networks).await?;
+        let wanted = Wanted { networks, published, through: way_out.unwrap_or_default() };
+        Ok((Kept { id, name, hostname, program, user, endpoints, remove, created_ms: now_ms() }, wanted))
     }
 
     /// Makes the directory, starts the keeper, and gives the task its places. If that fails, its keeper has been ended.
-    async fn build(
-        &self,
-        directory: &Path,
-        kept: &mut Kept,
-        wanted: Vec<TaskNetwork>,
-    ) -> Result<Status, Refusal> {
+    async fn build(&self, directory: &Path, kept: &mut Kept, wanted: Wanted) -> Result<Status, Refusal> {
         let complaints = prepare(directory, kept).map_err(internal)?;
         let (keeper, pid) = start_keeper(directory, complaints).await?;
         let placed = self.join_networks(directory, kept, wanted, pid).await;
@@ -138,6 +144,9 @@ fn check(request: &TaskCreate) -> Result<(), Refusal> {
     }
     if request.networks.len() > TASK_NETWORKS_MAX {
         return Err(bad_request(format!("a task is in at most {TASK_NETWORKS_MAX} networks")));
+    }
+    if request.networks.is_empty() && !request.published.is_empty() {
+        return Err(bad_request("a task without networks has no ports to publish: name one by --network"));
     }
     Ok(())
 }
@@ -214,6 +223,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::api::Publish;
 
     fn request(command: &[&str], env: &[&str], workdir: Option<&str>) -> TaskCreate {
         let program = TaskProgram {
@@ -225,12 +235,15 @@ mod tests {
             tty: false,
             stdin: false,
         };
-        TaskCreate { name: None, program, networks: Vec::new(), remove: false }
+        TaskCreate { name: None, program, networks: Vec::new(), published: Vec::new(), remove: false }
     }
 
     #[test]
     fn requests_that_can_not_be_meant_are_refused() {
         assert_eq!(check(&request(&["sh"], &["A=", "B=c=d"], Some("/"))), Ok(()));
+        let published = "8080:80".parse::<Publish>().unwrap().0;
+        let nowhere = check(&TaskCreate { published, ..request(&["sh"], &[], None) }).unwrap_err();
+        assert!(nowhere.message.contains("--network"), "{nowhere}");
         for (request, part) in [
             (request(&[], &[], None), "no command"),
             (request(&[""], &[], None), "no command"),

@@ -8,7 +8,7 @@ use rustix::fs::ftruncate;
 use serde_json::Value;
 use tracing::warn;
 
-use super::make::bad_request;
+use super::make::{Wanted, bad_request};
 use super::{Tasks, conflict, internal};
 use crate::api::{
     AttachRequest, Attached, Call, Code, ConnectRequest, DisconnectRequest, EndpointDevice, Name,
@@ -21,9 +21,12 @@ use crate::task::kept::{ID_SHORT, Kept, TASK};
 const RESOLVERS_MAX: usize = 3;
 
 impl Tasks {
-    /// Which places a task will have.
-    pub(super) async fn places(&self, wanted: &[TaskNetwork]) -> Result<Vec<TaskEndpoint>, Refusal> {
-        let mut places: Vec<TaskEndpoint> = Vec::new();
+    /// Which places a task will have, and which of them leads out, if one does: the first that can.
+    pub(super) async fn places(
+        &self,
+        wanted: &[TaskNetwork],
+    ) -> Result<(Vec<TaskEndpoint>, Option<usize>), Refusal> {
+        let (mut places, mut way_out): (Vec<TaskEndpoint>, _) = (Vec::new(), None);
         for (index, wanted) in wanted.iter().enumerate() {
             let answer = self.node.answer(Call::Network(wanted.network.clone())).await?;
             let network = serde_json::from_value::<NetworkDetail>(answer).map_err(internal)?.network;
@@ -36,6 +39,9 @@ impl Tasks {
             if places.iter().any(|place| place.network == network.id) {
                 return Err(bad_request(format!("network {} is named twice", network.name)));
             }
+            if !network.options.internal {
+                way_out.get_or_insert(index);
+            }
             places.push(TaskEndpoint {
                 network: network.id,
                 network_name: network.name,
@@ -44,7 +50,7 @@ impl Tasks {
                 addresses: Vec::new(),
             });
         }
-        Ok(places)
+        Ok((places, way_out))
     }
 
     /// Gives a task its places, and writes what depends on them.
@@ -52,12 +58,14 @@ impl Tasks {
         &self,
         directory: &Path,
         kept: &mut Kept,
-        wanted: Vec<TaskNetwork>,
+        wanted: Wanted,
         pid: u32,
     ) -> Result<(), Refusal> {
         let short_id: Name = kept.id[..ID_SHORT].parse().map_err(internal)?;
+        let Wanted { networks, mut published, through } = wanted;
         let mut all = Vec::new();
-        for (place, wanted) in kept.endpoints.iter_mut().zip(wanted) {
+        for (index, (place, wanted)) in kept.endpoints.iter_mut().zip(networks).enumerate() {
+            let published = if index == through { std::mem::take(&mut published) } else { Vec::new() };
             let request = AttachRequest {
                 network: place.network.parse().map_err(internal)?,
                 name: kept.name.clone(),
@@ -65,6 +73,7 @@ impl Tasks {
                 ip: wanted.ip,
                 mac: wanted.mac,
                 aliases: wanted.aliases.into_iter().chain([short_id.clone()]).collect(),
+                published,
             };
             let answer = self.node.answer(Call::Attach(request)).await?;
             let attached = serde_json::from_value::<Attached>(answer).map_err(internal)?;
@@ -164,6 +173,7 @@ mod tests {
             gateways: Vec::new(),
             resolver: resolver.map(|resolver| resolver.parse().unwrap()),
             mtu: 1450,
+            published: Vec::new(),
         }
     }
 

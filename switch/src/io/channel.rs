@@ -54,6 +54,8 @@ pub struct ChannelPort {
     staged: Vec<(Vec<u8>, Offload)>,
     /// Emptied buffers for the next writes.
     spare: Vec<Vec<u8>>,
+    /// Taken from the queue and not yet copied, or copied and not yet given back: neither needs the lock.
+    taken: Vec<(Vec<u8>, Offload)>,
 }
 
 /// Held by every handle of the switch's side: the last one closes it.
@@ -150,6 +152,16 @@ impl State {
     fn spare(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_default()
     }
+
+    /// Whether the switch takes one more frame.
+    fn check(&self, len: usize, capacity: usize) -> Result<(), ChannelSendError> {
+        match () {
+            () if len > DATA_MAX => Err(ChannelSendError::TooLong),
+            () if self.closed => Err(ChannelSendError::Closed),
+            () if self.to_switch.len() >= capacity => Err(ChannelSendError::Full),
+            () => Ok(()),
+        }
+    }
 }
 
 impl ChannelEnd {
@@ -166,22 +178,40 @@ impl ChannelEnd {
     /// # Errors
     /// As [`Self::send`].
     pub fn send_offload(&self, frame: &[u8], offload: Offload) -> Result<(), ChannelSendError> {
-        if frame.len() > DATA_MAX {
-            return Err(ChannelSendError::TooLong);
-        }
         let mut state = self.shared.state();
-        if state.closed {
-            return Err(ChannelSendError::Closed);
-        }
-        if state.to_switch.len() >= self.shared.capacity {
-            return Err(ChannelSendError::Full);
-        }
+        state.check(frame.len(), self.shared.capacity)?;
         let mut bytes = state.spare();
         bytes.extend_from_slice(frame);
+        let first = state.to_switch.is_empty();
         state.to_switch.push_back((bytes, offload));
         drop(state);
-        self.shared.wake_switch();
+        if first {
+            self.shared.wake_switch();
+        }
         Ok(())
+    }
+
+    /// As [`Self::send_offload`] of each, at once and without copying them. Gives how many have not been taken: there is
+    /// no room for them, they are too long, or the port is closed.
+    pub fn send_all(&self, frames: impl Iterator<Item = (Vec<u8>, Offload)>) -> usize {
+        let mut state = self.shared.state();
+        let first = state.to_switch.is_empty();
+        let mut refused = 0;
+        for (frame, offload) in frames {
+            if state.check(frame.len(), self.shared.capacity).is_err() {
+                refused += 1;
+                continue;
+            }
+            // Its memory takes the place of a spare one's: there are no more than the queue has held.
+            drop(state.spare());
+            state.to_switch.push_back((frame, offload));
+        }
+        let wakes = first && !state.to_switch.is_empty();
+        drop(state);
+        if wakes {
+            self.shared.wake_switch();
+        }
+        refused
     }
 
     /// Waits for the next frame.
@@ -306,17 +336,20 @@ impl FrameIo for ChannelPort {
         let _ = rustix::io::read(&self.open.0.wake, &mut [0; 8]);
         let mut state = self.open.0.state();
         let before = into.len();
+        state.spare.extend(self.taken.drain(..).map(|(bytes, _)| bytes));
         while into.len() - before < max && !state.to_switch.is_empty() {
-            let Some(mut buf) = pool.take() else { break };
-            let (mut bytes, offload) = state.to_switch.pop_front().expect("it is not empty");
-            buf.fill(&bytes);
+            let Some(buf) = pool.take() else { break };
+            let (bytes, offload) = state.to_switch.pop_front().expect("it is not empty");
             into.push(Frame { buf, offload });
-            bytes.clear();
-            state.spare.push(bytes);
+            self.taken.push((bytes, offload));
         }
         let more = !state.to_switch.is_empty();
         let gone = state.closed && !more;
         drop(state);
+        for (frame, (bytes, _)) in into[before..].iter_mut().zip(&mut self.taken) {
+            frame.buf.fill(bytes);
+            bytes.clear();
+        }
         if gone && into.len() == before {
             return Err(ReadError::Gone);
         }
@@ -380,7 +413,7 @@ impl ChannelPort {
     }
 
     fn new(open: Arc<Open>, takes: Capabilities, reads: bool) -> Self {
-        Self { open, takes, reads, staged: Vec::new(), spare: Vec::new() }
+        Self { open, takes, reads, staged: Vec::new(), spare: Vec::new(), taken: Vec::new() }
     }
 
     fn takes(&self, offload: Offload) -> bool {
@@ -420,6 +453,25 @@ mod tests {
             assert_eq!(end.receive(), Ok(vec![n; 61]));
         }
         assert_eq!(end.receive_timeout(Duration::ZERO), Err(ChannelReceiveError::Empty));
+    }
+
+    #[test]
+    fn many_are_handed_over_as_they_are() {
+        let (mut port, end) = channel(4).unwrap();
+        let mut pool = Pool::new(8);
+        let frames = |first: u8, count: u8| {
+            (first..first + count).map(|n| (vec![n; 60], Offload::default())).collect::<Vec<_>>().into_iter()
+        };
+        assert_eq!(end.send_all(frames(0, 3)), 0);
+        end.send(&[3; 60]).unwrap();
+        assert_eq!(end.send_all(frames(4, 2)), 2, "there is no room");
+        assert_eq!(read(&mut port, &mut pool).unwrap(), [0, 1, 2, 3].map(|n| vec![n; 60]));
+        let long = (vec![0; DATA_MAX + 1], Offload::default());
+        assert_eq!(end.send_all(std::iter::once(long).chain(frames(6, 1))), 1);
+        assert_eq!(read(&mut port, &mut pool).unwrap(), [[6; 60]]);
+        assert_eq!(end.send_all(std::iter::empty()), 0);
+        drop(port);
+        assert_eq!(end.send_all(frames(7, 2)), 2);
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! [`FrameIo`] is a port, [`DatagramIo`] the underlay; both move batches and never block. A TAP is [`tap`], UDP is
 //! [`udp`], a virtual machine is at a socket of [`qemu`], a program in this process at a [`channel`], and [`mem`]
-//! is a link whose faults are chosen. [`error_queue`] is for those who send datagrams for others.
+//! is a link whose faults are chosen. [`error_queue`] is for those who send datagrams for others, and [`asked`] for those
+//! who answer them at all addresses of a host.
 
+pub mod asked;
 pub mod channel;
 pub mod error_queue;
 pub mod mem;

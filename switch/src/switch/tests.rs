@@ -201,7 +201,7 @@ fn a_peer_out_of_its_last_network_has_no_keys_and_comes_back_without() {
 }
 
 #[test]
-fn what_is_kept_here_is_flooded_on_this_node_only() {
+fn what_is_kept_here_is_for_this_node_only() {
     let switch = Switch::new(address(1), Limits::default());
     let spec = || PortSpec {
         name: String::new(),
@@ -240,8 +240,11 @@ fn what_is_kept_here_is_flooded_on_this_node_only() {
     assert_eq!(reached(Some(one), &frame(all, 1)), (vec![gateway], 1));
     assert_eq!(reached(Some(gateway), &frame(all, 2)), (vec![one], 0));
     assert_eq!(reached(None, &frame(all, 3)), (vec![one], 0));
-    // What is for one address goes where that is.
+    // Nor does it hear what is for it alone, if a peer says that; what it says itself goes anywhere.
     switch.announce(vni(), station(2), &[], Place::Port(gateway)).unwrap();
-    assert_eq!(reached(None, &frame(&station(2).0, 3)), (vec![gateway], 0));
+    assert_eq!(reached(None, &frame(&station(2).0, 3)), (vec![], 0));
+    assert_eq!(switch.report().drops, [(DropReason::NotForPeers, 1)]);
+    assert_eq!(reached(Some(one), &frame(&station(2).0, 1)), (vec![gateway], 0));
+    assert_eq!(reached(Some(gateway), &frame(&station(3).0, 2)), (vec![], 1));
     assert!(!switch.apply(|changes| changes.keep_here(PortId(99))));
 }

@@ -280,7 +280,7 @@ fn what_has_no_flow_is_counted() {
 fn a_service_is_for_clients_of_this_host() {
     let mut world = World::new(&[3, 2]);
     assert_eq!(world.receive(&Way(V4, 4, VIP).tcp([1, 80], SYN_ONLY, b"")), []);
-    assert_eq!(world.dropped(), [(DropReason::ServiceFromTunnel, 1)]);
+    assert_eq!(world.dropped(), [(DropReason::NotForPeers, 1)]);
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub(super) fn leased() -> Result<()> {
         let found = here.values().find(|endpoint| endpoint["Name"] == "web").context("it is here")?;
         ensure!(found["IPv4Address"] == "10.77.0.6/29" && found["Aliases"][0] == "www", "{found}");
         let busy = daemons.hosts[0].ask(&["network", "rm", "sloe"], "")?;
-        refused(&busy, &["in use by endpoints e1 on ", ", e4 on ", " and 1 more: "])?;
+        refused(&busy, &["in use by e1 on ", ", e4 on ", " and 1 more: "])?;
 
         daemons.hosts[1].say(&["detach", "web"])?;
         let again = attach(daemons, 2, "again", &[])?;

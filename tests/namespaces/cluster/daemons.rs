@@ -226,10 +226,10 @@ fn text(path: &Path) -> Result<&str> {
 }
 
 /// A directory that goes with the test.
-struct Scratch(PathBuf);
+pub(super) struct Scratch(pub(super) PathBuf);
 
 impl Scratch {
-    fn new(name: &str) -> Result<Self> {
+    pub(super) fn new(name: &str) -> Result<Self> {
         let path = std::env::temp_dir().join(format!("vswitchd-{name}-{}", std::process::id()));
         fs::create_dir(&path)?;
         Ok(Self(path))

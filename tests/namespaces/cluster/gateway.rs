@@ -1,7 +1,7 @@
 //! The gateways of networks, which every node has for its own endpoints, asked by real clients.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,14 @@ use vswitchd::api::HostAddress;
 use vswitchd::namespace::netns::NetNs;
 
 use super::daemons::{Daemons, wait_until, with_daemons};
+use super::host::Host;
 use super::overlay::{attach, endpoint, plug};
 use crate::fixture::{PATIENCE, tcp, tool};
 
 /// Port of the test's own resolver.
 const RESOLVER_PORT: u16 = 5_353;
 /// What that says of any name.
-const SAID: [u8; 4] = [192, 0, 2, 77];
+const SAID: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 /// The networks, in the order of each node's endpoints: one that leads out, one that does not.
 const NETWORKS: [&str; 2] = ["bilberry", "cloudberry"];
 const OPEN: usize = 0;
@@ -25,28 +26,29 @@ const INTERNAL: usize = 1;
 /// Least time that a forwarded question takes when nobody answers: far more than a refusal takes.
 const FORWARDED: Duration = Duration::from_millis(1_000);
 
-/// A resolver for the world outside, until the test's process ends.
-fn resolver(daemons: &Daemons) -> Result<SocketAddr> {
-    let host = &daemons.hosts[0];
+/// A resolver for the world outside, which says an address of any name, until the test's process ends.
+pub(super) fn resolver(host: &Host, said: Ipv4Addr) -> Result<SocketAddr> {
     let at = SocketAddr::new(host.address, RESOLVER_PORT);
     let socket = host.netns.run(|| UdpSocket::bind(at))??;
     thread::Builder::new().name("resolver".into()).spawn(move || {
         let mut query = [0; 512];
         while let Ok((len, from)) = socket.recv_from(&mut query) {
             // Whoever asked will say that nothing came.
-            let _ = answer(&query[..len]).map(|reply| socket.send_to(&reply, from));
+            let _ = answer(&query[..len], said).map(|reply| socket.send_to(&reply, from));
         }
     })?;
     Ok(at)
 }
 
-/// The query as a reply (RFC 1035 §4.1): its header with one answer counted, its question, and the answer, whose
-/// name is the question's.
-fn answer(query: &[u8]) -> Option<Vec<u8>> {
+/// The query as a reply (RFC 1035 §4.1): its header with answers counted, its question, and, if that is for an IPv4
+/// address, an answer, whose name is the question's.
+fn answer(query: &[u8], said: Ipv4Addr) -> Option<Vec<u8>> {
     let name = query.get(12..)?.iter().position(|&byte| byte == 0)?;
     let question = query.get(12..12 + name + 5)?;
-    let header = [query[0], query[1], 0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0];
-    Some([&header[..], question, &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4], &SAID].concat())
+    let known = question.ends_with(&[0, 1, 0, 1]);
+    let header = [query[0], query[1], 0x81, 0x80, 0, 1, 0, known.into(), 0, 0, 0, 0];
+    let record = [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4], &said.octets()[..]].concat();
+    Some([&header[..], question, if known { &record } else { &[] }].concat())
 }
 
 /// Makes both networks with the addresses that the lab's endpoints have, and attaches an endpoint of each node
@@ -72,7 +74,7 @@ fn attach_all(daemons: &Daemons) -> Result<()> {
 /// Ping, DNS from elsewhere, and what an internal network says at once.
 pub(super) fn answers() -> Result<()> {
     with_daemons("gateway", 2, |daemons| {
-        let resolver = resolver(daemons)?;
+        let resolver = resolver(&daemons.hosts[0], SAID)?;
         daemons.arguments = vec!["--dns".into(), resolver.to_string()];
         daemons.form(2, 1)?;
         attach_all(daemons)?;

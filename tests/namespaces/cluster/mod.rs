@@ -4,11 +4,14 @@
 
 mod addresses;
 mod capture;
+mod clients;
 mod connect;
 mod daemons;
 mod data;
+mod foreign;
 mod gateway;
 mod host;
+mod lab;
 mod liveness;
 mod machine;
 mod member;
@@ -19,6 +22,7 @@ mod overlay;
 mod partition;
 mod paths;
 mod process;
+mod publish;
 mod rights;
 mod strangers;
 mod tasks;
@@ -43,6 +47,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::namespaces_get_more_networks_and_lose_them", connect::connected),
         ("cluster::tasks_get_more_networks_and_lose_them", connect::tasks),
         ("cluster::interfaces_follow_what_the_paths_carry", paths::followed),
+        ("cluster::a_lab_names_whom_it_does_not_lead_out", lab::cut_off),
         ("cluster::every_node_has_the_gateways_of_its_networks", gateway::answers),
         ("cluster::networks_that_are_not_internal_lead_out", gateway::leads_out),
         ("cluster::tasks_run_programs_in_rooms_of_their_own", tasks::programs),
@@ -51,6 +56,11 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::stand_alone_programs_on_two_hosts", tasks::walkthrough),
         ("cluster::a_shell_in_a_task_has_a_terminal", terminal::shell),
         ("cluster::a_terminal_can_be_left_and_come_back_to", terminal::detached),
+        ("cluster::published_ports_lead_to_tasks_that_see_their_clients", publish::streams),
+        ("cluster::published_datagrams_are_answered_from_the_address_asked", publish::datagrams),
+        ("cluster::ports_that_can_not_be_published_are_said_by_name", publish::not_to_be_had),
+        ("cluster::published_ports_outlive_the_daemon_but_not_their_tasks", publish::kept),
+        ("cluster::real_clients_in_tasks_reach_each_other_and_the_world", clients::real),
         ("cluster::names_resolve_on_every_node_and_go_with_their_endpoints", names::resolve),
         ("cluster::a_machine_gets_the_address_of_its_endpoint_by_dhcp", names::leased),
         ("cluster::a_removed_node_is_refused_by_all", rights::removal),
@@ -68,6 +78,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::data_of_a_removed_node_is_refused", data::removed),
         ("cluster::a_blocked_data_path_is_told_by_name", data::blocked),
         ("cluster::multicast_reaches_all_nodes_and_is_limited", multicast::reaches_all_nodes),
+        ("cluster::the_kernels_vxlan_is_a_member_where_it_is_named", foreign::member),
         ("cluster::virtual_machines_come_and_go_at_a_stream", machine::at_a_stream),
         ("cluster::a_virtual_machine_speaks_in_datagrams", machine::by_datagrams),
     ]

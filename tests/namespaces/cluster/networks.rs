@@ -100,7 +100,7 @@ fn used(daemons: &Daemons) -> Result<()> {
     ensure!(listed == "currant 2\n", "{listed}");
     let refused = manager.ask(&["network", "rm", "currant"], "")?;
     let said = String::from_utf8_lossy(&refused.stderr);
-    let users = format!("in use by endpoints db on {}, web on {}", daemons.hosts[1].name, manager.name);
+    let users = format!("in use by db on {}, web on {}", daemons.hosts[1].name, manager.name);
     ensure!(refused.status.code() == Some(1) && said.contains(&users), "{said}");
     let pruned = manager.say(&["network", "prune", "--force", "--filter", "label=stage"])?;
     ensure!(pruned.is_empty(), "{pruned}");

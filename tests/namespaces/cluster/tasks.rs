@@ -268,7 +268,7 @@ pub(super) fn walkthrough() -> Result<()> {
             ensure!(link.contains(part), "{part} in {link}");
         }
         two.say(&["run", "--rm", "--network", "test-net", "ping", "-c1", "-W5", "alpine1"])?;
-        refused(&one.ask(&["network", "rm", "test-net"], "")?, &["in use by endpoints alpine1"])?;
+        refused(&one.ask(&["network", "rm", "test-net"], "")?, &["in use by alpine1"])?;
         two.say(&["stop", "-t", "0", "alpine2"])?;
         one.say(&["stop", "-t", "0", "alpine1"])?;
         wait_until("nobody is in it", || Ok(one.ask(&["network", "rm", "test-net"], "")?.status.success()))?;

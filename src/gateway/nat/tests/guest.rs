@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -10,9 +11,10 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
+use crate::gateway::door::Door;
 use crate::gateway::frame::{Back, Ends};
 use crate::gateway::nat::carry::FlowLimits;
-use crate::gateway::nat::{Count, Kind, Nat, Outside, Policy, Token};
+use crate::gateway::nat::{Count, Inlet, Kind, Nat, Outside, Policy, Token, Way};
 use crate::gateway::packets::Packets;
 use crate::gateway::station::Carried;
 use crate::gateway::streams::add_way_back;
@@ -26,6 +28,9 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) const CLIENT: MacAddr = MacAddr([2, 0, 0, 0, 0, 7]);
 pub(super) const OWN: MacAddr = MacAddr([2, 0x42, 10, 0, 9, 1]);
 pub(super) const MTU: usize = 1_450;
+/// The gateway's addresses.
+pub(super) const GATEWAY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(10, 0, 9, 1)), IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1))];
 
 /// The guest's address of the same family.
 pub(super) fn inside(other: IpAddr) -> IpAddr {
@@ -83,6 +88,29 @@ impl World {
         let back = Back { own_mac: OWN, mac: CLIENT, ends };
         self.nat.handle(frame, Carried { found, back }, self.now());
         true
+    }
+
+    /// Has these doors lead to a port of the guest's, which has its way out here or not.
+    pub(super) fn publish(&mut self, doors: &[Arc<Door>], port: u16, leads_out: bool) {
+        self.publish_at(&GATEWAY, doors, port, leads_out);
+    }
+
+    /// The same, of a guest that has no IPv6.
+    pub(super) fn publish_v4(&mut self, doors: &[Arc<Door>], port: u16) {
+        self.publish_at(&GATEWAY[..1], doors, port, true);
+    }
+
+    fn publish_at(&mut self, gateways: &[IpAddr], doors: &[Arc<Door>], port: u16, leads_out: bool) {
+        let way = |ends: Ends, to: IpAddr| {
+            let back = Back { own_mac: OWN, mac: CLIENT, ends };
+            Way { back, to: SocketAddr::new(to, port), leads_out }
+        };
+        let ways: Vec<Way> =
+            gateways.iter().map(|&own| way(Ends::of(own, inside(own)).unwrap(), inside(own))).collect();
+        let inlet = |door: &Arc<Door>| Inlet { door: Arc::clone(door), ways: ways.clone() };
+        self.nat.board().write(doors.iter().map(inlet).collect());
+        // Until the list has been taken.
+        self.until(|world| world.nat.board().is_taken());
     }
 
     /// Lets time pass.
@@ -210,6 +238,25 @@ impl Guest {
     /// Ends sending, behind all that is to be sent.
     pub(super) fn finish(&mut self) {
         self.ends_sending = true;
+    }
+
+    /// One that waits for a connection at a port.
+    pub(super) fn listen(own: IpAddr, port: u16) -> Self {
+        let mut guest = Self::connect(SocketAddr::new(own, 1), 1);
+        guest.socket().abort();
+        let (buffer, other) = (SocketBuffer::new(vec![0; 200_000]), SocketBuffer::new(vec![0; 200_000]));
+        let mut socket = Socket::new(buffer, other);
+        socket.set_ack_delay(None);
+        socket.listen(port).unwrap();
+        guest.sockets = SocketSet::new(Vec::new());
+        guest.socket = guest.sockets.add(socket);
+        guest
+    }
+
+    /// Whom it is connected to.
+    pub(super) fn peer(&mut self) -> SocketAddr {
+        let peer = self.socket().remote_endpoint().unwrap();
+        SocketAddr::new(peer.addr.into(), peer.port)
     }
 
     /// Bytes that have not been taken by its socket.
