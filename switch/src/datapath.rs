@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::balance::path::{SWEEP_BUCKETS, Sweep};
 use crate::coalesce::Coalescer;
+use crate::deliver::{Answer, restore_answers};
 use crate::drops::DropReason;
 use crate::io::{Frame, Received, SendError};
 use crate::outbox::{Outbox, Payload, Transmit};
@@ -35,6 +36,7 @@ pub struct Datapath {
     news: Vec<News>,
     made: Vec<PacketBuf>,
     coalescer: Coalescer,
+    answers: Vec<Answer>,
     publish_due: Option<Instant>,
     /// Of the first worker, once the switch probes.
     probes_due: Option<Instant>,
@@ -56,6 +58,8 @@ pub(crate) struct Context<'a> {
     /// Buffers made while others are borrowed; empty between frames.
     pub(crate) made: &'a mut Vec<PacketBuf>,
     pub(crate) coalescer: &'a mut Coalescer,
+    /// What may be answers of services' tasks; empty between batches.
+    pub(crate) answers: &'a mut Vec<Answer>,
     pub(crate) now: Instant,
 }
 
@@ -79,6 +83,7 @@ impl Datapath {
             news: Vec::with_capacity(NEWS_MAX),
             made: Vec::new(),
             coalescer: Coalescer::default(),
+            answers: Vec::new(),
             publish_due: None,
             probes_due: None,
             sweep_due: None,
@@ -126,6 +131,7 @@ impl Datapath {
             ingress::ingress(&mut cx, received);
         }
         cx.coalescer.finish(cx.out);
+        restore_answers(&mut cx);
         self.tell(now);
     }
 
@@ -211,8 +217,8 @@ impl Datapath {
         out: &'a mut Outbox,
         now: Instant,
     ) -> Context<'a> {
-        let Self { switch, worker, news, made, coalescer, .. } = self;
-        Context { tables, switch, worker: *worker, pool, out, news, made, coalescer, now }
+        let Self { switch, worker, news, made, coalescer, answers, .. } = self;
+        Context { tables, switch, worker: *worker, pool, out, news, made, coalescer, answers, now }
     }
 
     fn tell(&mut self, now: Instant) {

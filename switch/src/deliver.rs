@@ -66,6 +66,44 @@ pub(crate) fn restore(cx: &mut Context<'_>, vni: Vni, network: &Network, frame: 
     }
 }
 
+/// A delivery that may be what a task says to a client: [`restore_answers`] finds out.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Index in the outbox.
+    delivery: usize,
+    vni: Vni,
+    /// Of the frame, or of the first segment if others have been joined to it.
+    transport: Option<Transport>,
+}
+
+/// Has the deliveries of a frame, from the first on, looked at by [`restore_answers`].
+pub(crate) fn may_answer(cx: &mut Context<'_>, vni: Vni, first: usize, frame: &Stowed) {
+    let deliveries = first..cx.out.deliveries.len();
+    let answers = deliveries.map(|delivery| Answer { delivery, vni, transport: frame.transport });
+    cx.answers.extend(answers);
+}
+
+/// Does what [`restore`] does to a batch of deliveries, at its end: so that what has been joined is rewritten once.
+pub(crate) fn restore_answers(cx: &mut Context<'_>) {
+    let Some(flows) = &cx.tables.topology.flows else { return cx.answers.clear() };
+    for answer in cx.answers.drain(..) {
+        let Outbox { packets, deliveries, .. } = &mut *cx.out;
+        let delivery = &deliveries[answer.delivery];
+        let bytes = packets[delivery.packet].slice_mut(delivery.range.clone());
+        let Ok(mut header) = Header::parse(bytes) else { continue };
+        // Of a joined frame only its beginning is here, less than its length says.
+        let transport =
+            if delivery.more.is_empty() { Transport::find(bytes, &header) } else { answer.transport };
+        let (transport, checksum) = (transport.as_ref(), delivery.offload.checksum);
+        path::to_client(
+            flows,
+            answer.vni,
+            &mut Headers { bytes, header: &mut header, transport, checksum },
+            cx.now,
+        );
+    }
+}
+
 /// Whether the frame's checksum must be finished before the port gets it. Super-frames get theirs when cut.
 pub(crate) fn needs_checksum(port: &Port, offload: Offload) -> bool {
     offload.gso.is_none() && !port.spec.capabilities.checksum

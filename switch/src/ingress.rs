@@ -6,9 +6,9 @@
 //! 3. [`decap`] checks the VXLAN header, that the peer belongs to that network, and that this is how its frames
 //!    come. What has no such header may be a probe, which [`carry::receive`] takes.
 //! 4. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
-//! 5. [`hand_over`] recognises what the sender left undone, has the answers of services come from these
-//!    ([`restore`]), and gives the frame to one port, joined with its neighbours where the port takes that
-//!    ([`crate::coalesce`]); [`flood`] to all.
+//! 5. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
+//!    neighbours where the port takes that ([`crate::coalesce`]); [`flood`] to all. When the batch is through, what
+//!    services' tasks say comes from the services ([`crate::deliver::restore_answers`]).
 //!
 //! The functions stand in that order.
 
@@ -18,7 +18,7 @@ use vswitchd_crypto::envelope;
 
 use crate::coalesce;
 use crate::datapath::Context;
-use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum, restore};
+use crate::deliver::{Stowed, deliver, finish_checksum, may_answer, needs_checksum};
 use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
@@ -64,7 +64,12 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
         network.traffic.by(cx.worker).received(1, inner.len());
         let outcome = Stowed::find(cx, packet, inner).and_then(|mut frame| {
             let forward = judge(cx, vni, id, &frame.header, &mut way)?;
-            hand_over(cx, vni, network, &mut frame, forward)
+            let first = cx.out.deliveries.len();
+            let handed = hand_over(cx, network, &mut frame, forward);
+            if !network.services.is_empty() {
+                may_answer(cx, vni, first, &frame);
+            }
+            handed
         });
         if let Err(reason) = outcome {
             drop_from_peer(cx, Some(peer), Some(network), reason);
@@ -158,18 +163,16 @@ struct Way {
 
 fn hand_over(
     cx: &mut Context<'_>,
-    vni: Vni,
     network: &Network,
     frame: &mut Stowed,
     forward: Forward,
 ) -> Result<(), DropReason> {
-    let Forward::Local(id) = forward else { return flood(cx, vni, network, frame) };
+    let Forward::Local(id) = forward else { return flood(cx, network, frame) };
     let port = cx.tables.topology.ports.get(&id).ok_or(DropReason::PortGone)?;
     if port.here_only {
         return Err(DropReason::NotForPeers);
     }
     recognise(cx, frame, port.spec.mtu);
-    restore(cx, vni, network, frame);
     if needs_checksum(port, frame.offload) {
         finish_checksum(cx, frame)?;
     }
@@ -182,7 +185,7 @@ fn hand_over(
 }
 
 /// Never joined: that changes a frame's header, which the receivers share.
-fn flood(cx: &mut Context<'_>, vni: Vni, network: &Network, frame: &mut Stowed) -> Result<(), DropReason> {
+fn flood(cx: &mut Context<'_>, network: &Network, frame: &mut Stowed) -> Result<(), DropReason> {
     let topology = &cx.tables.topology;
     let ports = || {
         let ports = network.ports.iter().filter_map(|&id| Some((id, topology.ports.get(&id)?)));
@@ -190,7 +193,6 @@ fn flood(cx: &mut Context<'_>, vni: Vni, network: &Network, frame: &mut Stowed) 
     };
     let mtu = ports().map(|(_, port)| port.spec.mtu).min().ok_or(DropReason::PortGone)?;
     recognise(cx, frame, mtu);
-    restore(cx, vni, network, frame);
     if ports().any(|(_, port)| needs_checksum(port, frame.offload)) {
         finish_checksum(cx, frame)?;
     }

@@ -4,6 +4,7 @@
 //! lock; the forwarding table and the rest are published apart, because learning is frequent and the rest is not.
 
 mod announced;
+mod error;
 mod services;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use vswitchd_crypto::seal::Sealer;
 
 use crate::balance::{Flows, Service};
 use crate::counters::Traffic;
-use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
+use crate::fdb::{Fdb, Learnt, Limits, Place};
 use crate::io::Capabilities;
 use crate::path_mtu;
 use crate::probe;
@@ -26,6 +27,7 @@ use crate::tunnel::Protection;
 use crate::vtep::{PathMtu, SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
 use crate::wire::{MacAddr, Vni};
 use announced::Announced;
+pub use error::TableError;
 
 /// Ports of one switch; a host with more containers or machines than that has other limits first.
 pub const PORTS_MAX: usize = 4_096;
@@ -115,53 +117,6 @@ pub struct Tables {
     pub fdb: Arc<Fdb>,
     /// Who is there.
     pub topology: Arc<Topology>,
-}
-
-/// Why a table takes no more, or has no such thing. Nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    /// [`PORTS_MAX`] are there.
-    #[error("a switch has at most {PORTS_MAX} ports")]
-    TooManyPorts,
-    /// [`PEERS_MAX`] are there.
-    #[error("a switch has at most {PEERS_MAX} peers")]
-    TooManyPeers,
-    /// [`NETWORKS_MAX`] are there.
-    #[error("a switch has at most {NETWORKS_MAX} networks")]
-    TooManyNetworks,
-    /// [`NEIGHBOURS_MAX`] are there.
-    #[error("a switch knows at most {NEIGHBOURS_MAX} announced addresses")]
-    TooManyNeighbours,
-    /// The forwarding table is full.
-    #[error(transparent)]
-    Fdb(#[from] TableFull),
-    /// No host's address.
-    #[error("{0} can't be a peer's address")]
-    NotAHost(IpAddr),
-    /// A peer has our own address.
-    #[error("{0} is this switch's own address, not a peer's")]
-    OwnAddress(SocketAddr),
-    /// The peer's address is of the other IP version.
-    #[error("{0} can't be reached from {1}: one is IPv4, the other IPv6")]
-    OtherFamily(IpAddr, IpAddr),
-    /// The network has members, which have sent and received as it is.
-    #[error("network {0} has members")]
-    NetworkInUse(Vni),
-    /// There is no such peer.
-    #[error("no such peer")]
-    NoSuchPeer,
-    /// The session's number is in use; it is ours to choose.
-    #[error("session {0} is in use")]
-    SessionInUse(SessionId),
-    /// [`SESSIONS_PER_PEER_MAX`] are there.
-    #[error("a peer has at most {SESSIONS_PER_PEER_MAX} sessions at a time")]
-    TooManySessions,
-    /// An announced place that is not in the tables.
-    #[error("no such port or peer in that network")]
-    NoSuchPlace,
-    /// The MAC address announced, or one of its addresses, is that of this service.
-    #[error("{0} is a service's MAC address, with its addresses")]
-    OfService(MacAddr),
 }
 
 /// A source address heard somewhere, on its way from a path to the master.
@@ -456,46 +411,6 @@ impl Master {
         if !self.published.topology.networks.values().any(|network| network.peers.contains(&id)) {
             self.topology().peers.remove(id);
         }
-    }
-
-    /// Enters an endpoint that the control plane knows, with the addresses that questions are answered for.
-    ///
-    /// # Errors
-    /// A table is full, there is no such port or peer, or the addresses are a service's.
-    pub fn announce(
-        &mut self,
-        vni: Vni,
-        mac: MacAddr,
-        addresses: &[IpAddr],
-        at: Place,
-    ) -> Result<(), TableError> {
-        if !self.is_member(vni, at) {
-            return Err(TableError::NoSuchPlace);
-        }
-        let topology = &self.published.topology;
-        if topology.neighbours.len() + addresses.len() > NEIGHBOURS_MAX {
-            return Err(TableError::TooManyNeighbours);
-        }
-        let holders = addresses.iter().filter_map(|&address| topology.neighbours.get(&(vni, address)));
-        if let Some(&of) = holders.chain([&mac]).find(|&&of| topology.is_service(vni, of)) {
-            return Err(TableError::OfService(of));
-        }
-        self.fdb.announce(vni, mac, at)?;
-        self.due = true;
-        let topology = Arc::make_mut(&mut self.published.topology);
-        self.announced.set(&mut topology.neighbours, vni, mac, addresses);
-        Ok(())
-    }
-
-    /// Takes back an announcement. Gives whether there was one.
-    pub fn withdraw(&mut self, vni: Vni, mac: MacAddr) -> bool {
-        let was = !self.published.topology.is_service(vni, mac) && self.fdb.withdraw(vni, mac);
-        if was {
-            self.due = true;
-            let topology = Arc::make_mut(&mut self.published.topology);
-            self.announced.clear(&mut topology.neighbours, vni, mac);
-        }
-        was
     }
 
     fn topology(&mut self) -> &mut Topology {

@@ -115,6 +115,37 @@ fn answers_are_joined_as_any_segments() {
     }
 }
 
+#[test]
+fn datagrams_are_joined_and_a_kernels_super_frame_is_cut() {
+    for family in FAMILIES {
+        let mut world = World::new(&[3]);
+        world.send(1, &Way(family, 1, VIP).udp([4_000, 53], b""));
+        let run = vec![Way(family, 3, 1).udp([53, 4_000], &[7; 500]); 10];
+        let got = world.receive_run(&run);
+        assert_eq!((world.entries, got.len()), (1, 10), "one super-frame of ten");
+        let want = Way(family, VIP, 1).udp([53, 4_000], &[7; 500]);
+        let same = |(_, frame): &(At, Vec<u8>)| frame[way_start(family)..] == want[way_start(family)..];
+        assert!(got.iter().all(same));
+
+        // What a kernel's vxlan device did not cut, for one that takes it whole and one that doesn't.
+        for client in [1, 2] {
+            world.send(client, &Way(family, client, VIP).tcp([4_000, 80], SYN_ONLY, b""));
+            let payload: Vec<u8> = (0..=255).cycle().take(5_000).collect();
+            let got = world.receive(&Way(family, 3, client).tcp([80, 4_000], DATA, &payload));
+            let size = 1_450 - (way_start(family) - 14) - 20;
+            assert_eq!((world.entries, got.len()), (if client == 1 { 1 } else { 4 }, 4));
+            let parts = payload.chunks(size).zip((DATA.sequence..).step_by(size));
+            for ((at, frame), (part, sequence)) in got.iter().zip(parts) {
+                let flags = if sequence as usize + size < 7_000 { ACK } else { ACK | PSH };
+                let numbers = Numbers { flags, sequence, ..DATA };
+                let want = Way(family, VIP, client).tcp([80, 4_000], numbers, part);
+                assert_eq!((*at, &frame[..12]), (At::Port(client), &want[..12]));
+                assert_eq!(frame[way_start(family)..], want[way_start(family)..]);
+            }
+        }
+    }
+}
+
 fn way_start(family: crate::frames::Family) -> usize {
     Way(family, 0, 0).start()
 }

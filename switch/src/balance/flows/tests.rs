@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::balance::packet::FRAGMENT;
+use crate::balance::standing::Marks;
+use crate::wire::Vni;
 use crate::wire::flow::{TCP, UDP};
 
 fn start() -> Instant {
