@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Format, failed};
 use crate::api::IpPrefix;
 use crate::standalone::{
-    self, Config, GatewaySpec, HostSpec, NetworkSpec, PeerSpec, TapSpec, VniSpec, WayOut,
+    self, Config, GatewaySpec, HostSpec, NetworkSpec, PeerSpec, ServiceSpec, TapSpec, VniSpec, WayOut,
 };
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
@@ -112,6 +112,14 @@ pub(super) struct Args {
     #[arg(long, value_name = "PREFIX")]
     nat_deny: Vec<IpPrefix>,
 
+    /// A virtual address, and the endpoints that share its connections: VNI:ADDRESS=TASK[,TASK]..., a task as ADDRESS[@MAC]
+    ///
+    /// Every switch of the network that has clients of it should have it: each chooses for the clients at its own TAPs.
+    /// Tasks see their clients' addresses, and answer on the ports that they are asked on. Without @MAC, a task's MAC
+    /// address is 02:42 and its IPv4 address.
+    #[arg(long, value_name = "VNI:ADDRESS=TASK,...")]
+    service: Vec<ServiceSpec>,
+
     /// Threads that move frames, each with a queue of every TAP and a socket of its own [default: one for each core]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=WORKERS_MAX as i64))]
     workers: Option<u16>,
@@ -140,6 +148,10 @@ Examples:
 
   One with a way out, but not into 10.0.0.0/8 (in the endpoint: ip route add default via 192.168.9.1):
     vswitchd switch --vni 42 --tap tap0 --local 192.0.2.1 --gateway 42:192.168.9.1 --nat 42 --nat-deny 10.0.0.0/8
+
+  A virtual address for two web servers, with TAPs made as --mac 02:42:0a:00:09:02 and so on:
+    vswitchd switch --vni 42 --tap tap0 --local 192.0.2.1 --peer 192.0.2.2 \
+                    --service 42:10.0.9.100=10.0.9.2,10.0.9.3
 
   A kernel's vxlan device as the other end:
     ip link add vx0 type vxlan id 42 remote 192.0.2.1 dstport 4789 dev eth0
@@ -175,6 +187,8 @@ impl Args {
             .map_err(standalone::ConfigError::from)?;
         let way_out = WayOut { networks: self.nat, denied: self.nat_deny };
         standalone::check_way_out(&mut gateways, &way_out).map_err(standalone::ConfigError::from)?;
+        let services =
+            standalone::check_services(self.service, &networks).map_err(standalone::ConfigError::from)?;
         Ok(Config {
             local: std::net::SocketAddr::new(local, self.port),
             networks,
@@ -185,6 +199,7 @@ impl Args {
             offload: !self.no_offload,
             probe: self.probe,
             gateways,
+            services,
             denied: way_out.denied,
             workers: standalone::workers(self.workers.map(usize::from)),
         })

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::str::FromStr;
 
 use super::gateway::{GatewayError, GatewaySpec};
+use super::service::{ServiceSpec, ServiceSpecError};
 use crate::api::IpPrefix;
 use crate::switch::fdb::Limits;
 use crate::switch::io::netns::NetnsRef;
@@ -35,6 +36,8 @@ pub struct Config {
     pub probe: bool,
     /// Networks' gateways, at most one each.
     pub gateways: Vec<GatewaySpec>,
+    /// Virtual addresses with their tasks.
+    pub services: Vec<ServiceSpec>,
     /// What gateways that lead out may not reach beside what none may.
     pub denied: Vec<IpPrefix>,
     /// Threads that move frames, at most [`crate::switch::switch::WORKERS_MAX`].
@@ -132,6 +135,9 @@ pub enum ConfigError {
     /// What gateways are told.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
+    /// What services are told.
+    #[error(transparent)]
+    Service(#[from] ServiceSpecError),
 }
 
 pub(super) fn vni(text: &str) -> Result<Vni, ConfigError> {

@@ -6,11 +6,13 @@
 mod config;
 mod gateway;
 mod report;
+mod service;
 
 pub use config::{
     Config, ConfigError, NetworkSpec, PeerSpec, TapSpec, assign, check_local, check_peers, workers,
 };
 pub use gateway::{GatewayError, GatewaySpec, HostSpec, VniSpec, WayOut, check_gateways, check_way_out};
+pub use service::{ServiceSpec, ServiceSpecError, check_services};
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -22,6 +24,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::gateway::nat::{Counters, Policy};
+use crate::switch::balance::ServiceError;
 use crate::switch::io::FrameIo;
 use crate::switch::io::tap::{MTU_MAX, MTU_MIN, Offloads, Tap, TapConfig, TapError};
 use crate::switch::io::udp::{BindError, RECEIVE_BUFFER_BYTES, Udp, UdpConfig};
@@ -48,6 +51,9 @@ pub enum RunError {
     /// The tables refused a port or a peer.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The tables refused a service.
+    #[error("service {0}: {1}")]
+    Service(ServiceSpec, ServiceError),
     /// The MTU asked for doesn't fit the path to a peer.
     #[error(
         "MTU {asked} is too large: the path to {peer} carries {path} bytes, which leaves {fits} after VXLAN; \
@@ -165,6 +171,11 @@ fn start(config: Config, printer: Printer) -> Result<(Running, mpsc::UnboundedRe
         }
         let vnis = vnis.iter().map(|vni| vni.id()).collect();
         printer.print(&Line::Peer { address: peer.address, vnis, path_mtu: peer.path_mtu });
+    }
+    for service in &config.services {
+        service.set(&switch).map_err(|error| RunError::Service(service.clone(), error))?;
+        let (vni, address) = (service.vni().id(), service.address());
+        printer.print(&Line::Service { vni, address, tasks: service.tasks() });
     }
     let events_to = move |event| {
         // Nobody listens only when the switch is being stopped.

@@ -15,6 +15,7 @@ use crate::switch::switch::{PortReport, Report};
 pub(super) enum Line<'a> {
     Port { name: &'a str, vni: u32, mtu: u32, mac: String, created: bool, offloads: String, queues: usize },
     Gateway { vni: u32, addresses: &'a [IpAddr] },
+    Service { vni: u32, address: IpAddr, tasks: usize },
     Peer { address: SocketAddr, vnis: Vec<u32>, path_mtu: Option<u32> },
     Ready { local: SocketAddr, workers: usize, receive_buffer: usize },
     ShortBuffer { granted: usize, wanted: usize },
@@ -54,6 +55,9 @@ impl Line<'_> {
             Self::Gateway { vni, addresses } => {
                 json!({ "event": "gateway", "vni": vni, "addresses": addresses })
             }
+            Self::Service { vni, address, tasks } => {
+                json!({ "event": "service", "vni": vni, "address": address, "tasks": tasks })
+            }
             Self::Peer { address, vnis, path_mtu } => json!({
                 "event": "peer", "peer": address.ip(), "udp_port": address.port(), "vnis": vnis, "path_mtu": path_mtu,
             }),
@@ -87,6 +91,9 @@ impl Line<'_> {
             Self::Gateway { vni, addresses } => {
                 let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
                 format!("gateway {}: network {vni}\n", addresses.join(" and "))
+            }
+            Self::Service { vni, address, tasks } => {
+                format!("service {address}: network {vni}, {tasks} tasks\n")
             }
             Self::Peer { address, vnis, path_mtu } => {
                 let vnis: Vec<_> = vnis.iter().map(u32::to_string).collect();
@@ -230,6 +237,10 @@ fn counters_json(report: &Report) -> Value {
             "entries": report.fdb_entries, "learnt": learning.learnt, "moved": learning.moved, "held": learning.held,
             "full": learning.full, "aged": learning.aged,
         },
+        "flows": {
+            "now": report.flows.flows, "opened": report.flows.opened, "evicted": report.flows.evicted,
+            "refused": report.flows.refused, "reset": report.flows.reset, "expired": report.flows.expired,
+        },
     })
 }
 
@@ -258,6 +269,13 @@ fn counters_text(report: &Report) -> String {
         "table: {} addresses; {} learnt, {} moved, {} held, {} aged, {} refused (full)\n",
         report.fdb_entries, learning.learnt, learning.moved, learning.held, learning.aged, learning.full
     ));
+    let flows = report.flows;
+    if flows.opened + flows.refused > 0 {
+        text.push_str(&format!(
+            "flows of services: {}; {} opened, {} expired, {} reset, {} evicted, {} refused (full)\n",
+            flows.flows, flows.opened, flows.expired, flows.reset, flows.evicted, flows.refused
+        ));
+    }
     let drops: Vec<_> =
         report.drops.iter().map(|(reason, count)| format!("{} {count}", reason.label())).collect();
     text.push_str(&format!("drops: {}\n", if drops.is_empty() { "none".into() } else { drops.join(", ") }));

@@ -5,7 +5,9 @@
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
+use crate::balance::path::{SWEEP_BUCKETS, Sweep};
 use crate::coalesce::Coalescer;
+use crate::deliver::{Answer, restore_answers};
 use crate::drops::DropReason;
 use crate::io::{Frame, Received, SendError};
 use crate::outbox::{Outbox, Payload, Transmit};
@@ -23,6 +25,9 @@ const PROBES_MAX: usize = 32;
 /// Probes are looked at so often at least, because peers come and go, and other workers' replies move deadlines.
 const PROBES_TICK: Duration = Duration::from_secs(1);
 
+/// A share of the flows is looked at so often, for those that have been silent for too long.
+const SWEEP_TICK: Duration = Duration::from_secs(1);
+
 /// A worker's share of a [`Switch`].
 #[derive(Debug)]
 pub struct Datapath {
@@ -31,9 +36,14 @@ pub struct Datapath {
     news: Vec<News>,
     made: Vec<PacketBuf>,
     coalescer: Coalescer,
+    answers: Vec<Answer>,
     publish_due: Option<Instant>,
     /// Of the first worker, once the switch probes.
     probes_due: Option<Instant>,
+    /// Of the first worker, once there has been a service.
+    sweep_due: Option<Instant>,
+    /// The bucket of flows to be looked at next.
+    sweep_next: usize,
 }
 
 /// What the paths work with during one batch.
@@ -48,6 +58,8 @@ pub(crate) struct Context<'a> {
     /// Buffers made while others are borrowed; empty between frames.
     pub(crate) made: &'a mut Vec<PacketBuf>,
     pub(crate) coalescer: &'a mut Coalescer,
+    /// What may be answers of services' tasks; empty between batches.
+    pub(crate) answers: &'a mut Vec<Answer>,
     pub(crate) now: Instant,
 }
 
@@ -71,8 +83,11 @@ impl Datapath {
             news: Vec::with_capacity(NEWS_MAX),
             made: Vec::new(),
             coalescer: Coalescer::default(),
+            answers: Vec::new(),
             publish_due: None,
             probes_due: None,
+            sweep_due: None,
+            sweep_next: 0,
         }
     }
 
@@ -116,6 +131,7 @@ impl Datapath {
             ingress::ingress(&mut cx, received);
         }
         cx.coalescer.finish(cx.out);
+        restore_answers(&mut cx);
         self.tell(now);
     }
 
@@ -156,6 +172,28 @@ impl Datapath {
         self.probes_due = Some(due.flatten().map_or(tick, |due| due.min(tick)));
     }
 
+    /// Forgets flows of services that have ended or been silent for too long, and appends to `out` what clients are told
+    /// whose tasks have gone. Only the first worker does so, and it should be asked at least once a second.
+    pub fn poll_resets(&mut self, pool: &mut Pool, out: &mut Outbox, now: Instant) {
+        if self.worker != 0 || !self.switch.is_balancing() {
+            return;
+        }
+        // Taken before the tables are, so that what is asked for later is looked at with later ones.
+        let Some(asked) = self.switch.tables().topology.flows.as_ref().map(|flows| flows.take_asked()) else {
+            return;
+        };
+        let tick = self.sweep_due.is_none_or(|due| due <= now);
+        if asked == 0 && !tick {
+            return;
+        }
+        let tables = self.switch.tables();
+        let buckets = asked.max(if tick { SWEEP_BUCKETS } else { 0 });
+        let mut sweep = Sweep { tables: &tables, worker: self.worker, pool, out, now };
+        self.sweep_next = sweep.run(self.sweep_next, buckets);
+        let more = tables.topology.flows.as_ref().is_some_and(|flows| flows.is_asked());
+        self.sweep_due = Some(if more { now } else { now + SWEEP_TICK });
+    }
+
     /// Says that a transmit could not be sent: of a probe that is too big for the path as far as the system knows,
     /// that is an answer. Gives whether it was that, and so no loss.
     pub fn handle_unsent(&self, transmit: &Transmit, error: &SendError, now: Instant) -> bool {
@@ -166,10 +204,10 @@ impl Datapath {
         true
     }
 
-    /// When [`Self::handle_timeout`] or [`Self::poll_probes`] is due.
+    /// When [`Self::handle_timeout`], [`Self::poll_probes`] or [`Self::poll_resets`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.publish_due.into_iter().chain(self.probes_due).min()
+        self.publish_due.into_iter().chain(self.probes_due).chain(self.sweep_due).min()
     }
 
     fn context<'a>(
@@ -179,8 +217,8 @@ impl Datapath {
         out: &'a mut Outbox,
         now: Instant,
     ) -> Context<'a> {
-        let Self { switch, worker, news, made, coalescer, .. } = self;
-        Context { tables, switch, worker: *worker, pool, out, news, made, coalescer, now }
+        let Self { switch, worker, news, made, coalescer, answers, .. } = self;
+        Context { tables, switch, worker: *worker, pool, out, news, made, coalescer, answers, now }
     }
 
     fn tell(&mut self, now: Instant) {

@@ -2,12 +2,14 @@
 
 use std::ops::Range;
 
+use crate::balance::path::{self, Headers};
 use crate::datapath::Context;
 use crate::drops::DropReason;
 use crate::outbox::{Delivery, Outbox};
 use crate::segment::Segmenter;
 use crate::tables::{Network, Port, PortId};
 use crate::tunnel::Wrap;
+use crate::wire::Vni;
 use crate::wire::ethernet::Header;
 use crate::wire::flow::Transport;
 use crate::wire::virtio::{Checksum, Gso, GsoKind, Offload};
@@ -40,6 +42,65 @@ impl Stowed {
         let header = Header::parse(bytes).map_err(|_| DropReason::FrameTruncated)?;
         let transport = Transport::find(bytes, &header);
         Ok(Self { packet, range, offload: Offload::default(), header, transport, cut: None })
+    }
+
+    /// Its headers, to be rewritten.
+    pub(crate) fn headers<'a>(&'a mut self, out: &'a mut Outbox) -> Headers<'a> {
+        Headers {
+            bytes: out.packets[self.packet].slice_mut(self.range.clone()),
+            header: &mut self.header,
+            transport: self.transport.as_ref(),
+            checksum: self.offload.checksum,
+        }
+    }
+}
+
+/// Has what a service's task says to a client of this host come from the service. To be done when it is known what the
+/// frame's sender has left unfinished, and before that is finished.
+pub(crate) fn restore(cx: &mut Context<'_>, vni: Vni, network: &Network, frame: &mut Stowed) {
+    if network.services.is_empty() {
+        return;
+    }
+    if let Some(flows) = &cx.tables.topology.flows {
+        path::to_client(flows, vni, &mut frame.headers(cx.out), cx.now);
+    }
+}
+
+/// A delivery that may be what a task says to a client: [`restore_answers`] finds out.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Index in the outbox.
+    delivery: usize,
+    vni: Vni,
+    /// Of the frame, or of the first segment if others have been joined to it.
+    transport: Option<Transport>,
+}
+
+/// Has the deliveries of a frame, from the first on, looked at by [`restore_answers`].
+pub(crate) fn may_answer(cx: &mut Context<'_>, vni: Vni, first: usize, frame: &Stowed) {
+    let deliveries = first..cx.out.deliveries.len();
+    let answers = deliveries.map(|delivery| Answer { delivery, vni, transport: frame.transport });
+    cx.answers.extend(answers);
+}
+
+/// Does what [`restore`] does to a batch of deliveries, at its end: so that what has been joined is rewritten once.
+pub(crate) fn restore_answers(cx: &mut Context<'_>) {
+    let Some(flows) = &cx.tables.topology.flows else { return cx.answers.clear() };
+    for answer in cx.answers.drain(..) {
+        let Outbox { packets, deliveries, .. } = &mut *cx.out;
+        let delivery = &deliveries[answer.delivery];
+        let bytes = packets[delivery.packet].slice_mut(delivery.range.clone());
+        let Ok(mut header) = Header::parse(bytes) else { continue };
+        // Of a joined frame only its beginning is here, less than its length says.
+        let transport =
+            if delivery.more.is_empty() { Transport::find(bytes, &header) } else { answer.transport };
+        let (transport, checksum) = (transport.as_ref(), delivery.offload.checksum);
+        path::to_client(
+            flows,
+            answer.vni,
+            &mut Headers { bytes, header: &mut header, transport, checksum },
+            cx.now,
+        );
     }
 }
 

@@ -82,8 +82,19 @@ drop_reasons! {
     ProbeUnasked = "probe-unasked",
     /// From a tunnel for a destination behind a tunnel: split horizon.
     SplitHorizon = "split-horizon",
-    /// From a peer for what every node has for itself, such as a gateway.
+    /// From a peer for what every switch has for itself: a gateway, or a service, for which the switch of a client's own
+    /// host chooses a task.
     NotForPeers = "not-for-peers",
+    /// For a service's MAC address, but for no address of its, or nothing that has flows; or about no known flow.
+    NotBalanced = "not-balanced",
+    /// The service has no task for it; its sender was told.
+    NoTask = "no-task",
+    /// The flow's task is one no more; its sender was told.
+    TaskGone = "task-gone",
+    /// There is no room for another flow.
+    FlowsFull = "flows-full",
+    /// A later fragment for a service, of a packet whose first has not come.
+    FragmentUnknown = "fragment-unknown",
     /// The socket's send buffer was full.
     UnderlayFull = "underlay-full",
     /// The system refused to send to the peer (no route, no permission).

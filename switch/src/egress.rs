@@ -4,11 +4,12 @@
 //! 2. [`judge`]: source check and learning, self-encapsulation, neighbour questions, look-up.
 //! 3. [`answer`] replies to a neighbour question on the spot.
 //! 4. [`local`] hands the frame to another port as it is.
-//! 5. [`flood`] does that and the next for everybody in the network (head-end replication), within the port's
+//! 5. [`balance`] gives what is for a service to one of its tasks, and goes on as for that.
+//! 6. [`flood`] does 4 and 7 for everybody in the network (head-end replication), within the port's
 //!    storm limit.
-//! 6. [`remote`] takes the way to one peer, [`replicate`] to many: [`Tunnel`] says how. Of what is too big for one
+//! 7. [`remote`] takes the way to one peer, [`replicate`] to many: [`Tunnel`] says how. Of what is too big for one
 //!    peer's path the sender is told ([`tell_too_big`]).
-//! 7. [`encap`] puts the frame behind a VXLAN header and seals it where the network is sealed, [`encap_cut`]
+//! 8. [`encap`] puts the frame behind a VXLAN header and seals it where the network is sealed, [`encap_cut`]
 //!    does so with its segments, [`encap_copy`] with a copy for each of many peers.
 //!
 //! The functions stand in that order.
@@ -17,8 +18,9 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::PoisonError;
 
+use crate::balance::path;
 use crate::datapath::Context;
-use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
+use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum, restore};
 use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Frame;
@@ -41,6 +43,7 @@ enum Verdict {
     Answer(Question, MacAddr),
     Local(PortId),
     Remote(VtepId),
+    Balance,
     Flood,
 }
 
@@ -65,8 +68,9 @@ pub(crate) fn egress(cx: &mut Context<'_>, id: PortId, port: &Port, frame: Frame
     cx.out.packets.push(frame.buf);
     let outcome = match verdict {
         Ok(Verdict::Answer(question, mac)) => answer(cx, network, id, &question, mac),
-        Ok(Verdict::Local(to)) => local(cx, network, to, &mut stowed),
+        Ok(Verdict::Local(to)) => local(cx, port.spec.vni, network, to, &mut stowed),
         Ok(Verdict::Remote(peer)) => remote(cx, id, port, network, peer, &mut stowed),
+        Ok(Verdict::Balance) => balance(cx, id, port, network, &mut stowed),
         Ok(Verdict::Flood) => flood(cx, id, port, network, &mut stowed),
         Err(reason) => Err(reason),
     };
@@ -96,6 +100,7 @@ fn judge(
         Forward::Local(to) if to == id => Err(DropReason::SamePort),
         Forward::Local(to) => Ok(Verdict::Local(to)),
         Forward::Remote(peer) => Ok(Verdict::Remote(peer)),
+        Forward::Service => Ok(Verdict::Balance),
         Forward::Drop(reason) => Err(reason),
         Forward::Flood => Ok(match known_neighbour(cx, id, vni, frame, header) {
             Some((question, mac)) => Verdict::Answer(question, mac),
@@ -157,12 +162,59 @@ fn give_back(cx: &mut Context<'_>, network: &Network, id: PortId, buf: PacketBuf
     cx.out.deliveries.push(Delivery { port: id, packet, range, more: 0..0, offload: Offload::default() });
 }
 
-fn local(cx: &mut Context<'_>, network: &Network, to: PortId, frame: &mut Stowed) -> Result<(), DropReason> {
+fn local(
+    cx: &mut Context<'_>,
+    vni: Vni,
+    network: &Network,
+    to: PortId,
+    frame: &mut Stowed,
+) -> Result<(), DropReason> {
     let port = cx.tables.topology.ports.get(&to).ok_or(DropReason::PortGone)?;
+    restore(cx, vni, network, frame);
     if needs_checksum(port, frame.offload) {
         finish_checksum(cx, frame)?;
     }
     deliver(cx, network, to, port, frame)
+}
+
+/// Gives a service's frame to one of its tasks; tells the sender if there is none.
+fn balance(
+    cx: &mut Context<'_>,
+    id: PortId,
+    port: &Port,
+    network: &Network,
+    frame: &mut Stowed,
+) -> Result<(), DropReason> {
+    let (vni, mac) = (port.spec.vni, frame.header.destination);
+    let topology = &cx.tables.topology;
+    let bytes = cx.out.packets[frame.packet].slice(frame.range.clone());
+    if let Some(question) = neighbour::poll(bytes, &frame.header)
+        && topology.neighbours.get(&(vni, question.target)) == Some(&mac)
+    {
+        return answer(cx, network, id, &question, mac);
+    }
+    let (Some(service), Some(flows)) = (network.services.get(&mac), &topology.flows) else {
+        return Err(DropReason::NotBalanced);
+    };
+    if let Err(reason) = path::to_task(flows, service, vni, &mut frame.headers(cx.out), cx.now) {
+        let mut buf = cx.pool.take().ok_or(reason)?;
+        match path::refuse(reason, service, &frame.headers(cx.out), cx.now, buf.room()) {
+            Some(len) => {
+                buf.set_len(len);
+                give_back(cx, network, id, buf);
+            }
+            None => cx.pool.put(buf),
+        }
+        return Err(reason);
+    }
+    match cx.tables.fdb.lookup(vni, frame.header.destination) {
+        // The sender's own port, too, if it is the task.
+        Forward::Local(to) => local(cx, vni, network, to, frame),
+        Forward::Remote(peer) => remote(cx, id, port, network, peer, frame),
+        Forward::Flood => flood(cx, id, port, network, frame),
+        Forward::Drop(reason) => Err(reason),
+        Forward::Service => Err(DropReason::NotBalanced),
+    }
 }
 
 fn flood(
@@ -183,6 +235,7 @@ fn flood(
     if !cx.may_flood(port, frames) {
         return Err(DropReason::StormLimit);
     }
+    restore(cx, port.spec.vni, network, frame);
     let topology = &cx.tables.topology;
     let others = || {
         let others = network.ports.iter().filter(|&&other| other != id);
@@ -224,7 +277,7 @@ fn remote(
     let outcome = encap(cx, &tunnel, frame);
     count_sent(cx, network, first);
     if outcome == Err(DropReason::TooBig) {
-        tell_too_big(cx, network, id, peer, tunnel.frame_max(), frame);
+        tell_too_big(cx, (port.spec.vni, network), id, peer, tunnel.frame_max(), frame);
     }
     outcome
 }
@@ -232,7 +285,7 @@ fn remote(
 /// Tells the sender what fits, if it can be told and not too many were of late.
 fn tell_too_big(
     cx: &mut Context<'_>,
-    network: &Network,
+    (vni, network): (Vni, &Network),
     id: PortId,
     peer: VtepId,
     frame_max: usize,
@@ -247,7 +300,12 @@ fn tell_too_big(
     match len.filter(|_| may(cx)) {
         Some(len) => {
             buf.set_len(len);
+            let (packet, range) = (cx.out.packets.len(), buf.range());
             give_back(cx, network, id, buf);
+            // Of what a service was sent it comes from the service.
+            if let Ok(mut message) = Stowed::find(cx, packet, range) {
+                restore(cx, vni, network, &mut message);
+            }
         }
         None => cx.pool.put(buf),
     }

@@ -49,6 +49,8 @@ pub enum Place {
     Port(PortId),
     /// Behind a peer.
     Vtep(VtepId),
+    /// At a service's tasks, wherever these are ([`crate::balance`]).
+    Service,
 }
 
 /// What is to be done with a frame for an address.
@@ -58,6 +60,8 @@ pub enum Forward {
     Local(PortId),
     /// Send it to that peer.
     Remote(VtepId),
+    /// Let one of the service's tasks have it.
+    Service,
     /// Nobody knows the address, or it is a group's: everybody in the network gets it.
     Flood,
     /// It dies.
@@ -154,6 +158,7 @@ impl Fdb {
         match self.entries.get(&(vni, mac)).map(|entry| entry.place) {
             Some(Place::Port(port)) => Forward::Local(port),
             Some(Place::Vtep(vtep)) => Forward::Remote(vtep),
+            Some(Place::Service) => Forward::Service,
             None => Forward::Flood,
         }
     }
@@ -223,11 +228,15 @@ impl Fdb {
         Ok(())
     }
 
+    /// Whether the control plane has entered that address.
+    #[must_use]
+    pub fn is_announced(&self, vni: Vni, mac: MacAddr) -> bool {
+        self.entries.get(&(vni, mac)).is_some_and(|entry| matches!(entry.kind, Kind::Announced))
+    }
+
     /// Removes an announced entry; a learnt one stays. Gives whether there was one.
     pub fn withdraw(&mut self, vni: Vni, mac: MacAddr) -> bool {
-        let announced =
-            self.entries.get(&(vni, mac)).is_some_and(|entry| matches!(entry.kind, Kind::Announced));
-        announced && self.entries.remove(&(vni, mac)).is_some()
+        self.is_announced(vni, mac) && self.entries.remove(&(vni, mac)).is_some()
     }
 
     /// Forgets learnt entries that have not been heard from for [`Limits::age`]. Gives how many.

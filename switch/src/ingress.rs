@@ -7,7 +7,8 @@
 //!    come. What has no such header may be a probe, which [`carry::receive`] takes.
 //! 4. [`judge`]: inner source check and learning, look-up among local ports only (split horizon).
 //! 5. [`hand_over`] recognises what the sender left undone and gives the frame to one port, joined with its
-//!    neighbours where the port takes that ([`crate::coalesce`]); [`flood`] to all.
+//!    neighbours where the port takes that ([`crate::coalesce`]); [`flood`] to all. When the batch is through, what
+//!    services' tasks say comes from the services ([`crate::deliver::restore_answers`]).
 //!
 //! The functions stand in that order.
 
@@ -17,7 +18,7 @@ use vswitchd_crypto::envelope;
 
 use crate::coalesce;
 use crate::datapath::Context;
-use crate::deliver::{Stowed, deliver, finish_checksum, needs_checksum};
+use crate::deliver::{Stowed, deliver, finish_checksum, may_answer, needs_checksum};
 use crate::drops::DropReason;
 use crate::fdb::{Forward, Place, Source};
 use crate::io::Received;
@@ -63,7 +64,12 @@ pub(crate) fn ingress(cx: &mut Context<'_>, received: Received) {
         network.traffic.by(cx.worker).received(1, inner.len());
         let outcome = Stowed::find(cx, packet, inner).and_then(|mut frame| {
             let forward = judge(cx, vni, id, &frame.header, &mut way)?;
-            hand_over(cx, network, &mut frame, forward)
+            let first = cx.out.deliveries.len();
+            let handed = hand_over(cx, network, &mut frame, forward);
+            if !network.services.is_empty() {
+                may_answer(cx, vni, first, &frame);
+            }
+            handed
         });
         if let Err(reason) = outcome {
             drop_from_peer(cx, Some(peer), Some(network), reason);
@@ -136,6 +142,7 @@ fn judge(
     }
     match cx.tables.fdb.lookup(vni, destination) {
         Forward::Remote(_) => Err(DropReason::SplitHorizon),
+        Forward::Service => Err(DropReason::NotForPeers),
         Forward::Drop(reason) => Err(reason),
         forward => {
             *way = Some(Way { vni, from: id, source, destination, forward });

@@ -4,7 +4,8 @@
 //!
 //! 1. [`worker`] waits on every port and socket; a readable port gives a batch of frames.
 //! 2. `egress` parses each frame, checks its source, learns it, and looks its destination up.
-//! 3. A local destination gets the frame as it is, super-frames and unfinished checksums included.
+//! 3. A local destination gets the frame as it is, super-frames and unfinished checksums included. A service's is one of
+//!    its tasks', wherever that is ([`balance`]).
 //! 4. A remote one gets it cut to size, checksummed and behind a VXLAN header, sealed where its network is;
 //!    flooding names several.
 //! 5. [`outbox`] collects both kinds; nothing is copied for a second receiver, but what is sealed for each.
@@ -17,12 +18,13 @@
 //!
 //! # Layers
 //!
-//! [`wire`], [`packet`], [`fdb`], [`vtep`], [`storm`], [`neighbour`], [`offload`] and [`segment`] hold bytes and
+//! [`wire`], [`packet`], [`fdb`], [`vtep`], [`storm`], [`neighbour`], [`offload`], [`segment`] and [`balance`] hold bytes and
 //! tables: no socket, file, thread or clock. `egress` and `ingress` join them into the two paths, [`tunnel`] is
 //! where plain and sealed networks differ, [`probe`] asks peers whether the path to them carries anything,
 //! [`datapath`] is the face of all that. [`io`] and [`worker`] drive them.
 //! What a frame can die of is in [`drops`].
 
+pub mod balance;
 mod coalesce;
 pub mod counters;
 pub mod datapath;
@@ -30,6 +32,7 @@ mod deliver;
 pub mod drops;
 mod egress;
 pub mod fdb;
+mod icmp;
 mod ingress;
 pub mod io;
 pub mod neighbour;

@@ -88,10 +88,18 @@ enum ReplyTo {
 /// - a solicitation that RFC 4861 §7.1.1 has receivers discard, or that is fragmented (RFC 6980).
 #[must_use]
 pub fn question(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
-    if header.payload != ethernet::HEADER_LEN
-        || !header.destination.is_multicast()
-        || header.source.is_multicast()
-    {
+    if header.destination.is_multicast() { parse(frame, header) } else { None }
+}
+
+/// As [`question`], but what is asked of one station, which [`question`] leaves to it: whether it is still there (RFC 1122
+/// §2.3.2.1, RFC 4861 §7.3.3). Only who speaks for that station may answer.
+#[must_use]
+pub fn poll(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
+    if header.destination.is_multicast() { None } else { parse(frame, header) }
+}
+
+fn parse(frame: &[u8], header: &ethernet::Header) -> Option<Question> {
+    if header.payload != ethernet::HEADER_LEN || header.source.is_multicast() {
         return None;
     }
     match header.ether_type {

@@ -53,6 +53,7 @@ use vswitchd_crypto::envelope::SessionId;
 use vswitchd_crypto::open::Opener;
 use vswitchd_crypto::seal::Sealer;
 
+use crate::balance::{FlowCounts, Flows, ServiceError, ServiceSpec};
 use crate::counters::TrafficCount;
 use crate::drops::{DropReason, Drops};
 use crate::fdb::{Limits, Place};
@@ -81,6 +82,16 @@ struct Shared {
     probing: AtomicBool,
     /// Whether they may have something to tell.
     path_news: AtomicBool,
+    /// Whether there has been a service: looked at each turn, without the tables.
+    balancing: AtomicBool,
+    /// Wakes the first worker, while there are workers.
+    waker: Mutex<Option<Arc<dyn Wake>>>,
+}
+
+/// What wakes a switch's first worker.
+pub(crate) trait Wake: Send + Sync + std::fmt::Debug {
+    /// It looks at once what there is to do.
+    fn wake(&self);
 }
 
 /// Workers of one switch: more cores than that serve other purposes, and each has buffers and sockets of its own.
@@ -92,6 +103,7 @@ pub(crate) struct Claim(Switch);
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        *self.0.waker() = None;
         self.0.shared.claimed.store(false, Ordering::Release);
     }
 }
@@ -113,6 +125,8 @@ pub struct Report {
     pub learning: Learning,
     /// Entries of the forwarding table.
     pub fdb_entries: usize,
+    /// Flows of services; none if there has never been a service.
+    pub flows: FlowCounts,
 }
 
 /// A port's part of a [`Report`].
@@ -148,10 +162,22 @@ impl Switch {
         let workers = workers.clamp(1, WORKERS_MAX);
         let mut master = Master::new(local, limits, workers);
         let tables = ArcSwap::from_pointee(master.tables());
-        let [claimed, probing, path_news] = [const { AtomicBool::new(false) }; 3];
+        let [claimed, probing, path_news, balancing] = [const { AtomicBool::new(false) }; 4];
         let (master, drops, paths) = (Mutex::new(master), Drops::default(), Mutex::new(None));
+        let waker = Mutex::new(None);
         Self {
-            shared: Arc::new(Shared { tables, master, drops, workers, claimed, paths, probing, path_news }),
+            shared: Arc::new(Shared {
+                tables,
+                master,
+                drops,
+                workers,
+                claimed,
+                paths,
+                probing,
+                path_news,
+                balancing,
+                waker,
+            }),
         }
     }
 
@@ -174,7 +200,16 @@ impl Switch {
     pub fn apply<T>(&self, changes: impl FnOnce(&mut Master) -> T) -> T {
         let mut master = self.master();
         let result = changes(&mut master);
-        self.shared.tables.store(Arc::new(master.tables()));
+        let tables = Arc::new(master.tables());
+        let flows = tables.topology.flows.clone();
+        self.shared.tables.store(tables);
+        if let Some(flows) = flows {
+            self.shared.balancing.store(true, Ordering::Release);
+            if master.take_lost_tasks() {
+                flows.ask_for_sweep();
+                self.waker().as_ref().inspect(|worker| worker.wake());
+            }
+        }
         result
     }
 
@@ -285,6 +320,33 @@ impl Switch {
         self.apply(|master| master.withdraw(vni, mac))
     }
 
+    /// Sets a service of a network, known by its MAC address: a new one, or instead of what it was. Its clients are given a
+    /// task each by their own switch, and questions for its addresses are answered here, as for announced ones.
+    ///
+    /// New tasks get new flows from now on, draining ones keep those that they have; those of tasks that are gone are reset
+    /// by the first worker, at once. It goes with its network, when that loses its last member.
+    ///
+    /// # Errors
+    /// What contradicts itself or what there is, or a full table.
+    pub fn set_service(&self, vni: Vni, spec: ServiceSpec) -> Result<(), ServiceError> {
+        self.apply(|master| master.set_service(vni, spec))
+    }
+
+    /// Removes a service; its flows are reset. Gives whether there was one.
+    pub fn remove_service(&self, vni: Vni, mac: MacAddr) -> bool {
+        self.apply(|master| master.remove_service(vni, mac))
+    }
+
+    /// Whether there has been a service.
+    pub(crate) fn is_balancing(&self) -> bool {
+        self.shared.balancing.load(Ordering::Acquire)
+    }
+
+    /// Who is to be woken when there is something for the first worker to do.
+    pub(crate) fn wake_by(&self, waker: Arc<dyn Wake>) {
+        *self.waker() = Some(waker);
+    }
+
     /// Has the path to each peer probed from now on, or ends that and forgets what is known. Off at first: peers
     /// may be of another kind. Probes of others are answered in any case.
     pub fn set_probing(&self, config: Option<ProbeConfig>) {
@@ -390,6 +452,7 @@ impl Switch {
             drops: self.drops().occurred().collect(),
             learning: self.master().learning(),
             fdb_entries: tables.fdb.len(),
+            flows: topology.flows.as_deref().map(Flows::counts).unwrap_or_default(),
         }
     }
 
@@ -407,6 +470,11 @@ impl Switch {
     fn paths(&self) -> MutexGuard<'_, Option<Paths>> {
         // No path is left half changed where it could panic.
         self.shared.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waker(&self) -> MutexGuard<'_, Option<Arc<dyn Wake>>> {
+        // Nothing is left half changed where it could panic.
+        self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn master(&self) -> MutexGuard<'_, Master> {

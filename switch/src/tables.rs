@@ -4,6 +4,8 @@
 //! lock; the forwarding table and the rest are published apart, because learning is frequent and the rest is not.
 
 mod announced;
+mod error;
+mod services;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,8 +16,9 @@ use vswitchd_crypto::envelope::SessionId;
 use vswitchd_crypto::open::Opener;
 use vswitchd_crypto::seal::Sealer;
 
+use crate::balance::{Flows, Service};
 use crate::counters::Traffic;
-use crate::fdb::{Fdb, Learnt, Limits, Place, TableFull};
+use crate::fdb::{Fdb, Learnt, Limits, Place};
 use crate::io::Capabilities;
 use crate::path_mtu;
 use crate::probe;
@@ -24,6 +27,7 @@ use crate::tunnel::Protection;
 use crate::vtep::{PathMtu, SESSIONS_PER_PEER_MAX, Session, Vtep, VtepId, Vteps};
 use crate::wire::{MacAddr, Vni};
 use announced::Announced;
+pub use error::TableError;
 
 /// Ports of one switch; a host with more containers or machines than that has other limits first.
 pub const PORTS_MAX: usize = 4_096;
@@ -75,6 +79,8 @@ pub struct Network {
     pub peers: Vec<VtepId>,
     /// How its frames cross the underlay; does not change while it has members.
     pub protection: Protection,
+    /// Its services by MAC address.
+    pub services: HashMap<MacAddr, Arc<Service>, foldhash::fast::RandomState>,
     /// Counters, shared by every snapshot.
     pub traffic: Arc<Traffic>,
 }
@@ -98,8 +104,10 @@ pub struct Topology {
     pub peers: Vteps,
     /// Networks by VNI.
     pub networks: HashMap<Vni, Network, foldhash::fast::RandomState>,
-    /// Addresses of announced endpoints.
+    /// Addresses of announced endpoints, and of services.
     pub neighbours: HashMap<(Vni, IpAddr), MacAddr, foldhash::fast::RandomState>,
+    /// Flows that services have balanced, shared by every snapshot and worker; since there was a service.
+    pub flows: Option<Arc<Flows>>,
 }
 
 /// A snapshot.
@@ -109,50 +117,6 @@ pub struct Tables {
     pub fdb: Arc<Fdb>,
     /// Who is there.
     pub topology: Arc<Topology>,
-}
-
-/// Why a table takes no more, or has no such thing. Nothing has changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    /// [`PORTS_MAX`] are there.
-    #[error("a switch has at most {PORTS_MAX} ports")]
-    TooManyPorts,
-    /// [`PEERS_MAX`] are there.
-    #[error("a switch has at most {PEERS_MAX} peers")]
-    TooManyPeers,
-    /// [`NETWORKS_MAX`] are there.
-    #[error("a switch has at most {NETWORKS_MAX} networks")]
-    TooManyNetworks,
-    /// [`NEIGHBOURS_MAX`] are there.
-    #[error("a switch knows at most {NEIGHBOURS_MAX} announced addresses")]
-    TooManyNeighbours,
-    /// The forwarding table is full.
-    #[error(transparent)]
-    Fdb(#[from] TableFull),
-    /// No host's address.
-    #[error("{0} can't be a peer's address")]
-    NotAHost(IpAddr),
-    /// A peer has our own address.
-    #[error("{0} is this switch's own address, not a peer's")]
-    OwnAddress(SocketAddr),
-    /// The peer's address is of the other IP version.
-    #[error("{0} can't be reached from {1}: one is IPv4, the other IPv6")]
-    OtherFamily(IpAddr, IpAddr),
-    /// The network has members, which have sent and received as it is.
-    #[error("network {0} has members")]
-    NetworkInUse(Vni),
-    /// There is no such peer.
-    #[error("no such peer")]
-    NoSuchPeer,
-    /// The session's number is in use; it is ours to choose.
-    #[error("session {0} is in use")]
-    SessionInUse(SessionId),
-    /// [`SESSIONS_PER_PEER_MAX`] are there.
-    #[error("a peer has at most {SESSIONS_PER_PEER_MAX} sessions at a time")]
-    TooManySessions,
-    /// An announced place that is not in the tables.
-    #[error("no such port or peer in that network")]
-    NoSuchPlace,
 }
 
 /// A source address heard somewhere, on its way from a path to the master.
@@ -194,6 +158,9 @@ pub struct Master {
     /// The control plane has changed the forwarding table, which may not.
     due: bool,
     next_id: u32,
+    next_epoch: u32,
+    /// Tasks of services have gone, or whole services.
+    lost_tasks: bool,
     learning: Learning,
     workers: usize,
 }
@@ -215,6 +182,7 @@ impl Master {
             peers: Vteps::default(),
             networks: HashMap::default(),
             neighbours: HashMap::default(),
+            flows: None,
         };
         let published = Tables { fdb: Arc::new(fdb.clone()), topology: Arc::new(topology) };
         let learning = Learning::default();
@@ -227,6 +195,8 @@ impl Master {
             dirty: false,
             due: false,
             next_id: 0,
+            next_epoch: 1,
+            lost_tasks: false,
             learning,
             workers,
         }
@@ -340,6 +310,7 @@ impl Master {
         if self.published.topology.networks.get(&vni).is_some_and(Network::has_members) {
             return Err(TableError::NetworkInUse(vni));
         }
+        self.forget_services(vni);
         self.topology().networks.remove(&vni);
         Ok(())
     }
@@ -442,41 +413,6 @@ impl Master {
         }
     }
 
-    /// Enters an endpoint that the control plane knows, with the addresses that questions are answered for.
-    ///
-    /// # Errors
-    /// A table is full, or there is no such port or peer.
-    pub fn announce(
-        &mut self,
-        vni: Vni,
-        mac: MacAddr,
-        addresses: &[IpAddr],
-        at: Place,
-    ) -> Result<(), TableError> {
-        if !self.is_member(vni, at) {
-            return Err(TableError::NoSuchPlace);
-        }
-        if self.published.topology.neighbours.len() + addresses.len() > NEIGHBOURS_MAX {
-            return Err(TableError::TooManyNeighbours);
-        }
-        self.fdb.announce(vni, mac, at)?;
-        self.due = true;
-        let topology = Arc::make_mut(&mut self.published.topology);
-        self.announced.set(&mut topology.neighbours, vni, mac, addresses);
-        Ok(())
-    }
-
-    /// Takes back an announcement. Gives whether there was one.
-    pub fn withdraw(&mut self, vni: Vni, mac: MacAddr) -> bool {
-        let was = self.fdb.withdraw(vni, mac);
-        if was {
-            self.due = true;
-            let topology = Arc::make_mut(&mut self.published.topology);
-            self.announced.clear(&mut topology.neighbours, vni, mac);
-        }
-        was
-    }
-
     fn topology(&mut self) -> &mut Topology {
         Arc::make_mut(&mut self.published.topology)
     }
@@ -485,6 +421,8 @@ impl Master {
         self.published.topology.networks.get(&vni).is_some_and(|network| match place {
             Place::Port(port) => network.ports.contains(&port),
             Place::Vtep(vtep) => network.peers.contains(&vtep),
+            // Set, not announced or heard.
+            Place::Service => false,
         })
     }
 
@@ -498,6 +436,7 @@ impl Master {
             ports: Vec::new(),
             peers: Vec::new(),
             protection: Protection::default(),
+            services: HashMap::default(),
             traffic: Arc::new(Traffic::new(workers)),
         }))
     }
@@ -515,9 +454,15 @@ impl Master {
             match place {
                 Place::Port(port) => network.ports.retain(|&member| member != port),
                 Place::Vtep(vtep) => network.peers.retain(|&member| member != vtep),
+                // It is nobody's place to leave from.
+                Place::Service => {}
             }
-            if !network.has_members() && network.protection == Protection::Plain {
-                topology.networks.remove(&vni);
+            if !network.has_members() {
+                let plain = network.protection == Protection::Plain;
+                self.forget_services(vni);
+                if plain {
+                    self.topology().networks.remove(&vni);
+                }
             }
         }
     }

@@ -20,7 +20,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use self::turn::Loop;
 use crate::io::{DatagramIo, FrameIo, ReadError};
 use crate::probe::PathEvent;
-use crate::switch::{PortReport, Switch};
+use crate::switch::{PortReport, Switch, Wake};
 use crate::tables::PortId;
 
 /// How a worker works.
@@ -105,9 +105,19 @@ impl Inbox {
     fn tell(&self, command: Command) {
         // A worker that has ended has nothing to be told; `stop` reports why it ended.
         if self.commands.send(command).is_ok() {
-            // An eventfd that is full is readable, which is all that is wanted.
-            let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+            self.wake();
         }
+    }
+
+    fn wake(&self) {
+        // An eventfd that is full is readable, which is all that is wanted.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+impl Wake for Crew {
+    fn wake(&self) {
+        self.0.first().inspect(|inbox| inbox.wake());
     }
 }
 
@@ -160,6 +170,7 @@ impl Workers {
         let pairs = underlays.iter().map(|_| Inbox::new()).collect::<io::Result<Vec<_>>>()?;
         let (inboxes, receivers): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         let crew = Arc::new(Crew(inboxes));
+        switch.wake_by(Arc::<Crew>::clone(&crew));
         for (port, device) in devices {
             crew.attach(port, device)?;
         }

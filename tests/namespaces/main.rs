@@ -17,6 +17,7 @@ mod overlay;
 mod ports;
 mod probes;
 mod relay;
+mod services;
 mod soak;
 mod station;
 mod superframe;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         hosts::tests(),
         kernel_vxlan::tests(),
         ports::tests(),
+        services::tests(),
         cutting::tests(),
         links::tests(),
         datagrams::tests(),

@@ -8,6 +8,7 @@
 //! agrees with its mistakes.
 
 mod addresses;
+mod balance;
 mod cluster;
 mod gateway;
 mod gossip;
@@ -19,6 +20,7 @@ mod packets;
 mod switch;
 
 pub use addresses::addresses;
+pub use balance::balance;
 pub use cluster::{certificate, group, keyring, token};
 pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
@@ -35,6 +37,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("addresses", addresses),
     ("api", api),
+    ("balance", balance),
     ("certificate", certificate),
     ("dhcp", dhcp),
     ("egress", egress),

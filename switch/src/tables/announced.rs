@@ -1,4 +1,4 @@
-//! Which addresses each announced endpoint has, kept by the writer beside what is published.
+//! Announced endpoints; and which addresses each has, kept by the writer beside what is published.
 //!
 //! What is published is for questions: an address leads to its endpoint. Changes go the other way, and hundreds of
 //! endpoints may come or go at once, so none of them looks through the addresses of all. Both tables have the same
@@ -6,7 +6,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use super::{Master, NEIGHBOURS_MAX, TableError};
+use crate::fdb::Place;
 use crate::wire::{MacAddr, Vni};
 
 pub(super) type Neighbours = HashMap<(Vni, IpAddr), MacAddr, foldhash::fast::RandomState>;
@@ -45,6 +48,48 @@ impl Announced {
         if addresses.is_empty() {
             self.0.remove(&(vni, mac));
         }
+    }
+}
+
+impl Master {
+    /// Enters an endpoint that the control plane knows, with the addresses that questions are answered for.
+    ///
+    /// # Errors
+    /// A table is full, there is no such port or peer, or the addresses are a service's.
+    pub fn announce(
+        &mut self,
+        vni: Vni,
+        mac: MacAddr,
+        addresses: &[IpAddr],
+        at: Place,
+    ) -> Result<(), TableError> {
+        if !self.is_member(vni, at) {
+            return Err(TableError::NoSuchPlace);
+        }
+        let topology = &self.published.topology;
+        if topology.neighbours.len() + addresses.len() > NEIGHBOURS_MAX {
+            return Err(TableError::TooManyNeighbours);
+        }
+        let holders = addresses.iter().filter_map(|&address| topology.neighbours.get(&(vni, address)));
+        if let Some(&of) = holders.chain([&mac]).find(|&&of| topology.is_service(vni, of)) {
+            return Err(TableError::OfService(of));
+        }
+        self.fdb.announce(vni, mac, at)?;
+        self.due = true;
+        let topology = Arc::make_mut(&mut self.published.topology);
+        self.announced.set(&mut topology.neighbours, vni, mac, addresses);
+        Ok(())
+    }
+
+    /// Takes back an announcement. Gives whether there was one.
+    pub fn withdraw(&mut self, vni: Vni, mac: MacAddr) -> bool {
+        let was = !self.published.topology.is_service(vni, mac) && self.fdb.withdraw(vni, mac);
+        if was {
+            self.due = true;
+            let topology = Arc::make_mut(&mut self.published.topology);
+            self.announced.clear(&mut topology.neighbours, vni, mac);
+        }
+        was
     }
 }
 

@@ -55,10 +55,39 @@ pub(crate) mod field {
     pub(crate) mod tcp {
         use super::Range;
         pub(crate) const SEQUENCE: Range<usize> = 4..8;
+        pub(crate) const ACKNOWLEDGMENT: Range<usize> = 8..12;
         pub(crate) const DATA_OFFSET: usize = 12;
         pub(crate) const FLAGS: usize = 13;
         pub(crate) const CHECKSUM: Range<usize> = 16..18;
         pub(crate) const HEADER_MIN: usize = 20;
+    }
+
+    /// RFC 792, RFC 4443 §2.1 and §4
+    pub(crate) mod icmp {
+        use super::super::IpVersion;
+        use super::Range;
+        pub(crate) const TYPE: usize = 0;
+        pub(crate) const CHECKSUM: Range<usize> = 2..4;
+        /// Of echo requests and replies.
+        pub(crate) const ID: usize = 4;
+        /// Behind that an error has the packet that it is about.
+        pub(crate) const HEADER_LEN: usize = 8;
+
+        /// Types of messages that are about a flow.
+        pub(crate) struct Types {
+            pub(crate) echo_request: u8,
+            pub(crate) echo_reply: u8,
+            pub(crate) errors: &'static [u8],
+        }
+
+        pub(crate) fn types(ip: IpVersion) -> Types {
+            match ip {
+                // Destination unreachable, time exceeded, parameter problem.
+                IpVersion::V4 => Types { echo_request: 8, echo_reply: 0, errors: &[3, 11, 12] },
+                // The same, and packet too big.
+                IpVersion::V6 => Types { echo_request: 128, echo_reply: 129, errors: &[1, 2, 3, 4] },
+            }
+        }
     }
 
     /// RFC 768
@@ -127,35 +156,12 @@ impl Transport {
     }
 
     fn find_v6(packet: &[u8], ip_start: usize) -> Option<Self> {
-        let ip = Ipv6HeaderSlice::from_slice(packet).ok()?;
-        let fixed_len = ip.slice().len();
-        let mut rest = packet.get(fixed_len..fixed_len + usize::from(ip.payload_length()))?;
-        let end = ip_start + fixed_len + rest.len();
-        let mut protocol = ip.next_header();
-        for _ in 0..EXTENSIONS_MAX {
-            match protocol {
-                IpNumber::IPV6_HEADER_HOP_BY_HOP
-                | IpNumber::IPV6_ROUTE_HEADER
-                | IpNumber::IPV6_DESTINATION_OPTIONS => {}
-                IpNumber::IPV6_FRAGMENTATION_HEADER => return None,
-                _ => {
-                    return Some(Self {
-                        ip: IpVersion::V6,
-                        ip_start,
-                        protocol: protocol.0,
-                        start: end - rest.len(),
-                        end,
-                    });
-                }
-            }
-            let extension = Ipv6RawExtHeaderSlice::from_slice(rest).ok()?;
-            if protocol == IpNumber::IPV6_ROUTE_HEADER && extension.slice()[field::ipv6::ROUTING_LEFT] != 0 {
-                return None;
-            }
-            protocol = extension.next_header();
-            rest = &rest[extension.slice().len()..];
+        let (protocol, start, end) = walk_v6(packet)?;
+        if protocol == IpNumber::IPV6_FRAGMENTATION_HEADER {
+            return None;
         }
-        None
+        let (start, end) = (ip_start + start, ip_start + end);
+        Some(Self { ip: IpVersion::V6, ip_start, protocol: protocol.0, start, end })
     }
 
     /// The sender's address, in the frame that this was found in.
@@ -210,6 +216,31 @@ impl Transport {
     pub(crate) fn len(&self) -> u16 {
         u16::try_from(self.end - self.start).expect("an IP packet's length field has 16 bits")
     }
+}
+
+/// Walks through an IPv6 packet's extension headers up to what is none, or a fragment header: gives what that is, where
+/// it starts, and where the packet ends.
+pub(super) fn walk_v6(packet: &[u8]) -> Option<(IpNumber, usize, usize)> {
+    let ip = Ipv6HeaderSlice::from_slice(packet).ok()?;
+    let fixed_len = ip.slice().len();
+    let mut rest = packet.get(fixed_len..fixed_len + usize::from(ip.payload_length()))?;
+    let end = fixed_len + rest.len();
+    let mut protocol = ip.next_header();
+    for _ in 0..EXTENSIONS_MAX {
+        match protocol {
+            IpNumber::IPV6_HEADER_HOP_BY_HOP
+            | IpNumber::IPV6_ROUTE_HEADER
+            | IpNumber::IPV6_DESTINATION_OPTIONS => {}
+            _ => return Some((protocol, end - rest.len(), end)),
+        }
+        let extension = Ipv6RawExtHeaderSlice::from_slice(rest).ok()?;
+        if protocol == IpNumber::IPV6_ROUTE_HEADER && extension.slice()[field::ipv6::ROUTING_LEFT] != 0 {
+            return None;
+        }
+        protocol = extension.next_header();
+        rest = &rest[extension.slice().len()..];
+    }
+    None
 }
 
 /// `N` bytes of a header whose length has been checked.

@@ -6,6 +6,7 @@
 pub mod checksum;
 pub mod ethernet;
 pub mod flow;
+pub mod fragment;
 pub mod probe;
 pub mod stream;
 pub mod virtio;

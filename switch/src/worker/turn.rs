@@ -121,6 +121,7 @@ impl Loop {
             }
             self.datapath.handle_timeout(now);
             self.probe(now);
+            self.sweep(now);
             if now >= tick {
                 self.retry_underlay()?;
                 if self.index == 0 {
@@ -197,6 +198,14 @@ impl Loop {
         }
         while let Some(event) = self.datapath.switch().poll_path_event() {
             (self.events)(Event::Path(event));
+        }
+    }
+
+    /// Ends flows of services, and tells clients whose task has gone.
+    fn sweep(&mut self, now: Instant) {
+        self.datapath.poll_resets(&mut self.pool, &mut self.scratch.out, now);
+        if !self.scratch.out.packets.is_empty() {
+            self.flush(now);
         }
     }
 
