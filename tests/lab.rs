@@ -228,7 +228,7 @@ fn a_kept_lab_can_be_visited_listed_and_taken_down() -> Result<()> {
     ensure!(unknown.status.code() == Some(2), "of another network: {unknown:?}");
     let list = output("lab ls --format json")?;
     let listed = String::from_utf8_lossy(&list.stdout);
-    ensure!(list.status.success() && listed.contains(&lab.name) && listed.contains("n3b"), "{listed}");
+    ensure!(list.status.success() && listed.contains(&lab.name) && listed.contains("n3b"), "{list:?}");
     let all = family(lab.child.id())?;
     lab.down()?;
     ensure!(!all.into_iter().any(is_alive), "something is left");

@@ -247,7 +247,7 @@ pub struct GatewayStatus {
     /// Connections and clients' flows of datagrams that came to published ports.
     #[serde(default)]
     pub carried_in: u64,
-    /// Of these, those that the endpoint has refused or not answered; and those for which there was no room.
+    /// Those that the endpoint has refused or not answered, and what there was no room for.
     #[serde(default)]
     pub refused_in: u64,
 }

@@ -166,7 +166,7 @@ fn gateway_text(gateway: &GatewayStatus) -> String {
         ("by DHCP", gateway.leased),
         ("lost", gateway.dropped),
         ("carried in", gateway.carried_in),
-        ("of these refused", gateway.refused_in),
+        ("turned away", gateway.refused_in),
     ];
     let counts = counts.iter().filter(|(_, count)| *count > 0);
     let counts: String = counts.map(|(name, count)| format!(", {name} {count}")).collect();
@@ -275,7 +275,7 @@ mod tests {
         assert!(text.ends_with(
             "\npeers: 2 alive of 3 known\ngossip: at 192.0.2.1:7946, sent 10, received 20, unopened 4\n\
              shared keys: epoch 5, for 2 h 1 min\ndata: at 192.0.2.1:4789, 1 endpoint, dropped: no-session 7, replayed 1\n\
-             gateway of front: at 10.0.9.1 and fd00::1, answered 7, forwarded 3, by DHCP 2, carried in 5, of these refused 1\n"
+             gateway of front: at 10.0.9.1 and fd00::1, answered 7, forwarded 3, by DHCP 2, carried in 5, turned away 1\n"
         ), "{text}");
         assert!(text.contains("(\\u{1b}c)"), "{text}");
     }

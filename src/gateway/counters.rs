@@ -34,7 +34,7 @@ pub struct Counts {
     pub dropped: u64,
     /// Connections and clients' flows of datagrams that were carried in, to published ports.
     pub carried_in: u64,
-    /// Of these, those that the endpoint has refused or not answered; and those for which there was no room.
+    /// Those that the endpoint has refused or not answered, and what there was no room for.
     pub refused_in: u64,
 }
 

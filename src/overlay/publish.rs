@@ -4,6 +4,7 @@
 //! After a restart of the daemon they come back with their endpoints. What somebody else has taken meanwhile is told, and
 //! tried again with each look at the paths, so that an endpoint is not lost for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
@@ -117,6 +118,22 @@ impl Shared {
 }
 
 impl Inner {
+    /// A namespace has lost those ways out: for each IP version the first of some others in it that has a gateway is it
+    /// now, as [`super::interface::remove`] has set the routes.
+    pub(super) fn hand_on(&mut self, lost: &[IpAddr], others: &[String]) {
+        for lost in lost {
+            let way_out = |endpoint: &Endpoint| {
+                let same = |gateway: &&IpAddr| gateway.is_ipv4() == lost.is_ipv4();
+                endpoint.kept.spec.gateways.iter().find(same).copied()
+            };
+            let next = others.iter().find(|id| self.endpoints.get(*id).and_then(way_out).is_some());
+            if let Some(endpoint) = next.and_then(|id| self.endpoints.get_mut(id)) {
+                endpoint.ways_out.extend(way_out(endpoint));
+            }
+        }
+        self.gateways.publish(&self.endpoints);
+    }
+
     /// Whether no other endpoint of this node, or this one itself, has a port that is to be published.
     pub(super) fn check_ports(&self, spec: &EndpointSpec) -> Result<(), AttachError> {
         for (index, port) in spec.published.iter().enumerate() {

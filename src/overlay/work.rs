@@ -330,31 +330,6 @@ impl Inner {
         self.check_ports(spec)
     }
 
-    /// A namespace has lost its way out: the first of those others that has a gateway of that IP version is it now.
-    fn hand_on(&mut self, ways_out: &[IpAddr], others: &[String]) {
-        for lost in ways_out {
-            let is_same = |gateway: &&IpAddr| gateway.is_ipv4() == lost.is_ipv4();
-            let next = others.iter().find_map(|id| {
-                let gateway = self
-                    .endpoints
-                    .get(id)?
-                    .kept
-                    .spec
-                    .gateways
-                    .iter()
-                    .copied()
-                    .find(|gateway| is_same(&gateway))?;
-                Some((id, gateway))
-            });
-            if let Some((id, gateway)) = next
-                && let Some(endpoint) = self.endpoints.get_mut(id)
-            {
-                endpoint.ways_out.push(gateway);
-            }
-        }
-        self.gateways.publish(&self.endpoints);
-    }
-
     /// All that is in the file of endpoints.
     pub(super) fn kept(&self) -> impl Iterator<Item = &Kept> {
         self.endpoints.values().map(|endpoint| &endpoint.kept).chain(&self.later)

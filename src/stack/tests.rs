@@ -20,7 +20,7 @@ use crate::switch::tables::PortSpec;
 use crate::switch::wire::Vni;
 use crate::switch::worker::{WorkerConfig, Workers};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const MTU: u32 = 1_450;
 
 /// A switch with a gateway that knows `web`, at 10.0.9.2 and fd00:9::2, and `elsewhere`, where nobody is.

@@ -30,8 +30,8 @@ counts! {
     EchoFlows = "echo-flows",
     /// Connections and clients' flows of datagrams that came from outside, and were carried to an endpoint.
     Inward = "inward",
-    /// Of these, those that the endpoint has refused or not answered; and those that were not tried, because there were
-    /// as many as there may be.
+    /// Of these, connections that the endpoint has refused or not answered; and connections and datagrams that were not
+    /// carried, because there were as many as there may be.
     InwardRefused = "inward-refused",
     /// What has come to its end by being quiet for too long.
     Expired = "expired",

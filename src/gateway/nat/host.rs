@@ -32,6 +32,8 @@ pub struct Ready {
 pub(super) enum Interest {
     /// While it can be read, or has errors.
     Reading,
+    /// Once whenever something has come.
+    Arrivals,
     /// Once whenever it has become readable or writable.
     Changes,
 }
@@ -65,6 +67,7 @@ impl Host {
     pub(super) fn watch(&mut self, socket: impl AsFd, interest: Interest) -> io::Result<Token> {
         let flags = match interest {
             Interest::Reading => EventFlags::IN,
+            Interest::Arrivals => EventFlags::IN | EventFlags::ET,
             Interest::Changes => EventFlags::IN | EventFlags::OUT | EventFlags::ET,
         };
         let token = Token(self.next);

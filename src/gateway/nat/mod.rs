@@ -11,7 +11,7 @@
 //!
 //! So inside reaches what a program of this host's user would reach, with this host's address, and no privilege,
 //! rule or route is needed. Where it may not go is a [`Policy`]. Nothing outside reaches inside but what answers, and
-//! what is published ([`inward`]).
+//! what is published (`inward`).
 //!
 //! [`Nat`] has sockets and no clock: time comes in. Whatever is bounded says in [`Counters`] when it was full, and
 //! inside is told by ICMP, or a reset. What is not carried: fragments, other protocols, ICMP but echo, and TCP's

@@ -178,7 +178,26 @@ fn refused(name: &LabName, reply: Reply) -> AskError {
     AskError::Refused { name: name.clone(), reason }
 }
 
-fn ask(name: &LabName, request: &Request) -> Result<(UnixStream, Reply, Vec<OwnedFd>), AskError> {
+type Answer = (UnixStream, Reply, Vec<OwnedFd>);
+
+fn ask(name: &LabName, request: &Request) -> Result<Answer, AskError> {
+    match converse(name, request) {
+        // As a lab does that ends just now: then nobody is there any more.
+        Err(AskError::Talk { source, .. }) if is_hang_up(&source) => converse(name, request),
+        outcome => outcome,
+    }
+}
+
+fn is_hang_up(error: &CodecError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    match error {
+        CodecError::Ended => true,
+        CodecError::Io(error) => matches!(error.kind(), ConnectionReset | BrokenPipe),
+        _ => false,
+    }
+}
+
+fn converse(name: &LabName, request: &Request) -> Result<Answer, AskError> {
     let talk = |source: CodecError| AskError::Talk { name: name.clone(), source };
     let stream = address(name).and_then(|address| UnixStream::connect_addr(&address));
     let stream = stream.map_err(|error| match error.kind() {
@@ -216,6 +235,20 @@ Num       RefCount Protocol Flags    Type St Inode Path
         assert_eq!(names, ["lab", "two"]);
         assert!(names_in(sockets, 100).is_empty());
         assert!(names_in("", 1000).is_empty());
+    }
+
+    #[test]
+    fn a_lab_that_ends_while_it_is_asked_is_none() {
+        let name: LabName = format!("ending-{}", std::process::id()).parse().unwrap();
+        let (_, listener) = super::super::server::listen(Some(&name)).unwrap();
+        let lab = std::thread::spawn(move || {
+            let connection = listener.accept().unwrap();
+            drop(listener);
+            drop(connection);
+        });
+        let outcome = list(&name);
+        lab.join().unwrap();
+        assert!(matches!(&outcome, Err(AskError::NoSuchLab(of)) if *of == name), "{outcome:?}");
     }
 
     #[test]

@@ -58,6 +58,7 @@ pub(crate) fn tests() -> Vec<Test> {
         ("cluster::a_terminal_can_be_left_and_come_back_to", terminal::detached),
         ("cluster::published_ports_lead_to_tasks_that_see_their_clients", publish::streams),
         ("cluster::published_datagrams_are_answered_from_the_address_asked", publish::datagrams),
+        ("cluster::clients_of_published_ports_are_seen_as_the_way_out_allows", publish::moved),
         ("cluster::ports_that_can_not_be_published_are_said_by_name", publish::not_to_be_had),
         ("cluster::published_ports_outlive_the_daemon_but_not_their_tasks", publish::kept),
         ("cluster::real_clients_in_tasks_reach_each_other_and_the_world", clients::real),

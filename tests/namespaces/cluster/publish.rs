@@ -128,7 +128,7 @@ pub(super) fn streams() -> Result<()> {
         page(host, outside, listener)?;
         let gateway = host.status()?["data"]["gateways"][0].clone();
         ensure!(gateway["refused_in"] == 1 && gateway["carried_in"].as_u64() > Some(8), "{gateway}");
-        ensure!(host.say(&["status"])?.contains("of these refused 1"));
+        ensure!(host.say(&["status"])?.contains("turned away 1"));
         as_the_gateway(host, outside, &inside)
     })
 }
@@ -200,6 +200,33 @@ fn as_the_gateway(host: &Host, outside: &Host, open: &NetNs) -> Result<()> {
     task.write_all(b"answer")?;
     client.read_exact(&mut [0; 6])?;
     Ok(())
+}
+
+/// What the clients look like follows the way out of the task's namespace.
+pub(super) fn moved() -> Result<()> {
+    with_tasks("publishmoved", 2, |daemons| {
+        prepare(daemons)?;
+        let [host, outside] = [&daemons.hosts[0], &daemons.hosts[1]];
+        host.say(&["network", "create", "--attachable", "--subnet", "10.7.0.0/24", "yarrow"])?;
+        let task = run(host, "web", "sorrel", &["8080:80"])?;
+        let namespace = task["pid"].to_string();
+        let second = ["attach", "--network", "yarrow", "--name", "other", "--tap", "eth1", "-p", "8081:80"];
+        host.say(&[&second[..], &["--netns", &namespace]].concat())?;
+        let listener = listen(&inside(&task)?)?;
+        let seen = |port: u16| -> Result<(IpAddr, IpAddr)> {
+            let to = SocketAddr::new(host.address, port);
+            let (client, _task, seen) = connection(&outside.netns, to, &listener)?;
+            Ok((seen.ip(), client.local_addr()?.ip()))
+        };
+        let (first, client) = seen(8080)?;
+        ensure!(first == client, "it answers by its first network: {first}");
+        ensure!(seen(8081)?.0 == IpAddr::from([10, 7, 0, 1]), "and not by its second");
+        host.say(&["network", "disconnect", "sorrel", "web"])?;
+        let closed = outside.netns.run(|| TcpStream::connect((host.address, 8080)))?;
+        ensure!(closed.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused));
+        ensure!(seen(8081)?.0 == client, "by what is left");
+        host.say(&["detach", "other"]).map(drop)
+    })
 }
 
 /// Answers come from the address that was asked, whichever of the host's it is.

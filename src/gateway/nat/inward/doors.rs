@@ -58,7 +58,7 @@ impl Doors {
 
     fn watch(&mut self, inlet: Inlet, turn: &mut Turn<'_>) {
         // Told of once: what is left then is asked for again, and where there is no room it is not asked in vain.
-        let watched = inlet.door.with(|socket| turn.host.watch(socket, Interest::Changes));
+        let watched = inlet.door.with(|socket| turn.host.watch(socket, Interest::Arrivals));
         match watched {
             Some(Ok(token)) => drop(self.open.insert(token, inlet)),
             Some(Err(_)) => {
