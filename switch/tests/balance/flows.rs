@@ -199,7 +199,8 @@ fn fragments_follow_their_first_both_ways() {
 
 #[test]
 fn flows_are_spread_evenly_and_stay_where_they_are() {
-    const FLOWS: u16 = 10_000;
+    // Few enough that none has to make room: a group of eight is full once in 50,000 runs.
+    const FLOWS: u16 = 4_000;
     let (mut world, mut shares) = (World::new(&[2, 3, 4, 5]), BTreeMap::new());
     let task_of = |world: &mut World, port: u16, numbers| {
         let sent = world.send(1, &Way(V4, 1, VIP).tcp([port, 80], numbers, b""));
@@ -209,8 +210,8 @@ fn flows_are_spread_evenly_and_stay_where_they_are() {
     let first: Vec<u8> = (0..FLOWS).map(|port| task_of(&mut world, port, SYN_ONLY)).collect();
     first.iter().for_each(|&station| *shares.entry(station).or_insert(0_i32) += 1);
     assert_eq!(shares.len(), 4);
-    // Four deviations of a binomial distribution: 4 * sqrt(10,000 * 1/4 * 3/4).
-    assert!(shares.values().all(|&share| (share - 2_500).abs() <= 173), "{shares:?}");
+    // Four deviations of a binomial distribution: 4 * sqrt(4,000 * 1/4 * 3/4).
+    assert!(shares.values().all(|&share| (share - 1_000).abs() <= 110), "{shares:?}");
     world.serve(service(VIP, &[2, 3, 4, 5, 1]));
     for port in 0..FLOWS {
         assert_eq!(task_of(&mut world, port, DATA), first[usize::from(port)], "a new task takes no old flow");
