@@ -255,15 +255,15 @@ impl Work {
                 Err(Closed) => return,
             };
             let now = Instant::now();
-            for _ in 0..BATCH {
+            for left in (0..BATCH).rev() {
                 let Some((mut frame, offload)) = next else { break };
                 if finish(&mut frame, offload) {
                     let action = lock(&self.station).handle(&frame, &tables.load(), now);
                     self.act(action, &frame, now);
                 }
                 self.end.recycle(frame);
-                // That the port is closed comes again.
-                next = self.end.try_receive_offload().ok();
+                // No more than are handled. That the port is closed comes again.
+                next = if left > 0 { self.end.try_receive_offload().ok() } else { None };
             }
             if deadline.is_some_and(|deadline| now >= deadline) {
                 let action = lock(&self.station).tick(&tables.load(), now);

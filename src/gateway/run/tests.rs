@@ -4,13 +4,16 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::UdpSocket;
 
 use super::*;
+use crate::gateway::nat::Policy;
 use crate::names::{Host, Zone};
 use crate::switch::fdb::{Limits, Place};
 use crate::switch::io::channel::channel;
 use crate::switch::io::mem::{Faults, Network};
+use crate::switch::packet::Pool;
 use crate::switch::switch::Switch;
 use crate::switch::wire::MacAddr;
 use crate::switch::worker::{WorkerConfig, Workers};
@@ -79,6 +82,37 @@ impl Net {
     fn ask(&self, query: &Message) -> Message {
         self.client.send(&asking(self.gateway.addresses(), query)).unwrap();
         told(&self.client.receive_timeout(PATIENCE).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn every_question_of_a_burst_is_answered() {
+    let questions = 0..u16::try_from(3 * BATCH + 7).unwrap();
+    let at = Addresses::new(&[[10, 0, 9, 1].into()]).unwrap();
+    let resolvers = Resolvers::these(Handle::current(), Vec::new());
+    for outside in [None, Some(Outside::new(Policy::only_without(Vec::new()), 1_450))] {
+        let (_gateway, mut port) =
+            Gateway::open(at.clone(), zone(&[("web", 2)]), resolvers.clone(), outside.as_ref()).unwrap();
+        for id in questions.clone() {
+            let frame = asking(&at, &query("web.", id));
+            port.write(&[io::IoSlice::new(&frame)], Offload::default()).unwrap();
+        }
+        // All of them are there before the first is taken.
+        port.flush();
+        let (mut pool, mut frames, mut ids) = (Pool::new(1), Vec::new(), Vec::new());
+        let deadline = Instant::now() + PATIENCE;
+        while ids.len() < questions.len() {
+            assert!(Instant::now() < deadline, "{} of {questions:?} are answered", ids.len());
+            let queue = port.pollable().unwrap();
+            poll(&mut [PollFd::new(&queue, PollFlags::IN)], Some(&Timespec { tv_sec: 1, tv_nsec: 0 }))
+                .unwrap();
+            port.read(&mut pool, &mut frames, 1).unwrap();
+            for frame in frames.drain(..) {
+                ids.push(told(frame.buf.data()).metadata.id);
+                pool.put(frame.buf);
+            }
+        }
+        assert_eq!(ids, questions.clone().collect::<Vec<_>>());
     }
 }
 
