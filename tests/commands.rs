@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -11,6 +12,7 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use vswitchd::api::server::{Admission, Answer, serve};
 use vswitchd::api::{Call, Code, Refusal, Socket};
+use vswitchd::service::{ServiceSpec, SpecParts};
 
 /// What becomes of a call, and what was called.
 struct Script {
@@ -81,6 +83,7 @@ fn node(name: &str) -> Value {
     json!({
         "id": "0123456789abcdefghijklmno", "name": name, "own": false, "role": "worker", "status": "down",
         "joined_ms": 0, "address": null, "door": null, "data": null, "version": "\u{1b}]0;owned\u{7}",
+        "tasks": true, "labels": { name: name }, "unbound": [unbound(name)],
     })
 }
 
@@ -101,6 +104,28 @@ fn task(text: &str) -> Value {
             "network": text, "network_name": text, "endpoint": text, "interface": "eth0", "addresses": [],
         }],
         "started_ms": 0, "ended_ms": 0, "exit_code": 1, "error": text, "pid": null, "directory": "/no/such",
+    })
+}
+
+fn unbound(text: &str) -> Value {
+    json!({
+        "node": text, "service": text, "published": 80, "protocol": "tcp", "address": null, "reason": text, "since_ms": 0,
+    })
+}
+
+fn service(text: &str) -> Value {
+    let parts = SpecParts { command: vec![text.into()], ..SpecParts::new("web".parse().expect("a name")) };
+    json!({
+        "id": text, "spec": ServiceSpec::new(parts).expect("any program will do"), "generation": 1, "ports": [],
+        "networks": [{ "network": text, "name": text, "vips": [] }], "wanted": 1, "running": 0, "created_ms": 0,
+        "updated_ms": u64::MAX, "conflicts": [], "unbound": [unbound(text)],
+    })
+}
+
+fn service_task(text: &str) -> Value {
+    json!({
+        "id": text, "name": format!("{text}.1"), "service": text, "slot": 0, "node": text, "generation": 1, "wanted": true, "state": text, "reason": text,
+        "since_ms": 0,
     })
 }
 
@@ -137,6 +162,7 @@ fn each_of_several_is_done_and_the_failed_are_named() -> Result<()> {
 fn inspect_shows_what_it_found() -> Result<()> {
     let daemon = Daemon::start("inspect", |call| match call {
         Call::Node(name) if name.as_str() == "self" => Ok(node("one")),
+        Call::Service(name) if name.as_str() != "x" => Ok(service("s1")),
         _ => Err(Refusal::new(Code::NotFound, "there is no such node")),
     })?;
     let shown = daemon.run(&["node", "inspect", "x", "self"])?;
@@ -144,6 +170,11 @@ fn inspect_shows_what_it_found() -> Result<()> {
     let document: Value = serde_json::from_slice(&shown.stdout)?;
     ensure!(document.as_array().is_some_and(|nodes| nodes.len() == 1), "{document}");
     ensure!(document[0]["Description"]["Hostname"] == "one", "{document}");
+    let services = daemon.run(&["service", "inspect", "-f", "{{.ID}} {{.Spec.Name}}", "one", "two", "x"])?;
+    ensure!(services.status.code() == Some(1) && services.stdout == b"s1 web\ns1 web\n", "{services:?}");
+    let lacking = daemon.run(&["service", "inspect", "--format", "{{.Spec.Colour}}", "one"])?;
+    ensure!(lacking.status.code() == Some(1) && lacking.stdout.is_empty(), "{lacking:?}");
+    ensure!(text(&lacking.stderr).starts_with("vswitchd: {{.Spec.Colour}}: no such field"), "{lacking:?}");
     let pretty = daemon.run(&["node", "inspect", "--pretty", "self"])?;
     ensure!(text(&pretty.stdout).contains("name: one\n") && pretty.status.success(), "{pretty:?}");
     Ok(())
@@ -171,6 +202,9 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
         Call::PruneNetworks(_) => Ok(json!({ "removed": [HOSTILE] })),
         Call::Networks => Ok(json!([network(HOSTILE)])),
         Call::Tasks => Ok(json!([task(HOSTILE)])),
+        Call::Services => Ok(json!([service(HOSTILE)])),
+        Call::Service(_) => Ok(service(HOSTILE)),
+        Call::ServiceTasks(_) => Ok(json!([service_task(HOSTILE)])),
         _ => Err(Refusal::new(Code::Conflict, format!("{HOSTILE} uses it"))),
     })?;
     for arguments in [
@@ -190,6 +224,20 @@ fn no_name_reaches_the_terminal_as_a_command() -> Result<()> {
         &["ps", "-a", "--format", "json"],
         &["run", "--network", "x", "true"],
         &["rm", "x"],
+        &["service", "ls"],
+        &["service", "ls", "--no-trunc"],
+        &["service", "ls", "--format", "json"],
+        &["service", "ls", "--format", "{{.ID}} {{.Command}} {{.Networks}}"],
+        &["service", "ps", "--no-trunc", "x"],
+        &["service", "ps", "--format", "json", "x"],
+        &["service", "ps", "--format", "{{.Name}} {{.Node}} {{.CurrentState}}", "x"],
+        &["service", "inspect", "x"],
+        &["service", "inspect", "--pretty", "x"],
+        &["service", "inspect", "--format", "json", "x"],
+        &["service", "inspect", "--format", "{{.ID}} {{json .Networks}}", "x"],
+        &["service", "create", "--name", "x"],
+        &["service", "update", "--replicas", "2", "x"],
+        &["service", "rm", "x"],
     ] {
         let output = daemon.run(arguments)?;
         let (said, failed) = (text(&output.stdout), text(&output.stderr));
@@ -227,6 +275,64 @@ fn the_routing_meshs_network_is_not_removed_unasked() -> Result<()> {
 }
 
 #[test]
+fn what_is_watched_is_what_there_is() -> Result<()> {
+    static LOOKS: AtomicUsize = AtomicUsize::new(0);
+    // Its task comes to run, and then it is removed.
+    let daemon = Daemon::start("watch", |call| match call {
+        Call::ServiceTasks(name) if name.as_str() == "w1" => match LOOKS.fetch_add(1, Ordering::SeqCst) {
+            0 | 1 => Ok(json!([service_task("starting")])),
+            2 => Ok(json!([service_task("running")])),
+            _ => Err(Refusal::new(Code::NotFound, "there is no service w1")),
+        },
+        _ => Err(Refusal::new(Code::NotFound, "there is no service nope")),
+    })?;
+    let nothing = daemon.run(&["service", "ps", "--watch", "nope"])?;
+    ensure!(nothing.status.code() == Some(1) && nothing.stdout.is_empty(), "{nothing:?}");
+    ensure!(text(&nothing.stderr) == "vswitchd: there is no service nope\n", "{nothing:?}");
+    ensure!(daemon.calls().len() == 1);
+    let watched = daemon.run(&["service", "ps", "--watch", "--format", "json", "w1", "nope"])?;
+    ensure!(watched.status.code() == Some(1), "{watched:?}");
+    let states =
+        text(&watched.stdout).lines().map(|line| Ok(serde_json::from_str::<Value>(line)?["state"].take()));
+    ensure!(states.collect::<Result<Vec<_>>>()? == ["starting", "running"], "each change once: {watched:?}");
+    let said = "vswitchd: there is no service nope\nvswitchd: there is no service w1\n";
+    ensure!(text(&watched.stderr) == said, "{watched:?}");
+    ensure!(
+        daemon.calls().iter().filter(|call| call.contains("nope")).count() == 1,
+        "it is not asked for again"
+    );
+    Ok(())
+}
+
+#[test]
+fn who_waits_hears_of_ports_that_nodes_can_not_have() -> Result<()> {
+    let daemon = Daemon::start("ports", |call| match call {
+        Call::CreateService(_) => Ok(json!({ "id": "s1" })),
+        Call::Service(_) | Call::UpdateService(..) => {
+            let mut service = service("sleep");
+            service["unbound"] = json!([unbound("one"), unbound("two")]);
+            Ok(if matches!(call, Call::Service(_)) { service } else { Value::Null })
+        }
+        Call::ServiceTasks(_) => Ok(json!([service_task("running")])),
+        Call::Services => Ok(json!([service("one")])),
+        other => Err(Refusal::new(Code::Internal, format!("unexpected: {other:?}"))),
+    })?;
+    let line = |node| format!("vswitchd: service web runs, but {node} does not listen on 80/tcp: {node}\n");
+    for arguments in [
+        &["service", "create", "-q", "--name", "web", "sleep", "1d"][..],
+        &["service", "update", "-q", "--replicas", "1", "web"],
+    ] {
+        let output = daemon.run(arguments)?;
+        ensure!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
+        ensure!(text(&output.stderr) == line("one") + &line("two"), "{output:?}");
+    }
+    let listed = daemon.run(&["service", "ls"])?;
+    let table: Vec<&str> = text(&listed.stdout).lines().collect();
+    ensure!(table[0].ends_with("  NOT LISTENING") && table[1].ends_with("  80/tcp on one"), "{table:?}");
+    Ok(())
+}
+
+#[test]
 fn wrong_usage_is_told_without_asking() -> Result<()> {
     let daemon = Daemon::start("usage", |_| Ok(Value::Null))?;
     for (arguments, reason) in [
@@ -253,6 +359,20 @@ fn wrong_usage_is_told_without_asking() -> Result<()> {
         (&["logs", "--tail", "few", "x"], "want a number of lines"),
         (&["attach", "--network", "front", "amber"], "cannot be used with"),
         (&["attach"], "required"),
+        (&["service", "ps", "--format", "{{.Ports}}", "x"], "no such field"),
+        (&["service", "inspect", "--format", "{{range .Spec}}", "x"], "want a field such as"),
+        (&["service", "inspect", "--format", "json", "--pretty", "x"], "cannot be used with"),
+        (
+            &["service", "create", "--name", "v", "--replicas", "1000000000"],
+            "want a number of tasks, 0 to 1000",
+        ),
+        (&["service", "update", "v", "--replicas", "1001"], "want a number of tasks, 0 to 1000"),
+        (&["service", "scale", "v=1001"], "want a number of tasks, 0 to 1000"),
+        (&["service", "create", "--name", ""], "want 1 to 45 letters"),
+        (&["service", "create", "--name", "a.b"], "want 1 to 45 letters"),
+        (&["service", "update", "v", "--rollback", "-d"], "unexpected argument '--rollback'"),
+        (&["service", "update", "v", "-d", "--image", "nginx:2"], "unexpected argument '--image'"),
+        (&["service", "create", "--name", "v", "--tmpfs", "/x", "-d"], "unexpected argument '--tmpfs'"),
     ] {
         let output = daemon.run(arguments)?;
         ensure!(output.status.code() == Some(2), "{arguments:?}: {output:?}");

@@ -119,7 +119,11 @@ impl Engine {
             self.swim.supersede(now, mark.life);
         } else if let Some(neighbour) = self.neighbours.get_mut(&sender) {
             let version = if mark.life == self.log.life { mark.version } else { 0 };
+            let knew_us = neighbour.link.knows_us;
             neighbour.link.acknowledged(version, latest);
+            if neighbour.link.knows_us && !knew_us {
+                self.out.events.push(Event::KnowsUs(sender));
+            }
             self.unsent = true;
         }
     }

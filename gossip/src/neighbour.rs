@@ -23,11 +23,13 @@ pub(crate) struct Link {
     /// When what isn't acknowledged goes again.
     pub(crate) retry_at: Option<Instant>,
     wait: Duration,
+    /// Whether it has said that it had all of them, at any time.
+    pub(crate) knows_us: bool,
 }
 
 impl Link {
     pub(crate) fn new() -> Self {
-        Self { acked: 0, sent: 0, retry_at: None, wait: RETRY_MIN }
+        Self { acked: 0, sent: 0, retry_at: None, wait: RETRY_MIN, knows_us: false }
     }
 
     pub(crate) fn sent(&mut self, version: u64, now: Instant) {
@@ -46,6 +48,7 @@ impl Link {
         self.wait = RETRY_MIN;
         if version >= latest {
             self.retry_at = None;
+            self.knows_us = true;
         }
     }
 
@@ -91,6 +94,9 @@ pub struct PeerStatus {
     pub alive: bool,
     /// Whether it has left by its own wish.
     pub left: bool,
+    /// Whether it has said that it knows the records that are ours, at any time since this life of it is up: before that it
+    /// may know nothing of us.
+    pub knows_us: bool,
     /// How long it has been alive, dead or gone.
     pub since: Instant,
     /// When something was last heard from it.
@@ -174,6 +180,7 @@ impl Neighbour {
             life: self.peer.life,
             alive: self.alive,
             left: self.left,
+            knows_us: self.link.knows_us,
             since: self.since,
             heard: swim.last_heard(self.peer.node),
             comparison: self.comparison.clone(),

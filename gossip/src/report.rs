@@ -18,6 +18,8 @@ pub enum Event {
         /// Whether it said so itself.
         left: bool,
     },
+    /// A node that has come up knows the records that are ours.
+    KnowsUs(NodeId),
     /// A visible record has another value, or is gone.
     Changed(Changed),
 }

@@ -28,6 +28,8 @@ pub struct AttachRequest {
     pub aliases: Vec<Name>,
     /// Ports of this host at which it is to be reached from outside, at most [`super::PUBLISHED_MAX`].
     pub published: Vec<PublishedPort>,
+    /// The service that it answers for, by name or id, if for one.
+    pub service: Option<Name>,
 }
 
 /// An [`AttachRequest`] as it goes over the socket: fields, of which none is unknown and one names a device.
@@ -54,6 +56,8 @@ struct Given {
     aliases: Vec<Name>,
     #[serde(default)]
     published: Vec<PublishedPort>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    service: Option<Name>,
 }
 
 impl TryFrom<Given> for AttachRequest {
@@ -61,7 +65,7 @@ impl TryFrom<Given> for AttachRequest {
 
     fn try_from(given: Given) -> Result<Self, Self::Error> {
         let Given { tap, netns, qemu_stream, qemu_dgram, qemu_remote, .. } = given;
-        let Given { network, name, ip, mac, aliases, published, .. } = given;
+        let Given { network, name, ip, mac, aliases, published, service, .. } = given;
         let device = match (tap, netns, qemu_stream, qemu_dgram, qemu_remote) {
             (Some(tap), netns, None, None, None) => EndpointDevice::Tap { tap, netns },
             (None, None, Some(qemu_stream), None, None) => EndpointDevice::QemuStream { qemu_stream },
@@ -74,13 +78,13 @@ impl TryFrom<Given> for AttachRequest {
                 );
             }
         };
-        Ok(Self { network, name, device, ip, mac, aliases, published })
+        Ok(Self { network, name, device, ip, mac, aliases, published, service })
     }
 }
 
 impl From<AttachRequest> for Given {
     fn from(request: AttachRequest) -> Self {
-        let AttachRequest { network, name, device, ip, mac, aliases, published } = request;
+        let AttachRequest { network, name, device, ip, mac, aliases, published, service } = request;
         let (mut tap, mut netns, mut qemu_stream, mut qemu_dgram, mut qemu_remote) = Default::default();
         match device {
             EndpointDevice::Tap { tap: name, netns: place } => (tap, netns) = (Some(name), place),
@@ -89,7 +93,20 @@ impl From<AttachRequest> for Given {
                 (qemu_dgram, qemu_remote) = (Some(path), other);
             }
         }
-        Self { network, name, tap, netns, qemu_stream, qemu_dgram, qemu_remote, ip, mac, aliases, published }
+        Self {
+            network,
+            name,
+            tap,
+            netns,
+            qemu_stream,
+            qemu_dgram,
+            qemu_remote,
+            ip,
+            mac,
+            aliases,
+            published,
+            service,
+        }
     }
 }
 

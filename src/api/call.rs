@@ -7,10 +7,11 @@ use zeroize::Zeroizing;
 use super::refusal::{Code, Refusal};
 use super::types::{InitRequest, JoinRequest, LeaveRequest};
 use super::{
-    AttachRequest, ClusterUpdate, ConnectRequest, DisconnectRequest, ExposeRequest, KillRequest, Name,
-    NetworkCreate, NetworkFilter, NodeFilter, StopRequest, TaskCreate,
+    AttachRequest, ClusterUpdate, ConnectRequest, DisconnectRequest, ExposeRequest, KillRequest, LogsRequest,
+    Name, NetworkCreate, NetworkFilter, NodeFilter, NodeUpdate, StopRequest, TaskCreate,
 };
 use crate::crypto::identity::Role;
+use crate::service::{ServiceSpec, ServiceUpdate};
 
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,8 @@ pub enum Call {
         /// Also if it is there.
         force: bool,
     },
+    /// To change what managers have written on one.
+    UpdateNode(Name, NodeUpdate),
     /// To make one a manager.
     Promote(Name),
     /// To make one a worker.
@@ -64,6 +67,20 @@ pub enum Call {
     Network(Name),
     /// To remove one.
     RemoveNetwork(Name),
+    /// The services.
+    Services,
+    /// To make one.
+    CreateService(Box<ServiceSpec>),
+    /// One of them.
+    Service(Name),
+    /// Its tasks.
+    ServiceTasks(Name),
+    /// What they have written.
+    ServiceLogs(Name, LogsRequest),
+    /// To change one.
+    UpdateService(Name, Box<ServiceUpdate>),
+    /// To remove one.
+    RemoveService(Name),
     /// To give the namespace of an endpoint a place in a network besides.
     Connect(Name, ConnectRequest),
     /// To take it away.
@@ -130,6 +147,7 @@ impl Call {
             (["nodes"], "GET") => given.filter().map(Self::Nodes),
             (["nodes", node], "GET") => given.nothing().and_then(|()| name(node)).map(Self::Node),
             (["nodes", node], "DELETE") => Ok(Self::RemoveNode { force: given.force()?, node: name(node)? }),
+            (["nodes", node], "PATCH") => Ok(Self::UpdateNode(name(node)?, given.document()?)),
             (["nodes", node, "promote"], "POST") => {
                 given.nothing().and_then(|()| name(node)).map(Self::Promote)
             }
@@ -158,8 +176,24 @@ impl Call {
             (["endpoints", endpoint], "DELETE") => {
                 given.nothing().and_then(|()| name(endpoint)).map(Self::Detach)
             }
+            (["services", rest @ ..], _) => Self::parse_service(rest, method, given),
             (["tasks", rest @ ..], _) => Self::parse_task(rest, method, given),
             (parts, _) => Err(no_such_request(parts)),
+        }
+    }
+
+    fn parse_service(parts: &[&str], method: &str, given: Given<'_>) -> Result<Self, Refusal> {
+        match (parts, method) {
+            ([], "GET") => given.nothing().map(|()| Self::Services),
+            ([], "POST") => given.document().map(Self::CreateService),
+            ([service], "GET") => given.nothing().and_then(|()| name(service)).map(Self::Service),
+            ([service, "tasks"], "GET") => {
+                given.nothing().and_then(|()| name(service)).map(Self::ServiceTasks)
+            }
+            ([service, "logs"], "POST") => Ok(Self::ServiceLogs(name(service)?, given.document()?)),
+            ([service], "PATCH") => Ok(Self::UpdateService(name(service)?, given.document()?)),
+            ([service], "DELETE") => given.nothing().and_then(|()| name(service)).map(Self::RemoveService),
+            _ => Err(no_such_request(&[&["services"], parts].concat())),
         }
     }
 
@@ -182,9 +216,10 @@ impl Call {
         match self {
             Self::Status | Self::Token(_) | Self::Cluster | Self::Peers => "GET",
             Self::Nodes(_) | Self::Node(_) | Self::Networks | Self::Network(_) => "GET",
-            Self::Tasks | Self::Task(_) => "GET",
+            Self::Services | Self::Service(_) | Self::ServiceTasks(_) | Self::Tasks | Self::Task(_) => "GET",
+            Self::CreateService(_) | Self::ServiceLogs(..) => "POST",
             Self::CreateTask(_) | Self::StartTask(_) | Self::StopTask(..) | Self::KillTask(..) => "POST",
-            Self::RemoveTask { .. } => "DELETE",
+            Self::RemoveTask { .. } | Self::RemoveService(_) => "DELETE",
             Self::Init(_) | Self::Join(_) | Self::Leave(_) | Self::RotateToken(_) | Self::RotateKeys => {
                 "POST"
             }
@@ -192,7 +227,7 @@ impl Call {
             Self::PruneNetworks(_) | Self::Connect(..) | Self::Disconnect(..) | Self::Expose(..) => "POST",
             Self::RemoveNode { .. } | Self::RemoveNetwork(_) => "DELETE",
             Self::Detach(_) | Self::Unexpose(_) => "DELETE",
-            Self::UpdateCluster(_) => "PATCH",
+            Self::UpdateCluster(_) | Self::UpdateNode(..) | Self::UpdateService(..) => "PATCH",
         }
     }
 
@@ -212,12 +247,19 @@ impl Call {
             Self::Nodes(filter) => format!("nodes?{}", filter.query()),
             Self::Node(node) | Self::RemoveNode { node, force: false } => format!("nodes/{node}"),
             Self::RemoveNode { node, force: true } => format!("nodes/{node}?{FORCE}"),
+            Self::UpdateNode(node, _) => format!("nodes/{node}"),
             Self::Promote(node) => format!("nodes/{node}/promote"),
             Self::Demote(node) => format!("nodes/{node}/demote"),
             Self::Peers => "peers".into(),
             Self::Networks | Self::CreateNetwork(_) => "networks".into(),
             Self::PruneNetworks(_) => "networks/prune".into(),
             Self::Network(network) | Self::RemoveNetwork(network) => format!("networks/{network}"),
+            Self::Services | Self::CreateService(_) => "services".into(),
+            Self::ServiceTasks(service) => format!("services/{service}/tasks"),
+            Self::ServiceLogs(service, _) => format!("services/{service}/logs"),
+            Self::Service(service) | Self::UpdateService(service, _) | Self::RemoveService(service) => {
+                format!("services/{service}")
+            }
             Self::Connect(network, _) => format!("networks/{network}/connect"),
             Self::Disconnect(network, _) => format!("networks/{network}/disconnect"),
             Self::Expose(network, _) | Self::Unexpose(network) => format!("networks/{network}/expose"),
@@ -241,6 +283,10 @@ impl Call {
             Self::Join(request) => emit(request),
             Self::Leave(request) => emit(request),
             Self::UpdateCluster(request) => emit(request),
+            Self::UpdateNode(_, update) => emit(update),
+            Self::CreateService(spec) => emit(spec),
+            Self::UpdateService(_, update) => emit(update),
+            Self::ServiceLogs(_, request) => emit(request),
             Self::CreateNetwork(request) => emit(request),
             Self::PruneNetworks(filter) => emit(filter),
             Self::Connect(_, request) => emit(request),
@@ -307,11 +353,14 @@ fn no_such_request(parts: &[&str]) -> Refusal {
         ["networks", _, "expose"] => "POST or DELETE",
         ["cluster"] => "GET or PATCH",
         ["nodes"] => "GET",
-        ["nodes" | "networks", _] => "GET or DELETE",
-        ["networks"] => "GET or POST",
+        ["nodes" | "services", _] => "GET, PATCH or DELETE",
+        ["networks", _] => "GET or DELETE",
+        ["networks" | "services"] => "GET or POST",
         ["endpoints", _] => "DELETE",
         ["tasks"] => "GET or POST",
         ["tasks", _] => "GET or DELETE",
+        ["services", _, "tasks"] => "GET",
+        ["services", _, "logs"] => "POST",
         ["tasks", _, "start" | "stop" | "kill"] => "POST",
         _ => {
             return Refusal::new(

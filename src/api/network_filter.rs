@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::terms::every_key_is_met;
 use super::{NetworkView, text};
 
 /// Terms of a filter: more than anybody types.
@@ -139,14 +140,12 @@ impl NetworkFilter {
     /// Whether a network is.
     #[must_use]
     pub fn admits(&self, network: &NetworkView) -> bool {
-        let met = |term: &NetworkTerm| {
-            if matches!(term, NetworkTerm::Label(..)) {
-                return term.holds(network);
-            }
-            let mut alternatives = self.0.iter().filter(|other| other.key() == term.key());
-            alternatives.any(|other| other.holds(network))
-        };
-        self.0.iter().all(met)
+        // Labels are no alternatives: each is a key of its own.
+        every_key_is_met(
+            &self.0,
+            |term| (matches!(term, NetworkTerm::Label(..)).then_some(term), term.key()),
+            |term| term.holds(network),
+        )
     }
 }
 

@@ -1,11 +1,13 @@
 //! Nodes as they are listed, and which of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Name, NameError, text};
+use super::terms::every_key_is_met;
+use super::{Name, NameError, UnboundPort, text};
 use crate::crypto::identity::Role;
 
 /// Terms of a filter: more than anybody types, and few enough for a request's head.
@@ -56,6 +58,23 @@ pub struct NodeView {
     pub data: Option<SocketAddr>,
     /// Its version, if it has said so; others chose it.
     pub version: Option<String>,
+    /// Whether its operator lets it run tasks of services, if it has said so.
+    pub tasks: bool,
+    /// What managers have written on it, for constraints of services.
+    pub labels: BTreeMap<String, String>,
+    /// Ports of services that it should listen on and does not.
+    #[serde(default)]
+    pub unbound: Vec<UnboundPort>,
+}
+
+/// What [`super::Call::UpdateNode`] is told. What is taken off goes before what is put on comes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeUpdate {
+    /// Keys of labels to take off.
+    pub label_rm: Vec<String>,
+    /// Labels to put on, each in place of one with the same key.
+    pub label_add: Vec<(String, String)>,
 }
 
 /// What came of [`super::Call::Promote`] and [`super::Call::Demote`].
@@ -152,11 +171,7 @@ impl NodeFilter {
     /// Whether a node is.
     #[must_use]
     pub fn admits(&self, node: &NodeView) -> bool {
-        let met = |term: &NodeTerm| {
-            let mut alternatives = self.0.iter().filter(|other| other.key() == term.key());
-            alternatives.any(|other| other.holds(node))
-        };
-        self.0.iter().all(met)
+        every_key_is_met(&self.0, NodeTerm::key, |term| term.holds(node))
     }
 
     /// As a query (RFC 3986 §3.4).
@@ -190,6 +205,9 @@ mod tests {
             door: None,
             data: None,
             version: None,
+            tasks: false,
+            labels: BTreeMap::new(),
+            unbound: Vec::new(),
         }
     }
 

@@ -95,7 +95,9 @@ pub enum PublishError {
     #[error("too many colons: want [[IP:]PORT:]PORT, with an IPv6 address in brackets, as in [::1]:8080:80")]
     Parts,
     /// A key that there is not.
-    #[error("{0:?}: want published=, target=, protocol=, mode=host or host_ip=")]
+    #[error(
+        "{0:?}: want published=, target=, protocol=, host_ip= or mode=host; of a service also mode=ingress or proxy=v2"
+    )]
     Key(String),
     /// A key that was there before.
     #[error("{0}= is given twice")]

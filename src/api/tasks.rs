@@ -32,6 +32,9 @@ pub struct TaskCreate {
     /// Whether it is removed once it has ended.
     #[serde(default)]
     pub remove: bool,
+    /// The service that it answers for, by name or id, in those of its networks that the service is in: at least one.
+    #[serde(default)]
+    pub service: Option<Name>,
 }
 
 /// What runs in a task, and how.
@@ -47,8 +50,8 @@ pub struct TaskProgram {
     /// with a terminal.
     #[serde(default)]
     pub env: Vec<String>,
-    /// Its user as `USER[:GROUP]`, by name or number; the daemon's own if not given, who appears as root where the daemon
-    /// is not root.
+    /// Its user as `USER[:GROUP]`, by name or number, with a group if `/etc/passwd` says none; the daemon's own if not
+    /// given, who appears as root where the daemon is not root.
     #[serde(default)]
     pub user: Option<String>,
     /// The host name that it sees; the beginning of its id if not given.
@@ -77,6 +80,21 @@ pub struct TaskNetwork {
     /// Other names of it there, besides the beginning of its id.
     #[serde(default)]
     pub aliases: Vec<Name>,
+}
+
+/// What a task is to a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskService {
+    /// The id that the task has, or is to have.
+    pub id: String,
+    /// The service's id.
+    pub service: String,
+    /// The service's name.
+    pub name: Name,
+    /// Which of the service's slots it is, from 0; none in a global service.
+    pub slot: Option<u16>,
+    /// The generation of the service that it runs.
+    pub generation: u64,
 }
 
 /// A task's place in a network.
@@ -146,6 +164,9 @@ pub struct TaskView {
     pub published: Vec<PublishedView>,
     /// Whether it is removed once it has ended.
     pub remove: bool,
+    /// The service that it is a task of, if it is one.
+    #[serde(default)]
+    pub service: Option<TaskService>,
     /// Milliseconds since 1970 when it was made.
     pub created_ms: u64,
     /// What it does.
@@ -154,8 +175,8 @@ pub struct TaskView {
     pub started_ms: Option<u64>,
     /// The same when it ended, if it has.
     pub ended_ms: Option<u64>,
-    /// The program's exit code if it has ended: 128 and the number of the signal that killed it; 126 or 127 if it could not
-    /// be started.
+    /// The program's exit code if it has ended: 128 and the number of the signal that killed it; 125 if it could not be
+    /// started for now, 126 or 127 if it can't be.
     pub exit_code: Option<u8>,
     /// Why it could not be started.
     pub error: Option<String>,

@@ -30,6 +30,7 @@ use crate::switch::wire::MacAddr;
 Examples:
   vswitchd attach --network front --name web --tap tap0
   vswitchd attach --network front --name web --tap eth0 --netns web --ip 10.0.9.7 --alias www
+  vswitchd attach --network front --name web-2 --tap tap1 --service web
   vswitchd attach alpine1
   vswitchd attach --network front --name vm --qemu-stream /run/vm.sock --mac 02:42:0a:00:09:08 -p 2222:22
   qemu-system-x86_64 -enable-kvm -m 1G -drive file=vm.qcow2,if=virtio \\
@@ -45,7 +46,7 @@ pub(super) struct Attach {
     remote: Remote,
 
     /// The task to come back to
-    #[arg(group = "device", conflicts_with_all = ["network", "name", "netns", "ip", "mac", "aliases", "publish"])]
+    #[arg(group = "device", conflicts_with_all = ["network", "name", "netns", "ip", "mac", "aliases", "publish", "service"])]
     task: Option<Name>,
 
     /// Task: don't send input to it
@@ -97,6 +98,10 @@ pub(super) struct Attach {
     #[arg(short, long, value_name = "[[IP:]PORT:]PORT[/tcp|/udp]")]
     publish: Vec<Publish>,
 
+    /// The service that it answers for: what clients send to that may come to it
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<Name>,
+
     #[command(flatten)]
     printed: Printed,
 }
@@ -141,11 +146,12 @@ impl Attach {
             Err(error) => return failed(&error),
         };
         let (network, name) = self.network.zip(self.name).expect("the parser wants both without a task");
-        let Self { remote, ip, mac, aliases, publish, printed, .. } = self;
+        let Self { remote, ip, mac, aliases, publish, service, printed, .. } = self;
         let published = publish.into_iter().flat_map(|Publish(ports)| ports).collect();
         let (who, place) = (name.to_string(), network.clone());
         let device_given = device.clone();
-        let request = AttachRequest { network, name, device: device_given, ip, mac, aliases, published };
+        let request =
+            AttachRequest { network, name, device: device_given, ip, mac, aliases, published, service };
         match remote.ask::<Attached>(&Call::Attach(request)) {
             Ok(attached) => printed.show(&who, &place, &attached, &arguments(&device, &attached)),
             Err(code) => code,

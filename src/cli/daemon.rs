@@ -48,6 +48,18 @@ pub(super) struct Given {
     /// Resolvers to ask for names of the world outside, at most three [default: this host's, /etc/resolv.conf]
     #[arg(long, value_name = "ADDRESS[:PORT],...")]
     dns: Option<String>,
+
+    /// Run tasks of services here: managers of the cluster then choose programs that run on this host
+    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_tasks: Option<String>,
+
+    /// The user of their programs; a number that is not in /etc/passwd needs a group [default: this one]
+    #[arg(long, value_name = "USER[:GROUP]")]
+    task_user: Option<String>,
+
+    /// The programs that they may be, by absolute paths, as services name them [default: all]
+    #[arg(long, value_name = "PROGRAM,...")]
+    task_commands: Option<String>,
 }
 
 const EXAMPLES: &str = "\
@@ -72,6 +84,9 @@ impl Given {
             (Key::SocketGroup, self.socket_group),
             (Key::LogLevel, self.log_level),
             (Key::Dns, self.dns),
+            (Key::AllowTasks, self.allow_tasks),
+            (Key::TaskUser, self.task_user),
+            (Key::TaskCommands, self.task_commands),
         ];
         let given = values.into_iter().filter_map(|(key, value)| Some((key, value?)));
         Flags { config: self.config, values: given.collect() }

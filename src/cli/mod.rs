@@ -6,19 +6,24 @@ mod cluster;
 mod config;
 mod daemon;
 mod date;
+mod document;
+mod duration;
 mod expose;
 mod keys;
 mod lab;
+mod label;
 mod network;
 mod node;
 mod peers;
 mod printable;
 mod remote;
+mod service;
 mod settings;
 mod status;
 mod switch;
 mod table;
 mod task;
+mod template;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -44,6 +49,7 @@ enum Command {
     Token(cluster::Token),
     Node(node::Args),
     Network(network::Args),
+    Service(service::Args),
     Attach(attach::Attach),
     Detach(attach::Detach),
     Expose(expose::Expose),
@@ -82,6 +88,7 @@ impl Cli {
             Command::Token(args) => args.run(),
             Command::Node(args) => args.run(),
             Command::Network(args) => args.run(),
+            Command::Service(args) => args.run(),
             Command::Attach(args) => args.run(),
             Command::Detach(args) => args.run(),
             Command::Expose(args) => args.run(),

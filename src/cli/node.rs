@@ -5,11 +5,14 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::date::rfc3339;
+use super::label::label;
 use super::printable::{self, printable, shorten};
 use super::remote::Remote;
 use super::table::Table;
 use super::{Format, ID_SHORT, print, say};
-use crate::api::{Call, NAME_MAX, Name, NodeFilter, NodeStatus, NodeTerm, NodeView, RoleChange};
+use crate::api::{
+    Call, NAME_MAX, Name, NodeFilter, NodeStatus, NodeTerm, NodeUpdate, NodeView, RoleChange, UnboundPort,
+};
 use crate::crypto::identity::Role;
 
 /// List, show, change and remove the nodes of the cluster
@@ -29,6 +32,7 @@ enum Command {
     Inspect(Inspect),
     #[command(visible_alias = "remove")]
     Rm(Rm),
+    Update(Update),
     Promote(Promote),
     Demote(Demote),
 }
@@ -116,6 +120,35 @@ struct Rm {
     force: bool,
 }
 
+/// Change the labels of a node; on a manager
+///
+/// Constraints of services ask for them, as node.labels.KEY.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  vswitchd node update --label-add disk=ssd --label-add zone=a web-1
+  vswitchd node update --label-rm zone self
+
+Prints the node.
+
+Exit status: 0 changed, 1 not, 2 wrong usage or configuration.")]
+struct Update {
+    /// Which, or self
+    #[arg(value_name = "NODE")]
+    node: Name,
+
+    #[command(flatten)]
+    remote: Remote,
+
+    /// A label to put on, in place of one with the same key; its value may be left out
+    #[arg(long, value_name = "KEY[=VALUE]", value_parser = label, required_unless_present = "label_rm")]
+    label_add: Vec<(String, String)>,
+
+    /// The key of a label to take off
+    #[arg(long, value_name = "KEY")]
+    label_rm: Vec<String>,
+}
+
 /// Make managers of nodes; on a manager
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = "\
@@ -155,6 +188,7 @@ impl Args {
             Command::Ls(args) => args.run(),
             Command::Inspect(args) => args.run(),
             Command::Rm(args) => args.run(),
+            Command::Update(args) => args.run(),
             Command::Promote(args) => args.run(),
             Command::Demote(args) => args.run(),
         }
@@ -203,6 +237,16 @@ impl Rm {
             |node| Call::RemoveNode { node, force },
             |name, ()| say(&format!("{name}\n")),
         )
+    }
+}
+
+impl Update {
+    fn run(self) -> ExitCode {
+        let update = NodeUpdate { label_rm: self.label_rm, label_add: self.label_add };
+        match self.remote.ask(&Call::UpdateNode(self.node.clone(), update)) {
+            Ok(()) => print(&format!("{}\n", self.node)),
+            Err(code) => code,
+        }
     }
 }
 
@@ -265,17 +309,30 @@ fn document(node: &NodeView) -> Value {
     let mut document = json!({
         "ID": node.id,
         "CreatedAt": rfc3339(node.joined_ms),
-        "Spec": { "Role": node.role.name() },
+        "Spec": { "Role": node.role.name(), "Labels": node.labels },
         "Description": { "Hostname": node.name, "Engine": { "EngineVersion": node.version } },
         "Status": { "State": node.status, "Addr": node.address.map(|address| address.ip()) },
         "Self": node.own,
+        "Tasks": node.tasks,
         "GossipAddr": node.address,
         "DataPathAddr": node.data,
+        "NotListening": node.unbound.iter().map(not_listening).collect::<Vec<_>>(),
     });
     if let Some(reachability) = manager_status(node) {
         document["ManagerStatus"] = json!({ "Reachability": reachability.to_lowercase(), "Addr": node.door });
     }
     document
+}
+
+/// A port of a service, in the words of `docker service inspect`.
+fn not_listening(port: &UnboundPort) -> Value {
+    json!({
+        "Service": port.service,
+        "PublishedPort": port.published,
+        "Protocol": port.protocol,
+        "HostIP": port.address,
+        "Reason": port.reason,
+    })
 }
 
 fn pretty(node: &NodeView) -> String {
@@ -290,8 +347,15 @@ fn pretty(node: &NodeView) -> String {
         line("address", &or_unknown(node.address.map(|address| address.to_string()))),
         line("data", &or_unknown(node.data.map(|data| data.to_string()))),
         line("version", &or_unknown(node.version.clone())),
+        line("runs tasks of services", if node.tasks { "yes" } else { "no" }),
     ]
     .concat();
+    for (key, value) in &node.labels {
+        text += &line("label", &format!("{key}={value}"));
+    }
+    for port in &node.unbound {
+        text += &line("does not listen at", &format!("{port} of service {}: {}", port.service, port.reason));
+    }
     if let Some(status) = manager_status(node) {
         text += &line("manager status", status);
         text += &line("lets nodes in at", &or_unknown(node.door.map(|door| door.to_string())));
@@ -317,6 +381,9 @@ mod tests {
             door: Some("192.0.2.1:2377".parse().unwrap()),
             data: Some("198.51.100.1:4789".parse().unwrap()),
             version: Some("0.1.0".into()),
+            tasks: true,
+            labels: [("zone".to_owned(), "a".to_owned())].into(),
+            unbound: Vec::new(),
         };
         let hostile = NodeView {
             id: ID.replace('0', "z"),
@@ -368,7 +435,9 @@ mod tests {
         );
         assert_eq!(manager["CreatedAt"], "1970-01-01T00:00:00.000Z");
         assert_eq!((&worker["ManagerStatus"], &worker["Status"]["Addr"]), (&Value::Null, &Value::Null));
+        assert_eq!(manager["Spec"], json!({ "Role": "manager", "Labels": { "zone": "a" } }));
         let text = pretty(&nodes()[0]);
+        assert!(text.contains("\nversion: 0.1.0\nruns tasks of services: yes\nlabel: zone=a\n"), "{text}");
         assert!(
             text.contains("\nrole: manager\naddress: 192.0.2.1:7946\ndata: 198.51.100.1:4789\n"),
             "{text}"

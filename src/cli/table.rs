@@ -8,11 +8,18 @@ use super::printable::printable;
 #[derive(Debug)]
 pub(super) struct Table<const COLUMNS: usize> {
     rows: Vec<[String; COLUMNS]>,
+    /// From this column on those in which no row has anything are left out.
+    optional: usize,
 }
 
 impl<const COLUMNS: usize> Table<COLUMNS> {
     pub(super) fn new(head: [&str; COLUMNS]) -> Self {
-        Self { rows: vec![head.map(String::from)] }
+        Self { rows: vec![head.map(String::from)], optional: COLUMNS }
+    }
+
+    /// The same with columns, from this one on, that are there only if there is something in them.
+    pub(super) fn optional_from(self, optional: usize) -> Self {
+        Self { optional, ..self }
     }
 
     pub(super) fn row(&mut self, cells: [String; COLUMNS]) {
@@ -25,8 +32,13 @@ impl<const COLUMNS: usize> fmt::Display for Table<COLUMNS> {
         let width =
             |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
         let widths: [usize; COLUMNS] = std::array::from_fn(width);
+        let is_shown = |column: &usize| {
+            *column < self.optional || self.rows.iter().skip(1).any(|row| !row[*column].is_empty())
+        };
+        let shown: Vec<usize> = (0..COLUMNS).filter(is_shown).collect();
         for row in &self.rows {
-            let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+            let cells =
+                shown.iter().map(|&column| format!("{:<width$}", row[column], width = widths[column]));
             let line = cells.collect::<Vec<_>>().join("  ");
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -44,6 +56,14 @@ mod tests {
         table.row(["1".into(), "zürich".into()]);
         table.row(["12345".into(), String::new()]);
         assert_eq!(table.to_string(), "ID     NAME\n1      zürich\n12345\n");
+    }
+
+    #[test]
+    fn columns_may_be_there_only_with_something_in_them() {
+        let mut table = Table::new(["A", "B", "C", "D"]).optional_from(2);
+        table.row(["1", "", "", "x"].map(String::from));
+        table.row(["2", "", "", ""].map(String::from));
+        assert_eq!(table.to_string(), "A  B  D\n1     x\n2\n");
     }
 
     #[test]

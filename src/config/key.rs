@@ -27,11 +27,26 @@ pub enum Key {
     LogLevel,
     /// Resolvers that are asked for names that no network has.
     Dns,
+    /// Whether this node runs tasks of services.
+    AllowTasks,
+    /// The user of their programs.
+    TaskUser,
+    /// The programs that they may be.
+    TaskCommands,
 }
 
 impl Key {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 5] = [Self::StateDir, Self::Socket, Self::SocketGroup, Self::LogLevel, Self::Dns];
+    pub const ALL: [Self; 8] = [
+        Self::StateDir,
+        Self::Socket,
+        Self::SocketGroup,
+        Self::LogLevel,
+        Self::Dns,
+        Self::AllowTasks,
+        Self::TaskUser,
+        Self::TaskCommands,
+    ];
 
     /// Its name in the file, and as a flag behind `--`.
     #[must_use]
@@ -42,6 +57,9 @@ impl Key {
             Self::SocketGroup => "socket-group",
             Self::LogLevel => "log-level",
             Self::Dns => "dns",
+            Self::AllowTasks => "allow-tasks",
+            Self::TaskUser => "task-user",
+            Self::TaskCommands => "task-commands",
         }
     }
 
@@ -54,6 +72,9 @@ impl Key {
             Self::SocketGroup => "VSWITCHD_SOCKET_GROUP",
             Self::LogLevel => "VSWITCHD_LOG_LEVEL",
             Self::Dns => "VSWITCHD_DNS",
+            Self::AllowTasks => "VSWITCHD_ALLOW_TASKS",
+            Self::TaskUser => "VSWITCHD_TASK_USER",
+            Self::TaskCommands => "VSWITCHD_TASK_COMMANDS",
         }
     }
 }
@@ -127,6 +148,22 @@ pub(super) fn parse_resolvers(text: &str) -> Result<Vec<SocketAddr>, Reason> {
         1..=UPSTREAMS_MAX => Ok(servers),
         _ => Err(Reason::ManyResolvers),
     }
+}
+
+/// Yes or no.
+pub(super) fn parse_truth(text: &str) -> Result<bool, Reason> {
+    text.parse().map_err(|_| Reason::Truth(text.into()))
+}
+
+/// Programs, as services name them, with commas in between. Where another name leads, a service says: by its `PATH`, or by
+/// the directory that it starts in.
+pub(super) fn parse_commands(text: &str) -> Result<Vec<String>, Reason> {
+    let command = |text: &str| match text.trim() {
+        "" => Err(Reason::Empty),
+        path if path.starts_with('/') => Ok(path.into()),
+        name => Err(Reason::Relative(name.into())),
+    };
+    text.split(',').map(command).collect()
 }
 
 /// A path that is absolute, or made so where it was given on a terminal.

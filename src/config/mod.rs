@@ -12,7 +12,7 @@ mod surroundings;
 mod tests;
 
 pub use key::{Group, Key, LogLevel};
-pub use resolve::{Config, ConfigError, Flags, Reason, Setting, resolve};
+pub use resolve::{Config, ConfigError, Flags, Reason, Setting, TaskPolicy, resolve};
 pub use surroundings::Surroundings;
 
 use std::fmt;

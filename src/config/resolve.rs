@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, FILE_MAX};
-use super::key::{Group, Key, LogLevel, parse_group, parse_path, parse_resolvers, parse_socket};
+use super::key::{
+    Group, Key, LogLevel, parse_commands, parse_group, parse_path, parse_resolvers, parse_socket, parse_truth,
+};
 use super::{Origin, Surroundings};
 use crate::names::UPSTREAMS_MAX;
 
@@ -28,7 +30,20 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Resolvers that are asked for names that no network has, at most [`UPSTREAMS_MAX`]; none: the host's own.
     pub dns: Vec<SocketAddr>,
+    /// What this node does for services.
+    pub tasks: TaskPolicy,
     origins: [Origin; Key::ALL.len()],
+}
+
+/// What the operator of a node lets services do there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TaskPolicy {
+    /// Whether tasks run at all.
+    pub allowed: bool,
+    /// The user of their programs (`USER[:GROUP]`); the daemon's own if not given.
+    pub user: Option<String>,
+    /// The programs that they may be, by absolute paths, as services name them; none: all.
+    pub commands: Option<Vec<String>>,
 }
 
 /// What the command line gave, as text.
@@ -92,6 +107,9 @@ pub enum Reason {
     /// Too many resolvers.
     #[error("more than {UPSTREAMS_MAX} resolvers")]
     ManyResolvers,
+    /// Neither yes nor no.
+    #[error("{0:?}: want true or false")]
+    Truth(String),
     /// Not a group of this system.
     #[error("this system has no group {0:?}")]
     NoGroup(String),
@@ -191,6 +209,9 @@ struct Draft {
     socket_group: Option<(Group, Origin)>,
     log_level: Option<(LogLevel, Origin)>,
     dns: Option<(Vec<SocketAddr>, Origin)>,
+    allow_tasks: Option<(bool, Origin)>,
+    task_user: Option<(String, Origin)>,
+    task_commands: Option<(Vec<String>, Origin)>,
 }
 
 impl Draft {
@@ -211,6 +232,10 @@ impl Draft {
             }
             Key::LogLevel => self.log_level = Some((text.parse().map_err(refused)?, origin)),
             Key::Dns => self.dns = Some((parse_resolvers(text).map_err(refused)?, origin)),
+            Key::AllowTasks => self.allow_tasks = Some((parse_truth(text).map_err(refused)?, origin)),
+            Key::TaskUser if text.is_empty() => return Err(refused(Reason::Empty)),
+            Key::TaskUser => self.task_user = Some((text.into(), origin)),
+            Key::TaskCommands => self.task_commands = Some((parse_commands(text).map_err(refused)?, origin)),
         }
         Ok(())
     }
@@ -238,10 +263,15 @@ impl Draft {
         let log_level = log_level.unwrap_or_default();
         let (dns, dns_origin) = self.dns.unzip();
         let dns = dns.unwrap_or_default();
-        let [group_origin, level_origin, dns_origin] =
-            [group_origin, level_origin, dns_origin].map(|origin| origin.unwrap_or(Origin::Default));
-        let origins = [state_dir_origin, socket_origin, group_origin, level_origin, dns_origin];
-        Ok(Config { file, state_dir, socket, socket_group, log_level, dns, origins })
+        let (allowed, allow_origin) = self.allow_tasks.unzip();
+        let (user, user_origin) = self.task_user.unzip();
+        let (commands, commands_origin) = self.task_commands.unzip();
+        let tasks = TaskPolicy { allowed: allowed.unwrap_or_default(), user, commands };
+        let rest = [group_origin, level_origin, dns_origin, allow_origin, user_origin, commands_origin];
+        let [group, level, resolvers, allow, user, commands] =
+            rest.map(|origin| origin.unwrap_or(Origin::Default));
+        let origins = [state_dir_origin, socket_origin, group, level, resolvers, allow, user, commands];
+        Ok(Config { file, state_dir, socket, socket_group, log_level, dns, tasks, origins })
     }
 }
 
@@ -256,6 +286,9 @@ impl Config {
             Some(self.log_level.name().into()),
             (!self.dns.is_empty())
                 .then(|| self.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
+            Some(self.tasks.allowed.to_string()),
+            self.tasks.user.clone(),
+            self.tasks.commands.as_ref().map(|commands| commands.join(",")),
         ];
         let rows = Key::ALL.into_iter().zip(values).zip(self.origins.clone());
         rows.map(|((key, value), origin)| Setting { key, value, origin }).collect()

@@ -87,6 +87,9 @@ fn later_sources_win_and_are_named() {
         ("wheel".into(), line(3)),
         ("warn".to_owned(), line(2)),
         (String::new(), "default".into()),
+        ("false".into(), "default".into()),
+        (String::new(), "default".into()),
+        (String::new(), "default".into()),
     ];
     assert_eq!(shown, expected);
     assert_eq!(config.socket_group.unwrap().gid, 10);
@@ -105,16 +108,23 @@ fn errors_name_line_key_and_reason() {
             "1: log-level: \"loud\" is no level: want error, warn, info, debug or trace",
         ),
         ("dns = \"192.0.2.53, there\"", "1: dns: \"there\" is no resolver: want an address, or ADDRESS:PORT"),
+        ("allow-tasks = \"perhaps\"", "1: allow-tasks: \"perhaps\": want true or false"),
+        ("task-user = \"\"", "1: task-user: it is empty"),
+        ("task-commands = \"/bin/a,,/b\"", "1: task-commands: it is empty"),
+        ("task-commands = \"/bin/a, b\"", "1: task-commands: \"b\" is no absolute path"),
+        ("task-commands = \"bin/a\"", "1: task-commands: \"bin/a\" is no absolute path"),
         ("dns = \"::1,::2,::3,::4\"", "1: dns: more than 3 resolvers"),
         ("socket-group = \"nobody-here\"", "1: socket-group: this system has no group \"nobody-here\""),
         ("socket-group = \"broken\"", "1: socket-group: this system has no group \"broken\""),
         (
             "sokcet = \"/a\"",
-            "1: unknown key \"sokcet\": there are state-dir, socket, socket-group, log-level, dns",
+            "1: unknown key \"sokcet\": there are state-dir, socket, socket-group, log-level, dns, allow-tasks, task-user, \
+             task-commands",
         ),
         (
             "[api]\nsocket = \"/a\"",
-            "1: unknown key \"api\": there are state-dir, socket, socket-group, log-level, dns",
+            "1: unknown key \"api\": there are state-dir, socket, socket-group, log-level, dns, allow-tasks, task-user, \
+             task-commands",
         ),
     ] {
         assert_eq!(scratch.refused(text), expected, "{text}");
@@ -166,6 +176,23 @@ fn resolvers_have_ports_if_others_than_dns_have() {
     let given = "192.0.2.53, [2001:db8::53]:5353,2001:db8::54";
     let flags = Flags { config: None, values: vec![(Key::Dns, given.into())] };
     let config = resolve(&scratch.user(&[("HOME", "/home/a")]), &flags).unwrap();
-    let shown = config.settings().pop().unwrap();
+    let mut settings = config.settings().into_iter();
+    let shown = settings.find(|setting| setting.key == Key::Dns).unwrap();
     assert_eq!(shown.value.as_deref(), Some("192.0.2.53:53,[2001:db8::53]:5353,[2001:db8::54]:53"));
+}
+
+#[test]
+fn tasks_are_allowed_by_the_operator() {
+    let scratch = Scratch::new("tasks");
+    let user = scratch.user(&[("HOME", "/home/a")]);
+    assert_eq!(resolve(&user, &Flags::default()).unwrap().tasks, TaskPolicy::default());
+    let values = [
+        (Key::AllowTasks, "true"),
+        (Key::TaskUser, "nobody:users"),
+        (Key::TaskCommands, "/bin/busybox, /usr/bin/redis-server"),
+    ];
+    let values = values.map(|(key, value)| (key, value.to_owned()));
+    let tasks = resolve(&user, &Flags { config: None, values: values.into() }).unwrap().tasks;
+    assert_eq!((tasks.allowed, tasks.user.as_deref()), (true, Some("nobody:users")));
+    assert_eq!(tasks.commands.unwrap(), ["/bin/busybox", "/usr/bin/redis-server"]);
 }

@@ -17,6 +17,7 @@ use crate::api::server::{Admission, Answer, serve};
 use crate::api::{Call, Refusal, Socket, SocketError, Status};
 use crate::config::Config;
 use crate::node::Node;
+use crate::runner;
 use crate::state::{StateDir, StateError};
 use crate::task::Tasks;
 
@@ -58,7 +59,7 @@ async fn serve_until_signal(config: &Config) -> Result<(), DaemonError> {
         None => Admission::Owner(geteuid().as_raw()),
     };
     info!("state in {}, API at {}", state.path().display(), socket.path().display());
-    let node = Node::start(state, config.dns.clone()).await?;
+    let node = Node::start(state, config.dns.clone(), config.tasks.allowed).await?;
     let tasks = Tasks::open(Arc::clone(&node)).await?;
     let daemon = Arc::new(Daemon { config: config.clone(), node, tasks, started: Instant::now() });
     let manager = env::var_os(NOTIFY_SOCKET);
@@ -68,7 +69,12 @@ async fn serve_until_signal(config: &Config) -> Result<(), DaemonError> {
         info!("stopping");
         tell(manager.as_ref(), Notice::Stopping);
     };
-    serve(listener, admission, Arc::clone(&daemon), stop).await;
+    let services = runner::run(Arc::clone(&daemon.node), Arc::clone(&daemon.tasks), config.tasks.clone());
+    // What runs goes on without the daemon, so the runner may end anywhere.
+    tokio::select! {
+        () = serve(listener, admission, Arc::clone(&daemon), stop) => {}
+        () = services => {}
+    }
     daemon.node.stop().await;
     Ok(())
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol as Ip, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::nat::outer::KEEP_ALIVE;
 use crate::api::{Protocol, PublishedPort};
 use crate::switch::io::asked::{self, Arrived, Asked};
 
@@ -111,7 +112,7 @@ impl Door {
     }
 
     /// Does something with its socket, unless it is closed.
-    pub(super) fn with<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+    pub(crate) fn with<T>(&self, what: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
         let socket = self.socket();
         Some(match socket.as_ref()? {
             Bound::Tcp(listener) => what(listener.as_fd()),
@@ -120,12 +121,12 @@ impl Door {
     }
 
     /// Whether it takes connections; otherwise it takes datagrams.
-    pub(super) fn is_tcp(&self) -> bool {
+    pub(crate) fn is_tcp(&self) -> bool {
         matches!(*self.socket(), Some(Bound::Tcp(_)))
     }
 
     /// The next connection, which does not block. `None` if it is closed, or takes none.
-    pub(super) fn accept(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
+    pub(crate) fn accept(&self) -> Option<io::Result<(TcpStream, SocketAddr)>> {
         let socket = self.socket();
         let Some(Bound::Tcp(listener)) = socket.as_ref() else { return None };
         Some(listener.accept().and_then(|(stream, from)| {
@@ -135,7 +136,7 @@ impl Door {
     }
 
     /// The next datagram. `None` if it is closed, or takes none.
-    pub(super) fn receive(&self, buffer: &mut [u8]) -> Option<io::Result<Arrived>> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> Option<io::Result<Arrived>> {
         match self.socket().as_ref()? {
             Bound::Udp(socket) => Some(asked::receive(socket.as_fd(), buffer)),
             Bound::Tcp(_) => None,
@@ -143,7 +144,7 @@ impl Door {
     }
 
     /// Sends a datagram from the address that was asked. `None` as before.
-    pub(super) fn send(&self, bytes: &[u8], to: SocketAddr, from: Asked) -> Option<io::Result<()>> {
+    pub(crate) fn send(&self, bytes: &[u8], to: SocketAddr, from: Asked) -> Option<io::Result<()>> {
         match self.socket().as_ref()? {
             Bound::Udp(socket) => Some(asked::send(socket.as_fd(), bytes, to, from)),
             Bound::Tcp(_) => None,
@@ -162,6 +163,12 @@ impl Bound {
             Self::Udp(socket) => socket.local_addr(),
         }
     }
+}
+
+/// Whether the system has no room for one more just now.
+pub(crate) fn is_no_room(error: &io::Error) -> bool {
+    let none = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    none.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn reason(port: &PublishedPort, address: IpAddr, source: io::Error) -> DoorError {
@@ -191,6 +198,8 @@ fn bind(at: SocketAddr, protocol: Protocol) -> io::Result<Bound> {
     }
     // Connections of before that are still being closed do not keep the port.
     socket.set_reuse_address(true)?;
+    // What it accepts has this, too.
+    socket.set_tcp_keepalive(&KEEP_ALIVE)?;
     socket.bind(&at.into())?;
     socket.listen(BACKLOG)?;
     Ok(Bound::Tcp(socket.into()))

@@ -39,14 +39,22 @@ impl Eq for Publication {}
 impl Publication {
     /// The same as a gateway at those addresses has it.
     pub(super) fn inlet(&self, at: &Addresses) -> Inlet {
-        let ways = self.addresses.iter().filter_map(|&to| self.way(at, to)).collect();
+        let ways = ways(at, (self.mac, &self.addresses, self.port), &self.ways_out);
         Inlet { door: Arc::clone(&self.door), ways }
     }
+}
 
-    fn way(&self, at: &Addresses, to: IpAddr) -> Option<Way> {
+/// How a gateway at those addresses reaches an endpoint's port.
+pub(super) fn ways(
+    at: &Addresses,
+    (mac, addresses, port): (MacAddr, &[IpAddr], u16),
+    ways_out: &[IpAddr],
+) -> Vec<Way> {
+    let way = |&to: &IpAddr| {
         let ends = Ends::of(at.towards(to)?, to)?;
-        let back = Back { own_mac: at.mac(), mac: self.mac, ends };
-        let leads_out = self.ways_out.iter().any(|gateway| gateway.is_ipv4() == to.is_ipv4());
-        Some(Way { back, to: SocketAddr::new(to, self.port), leads_out })
-    }
+        let back = Back { own_mac: at.mac(), mac, ends };
+        let leads_out = ways_out.iter().any(|gateway| gateway.is_ipv4() == to.is_ipv4());
+        Some(Way { back, to: SocketAddr::new(to, port), leads_out })
+    };
+    addresses.iter().filter_map(way).collect()
 }

@@ -1,26 +1,24 @@
 //! A gateway at work: a thread between a port of the switch and a [`Station`], and questions for resolvers elsewhere.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use super::addresses::Addresses;
 use super::counters::{Counters, Counts, count};
-use super::nat::{self, Board, Count, Nat, Outside, Token};
+use super::entrance::{Entrance, Resident};
+use super::nat::{self, Board, Count, Listing, Nat, Outside, Token};
 use super::publication::Publication;
+use super::resolvers::Resolvers;
 use super::station::{Action, Question, Station};
 use super::tables::Tables;
-use super::upstream::ask;
-use crate::names::upstreams;
 use crate::switch::io::channel::{ChannelEnd, ChannelPort, ChannelReceiveError, channel_with};
 use crate::switch::io::{Capabilities, FrameIo};
 use crate::switch::offload::finish_checksum;
@@ -38,51 +36,6 @@ pub const QUEUE: usize = 1_024;
 const BATCH: usize = 64;
 /// What a gateway that leads out takes unfinished: TCP in long segments, which is where its speed comes from.
 const TAKES: Capabilities = Capabilities { checksum: true, tso: true, uso: false };
-/// Where a host says which resolvers it uses.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// Who is asked for names that the network does not have.
-#[derive(Clone, Debug)]
-pub struct Resolvers {
-    /// What the questions run on.
-    runtime: Handle,
-    servers: Servers,
-}
-
-#[derive(Clone, Debug)]
-enum Servers {
-    /// As a file in the form of resolv.conf(5) has them, read for each question: it changes with the host's network.
-    File(PathBuf),
-    These(Vec<SocketAddr>),
-}
-
-impl Resolvers {
-    /// Those of this host.
-    #[must_use]
-    pub fn host(runtime: Handle) -> Self {
-        Self { runtime, servers: Servers::File(RESOLV_CONF.into()) }
-    }
-
-    /// These, in this order.
-    #[must_use]
-    pub fn these(runtime: Handle, servers: Vec<SocketAddr>) -> Self {
-        Self { runtime, servers: Servers::These(servers) }
-    }
-}
-
-impl Servers {
-    async fn list(&self) -> io::Result<Vec<SocketAddr>> {
-        match self {
-            Self::These(servers) => Ok(servers.clone()),
-            Self::File(path) => {
-                let path = path.clone();
-                let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(path));
-                Ok(upstreams(&read.await??))
-            }
-        }
-    }
-}
-
 /// A gateway that runs as long as the port that its channel leads to: when that is closed, its thread ends.
 #[derive(Debug)]
 pub struct Gateway {
@@ -168,11 +121,24 @@ impl Gateway {
         self.tables.store(Arc::new(tables.into()));
     }
 
-    /// Takes what comes to these doors, and to no others, from now on. One without `outside` takes nothing.
-    pub fn publish<'p>(&self, publications: impl IntoIterator<Item = &'p Publication>) {
+    /// Takes what comes to these doors, and what is handed over for these endpoints, by their ids; nothing else from now on.
+    /// One without `outside` takes nothing.
+    pub fn publish<'p>(
+        &self,
+        publications: impl IntoIterator<Item = &'p Publication>,
+        endpoints: BTreeSet<Arc<str>>,
+    ) {
         if let Some(board) = &self.board {
-            board.write(publications.into_iter().map(|publication| publication.inlet(&self.at)).collect());
+            let inlets = publications.into_iter().map(|publication| publication.inlet(&self.at)).collect();
+            board.write(Listing { inlets, endpoints });
         }
+    }
+
+    /// The way to an endpoint; none without `outside`. Nothing is carried for one that is not published.
+    #[must_use]
+    pub fn entrance(&self, resident: Resident) -> Option<Entrance> {
+        let board = self.board.as_ref()?;
+        Some(Entrance::new(resident, self.at.clone(), Arc::clone(board)))
     }
 
     /// Waits for its end, after its port has been closed. Gives whether it ended in order.
@@ -322,11 +288,11 @@ impl Work {
         };
         count(&self.counters.forwarded);
         let counters = Arc::clone(&self.counters);
-        let (servers, id) = (self.resolvers.servers.clone(), self.rng.u16(..));
+        let (resolvers, id) = (self.resolvers.clone(), self.rng.u16(..));
         // A question that is under way does not keep the port open.
         let (end, station) = (Arc::downgrade(&self.end), Arc::clone(&self.station));
-        self.resolvers.runtime.spawn(async move {
-            let reply = look_up(&servers, &question, id).await;
+        self.resolvers.runtime().spawn(async move {
+            let reply = resolvers.ask(&question, id).await;
             if reply.is_none() {
                 count(&counters.unanswered);
             }
@@ -351,16 +317,6 @@ fn finish(frame: &mut [u8], offload: Offload) -> bool {
     match offload.checksum {
         Checksum::Partial { start, offset } => finish_checksum(frame, start, offset).is_ok(),
         Checksum::Complete | Checksum::Verified => true,
-    }
-}
-
-async fn look_up(servers: &Servers, question: &Question, id: u16) -> Option<Vec<u8>> {
-    match servers.list().await {
-        Ok(servers) => ask(&servers, &question.query, question.through(), id).await,
-        Err(error) => {
-            debug!("no resolver is known: {error}");
-            None
-        }
     }
 }
 

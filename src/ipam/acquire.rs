@@ -133,7 +133,8 @@ impl Acquire {
         let (subnet, capacity) = (pool.space().to_string(), pool.space().capacity());
         let with_free: Vec<u128> = missing.map(|(_, share)| share.free).filter(|&free| free > 0).collect();
         if with_free.is_empty() {
-            return Refusal::Full { subnet, used, capacity };
+            let virtuals = pool.space().kept_count();
+            return Refusal::Full { subnet, used, capacity, virtuals };
         }
         let free = with_free.iter().fold(0_u128, |sum, free| sum.saturating_add(*free));
         Refusal::OutOfReach { subnet, used, capacity, nodes: with_free.len(), free }

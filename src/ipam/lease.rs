@@ -86,7 +86,9 @@ impl Pool {
     pub fn release(&mut self, holder: &str) -> Option<IpAddr> {
         let number = self.leases.remove(holder)?;
         self.holders.remove(&number);
-        self.free.insert(Range::one(number));
+        if self.space.reserved(number).is_none() {
+            self.free.insert(Range::one(number));
+        }
         Some(self.space.address(number))
     }
 

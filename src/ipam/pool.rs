@@ -1,6 +1,7 @@
 //! What one node holds of one subnet, and what it has to remember so that nothing is ever held twice.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -122,11 +123,20 @@ impl Pool {
     pub fn share(&self) -> Share {
         let dynamic = self.space.dynamic();
         let reserved = self.space.reserved_within(dynamic).filter(|&number| self.held.contains(number));
+        let leased = self.holders.range(dynamic.first()..=dynamic.last());
+        let used = leased.filter(|(number, _)| self.space.reserved(**number).is_none());
         Share {
             owned: self.held.count_within(dynamic) - reserved.count() as u128,
             free: self.free.count_within(dynamic),
-            used: self.holders.range(dynamic.first()..=dynamic.last()).count() as u128,
+            used: used.count() as u128,
         }
+    }
+
+    /// Has these addresses handed out to nobody from now on, as [`Space::keep`]. Leases of them stay; once released they
+    /// are not free.
+    pub fn keep<'a>(&mut self, kept: impl IntoIterator<Item = (IpAddr, &'a str)>) {
+        self.space.keep(kept);
+        self.refresh_free();
     }
 
     /// Whether others remember more of this node's gifts than it does itself: its disk holds an old state, so

@@ -42,14 +42,16 @@ pub enum Refusal {
         address: IpAddr,
     },
     /// None is free, anywhere.
-    #[error("{subnet}: {used} of {capacity} used")]
+    #[error("{subnet}: {used} of {capacity} used{}", besides(*virtuals))]
     Full {
         /// The subnet.
         subnet: String,
         /// Addresses in use on all nodes.
         used: u128,
-        /// Addresses that there are.
+        /// Addresses that there are, besides the gateway's, reserved and virtual ones.
         capacity: u128,
+        /// Virtual addresses of services.
+        virtuals: usize,
     },
     /// None is free on the nodes that answer; the others have some.
     #[error(
@@ -81,4 +83,27 @@ pub enum Refusal {
     /// [`super::LEASES_MAX`], [`super::HOLDER_MAX`] or [`super::RANGES_MAX`].
     #[error("too many addresses on one node, or too long a name")]
     Limit,
+}
+
+fn besides(virtuals: usize) -> String {
+    match virtuals {
+        0 => String::new(),
+        1 => ", besides the gateway's and 1 virtual address".into(),
+        _ => format!(", besides the gateway's and {virtuals} virtual addresses"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_else_is_taken_is_told() {
+        let full = |used, capacity, virtuals| {
+            Refusal::Full { subnet: "10.99.0.0/30".into(), used, capacity, virtuals }.to_string()
+        };
+        assert_eq!(full(1, 1, 0), "10.99.0.0/30: 1 of 1 used");
+        assert_eq!(full(0, 0, 1), "10.99.0.0/30: 0 of 0 used, besides the gateway's and 1 virtual address");
+        assert!(full(3, 3, 2).ends_with("and 2 virtual addresses"));
+    }
 }

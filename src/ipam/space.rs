@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::range::Range;
 
-/// The addresses of one subnet of a network. Immutable, and the same on every node: it follows from the
-/// network's record.
+/// The addresses of one subnet of a network. The same on every node: it follows from records, those of the network and
+/// of what else has addresses there ([`Space::keep`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Space {
     network: IpAddr,
@@ -18,6 +18,8 @@ pub struct Space {
     dynamic: Range,
     /// Never an endpoint's, and what they are.
     reserved: BTreeMap<u128, String>,
+    /// The same for now: of them none is among `reserved`.
+    kept: BTreeMap<u128, String>,
 }
 
 /// Why it is no subnet to number endpoints in.
@@ -71,7 +73,14 @@ impl Space {
             (_, IpAddr::V6(_)) => Range::new(whole.first() + 1, whole.last()).ok(),
         };
         let bounds = bounds.expect("two spare bits leave two addresses between the first and the last");
-        let mut space = Self { network, prefix, bounds, dynamic: bounds, reserved: BTreeMap::new() };
+        let mut space = Self {
+            network,
+            prefix,
+            bounds,
+            dynamic: bounds,
+            reserved: BTreeMap::new(),
+            kept: BTreeMap::new(),
+        };
         if let Some((address, prefix)) = range {
             let inner = space.same_family(address).then(|| block(address, prefix)).transpose()?;
             let inside = inner.filter(|inner| inner.intersection(whole) == Some(*inner));
@@ -84,6 +93,14 @@ impl Space {
             space.reserved.insert(number, what);
         }
         Ok(space)
+    }
+
+    /// Has these addresses handed out to nobody as long as they are among them, each with what it is for; in place of
+    /// those of before. What is not an address of this subnet is left out.
+    pub fn keep<'a>(&mut self, kept: impl IntoIterator<Item = (IpAddr, &'a str)>) {
+        let kept =
+            kept.into_iter().filter_map(|(address, what)| Some((self.number(address)?, what.to_owned())));
+        self.kept = kept.filter(|(number, _)| !self.reserved.contains_key(number)).collect();
     }
 
     fn outside(&self, what: &str, address: IpAddr) -> SpaceError {
@@ -110,11 +127,13 @@ impl Space {
 
     /// What an address is kept for.
     pub(super) fn reserved(&self, number: u128) -> Option<&str> {
-        self.reserved.get(&number).map(String::as_str)
+        self.reserved.get(&number).or_else(|| self.kept.get(&number)).map(String::as_str)
     }
 
     pub(super) fn reserved_within(&self, range: Range) -> impl Iterator<Item = u128> + '_ {
-        self.reserved.range(range.first()..=range.last()).map(|(&number, _)| number)
+        let within = range.first()..=range.last();
+        let reserved = self.reserved.range(within.clone());
+        reserved.chain(self.kept.range(within)).map(|(&number, _)| number)
     }
 
     /// All that an endpoint can have.
@@ -133,6 +152,11 @@ impl Space {
     #[must_use]
     pub fn capacity(&self) -> u128 {
         self.dynamic.count() - self.reserved_within(self.dynamic).count() as u128
+    }
+
+    /// How many addresses are kept for something, besides reserved ones.
+    pub(super) fn kept_count(&self) -> usize {
+        self.kept.len()
     }
 
     /// The length of the subnet's prefix, in bits.

@@ -16,6 +16,7 @@ use super::names::{Names, NamesError};
 use super::page::Page;
 use super::ping::{Patience, PingError, Target, ask};
 use super::plan::{Plan, UnderlayKind};
+use super::service::{Service, ServiceError};
 use super::throughput::{Flow, FlowError, measure};
 use super::way_out::WayOut;
 use crate::namespace::netlink::{Netlink, NetlinkError};
@@ -89,6 +90,8 @@ pub struct Findings {
     pub sealed_page: Option<Page>,
     /// How the endpoints reach the world outside, if the lab is a cluster.
     pub way_out: Option<WayOut>,
+    /// Who answers for the service of all endpoints, if the lab is a cluster.
+    pub service: Option<Service>,
     /// The stream, if there are two endpoints in one plain network.
     pub stream: Option<Stream>,
     /// The same within an encrypted network, shorter.
@@ -115,6 +118,7 @@ impl Findings {
             && self.names.as_ref().is_none_or(Names::is_right)
             && self.pages().all(|page| page.outcome.is_ok())
             && self.way_out.as_ref().is_none_or(WayOut::is_right)
+            && self.service.as_ref().is_none_or(Service::is_right)
             && self.streams().all(|stream| stream.outcome.is_ok())
             && self.membership.as_ref().is_none_or(|membership| membership.faults.is_empty())
     }
@@ -138,11 +142,12 @@ pub fn check(lab: &Lab) -> Result<Findings, CheckError> {
     let page = two(&members, |member| is_named(member) && !is_sealed(member)).map(fetch);
     let sealed_page = two(&members, |member| is_named(member) && is_sealed(member)).map(fetch);
     let way_out = WayOut::of(&members, plan, deadline(plan));
+    let service = Service::of(&members, lab, deadline(plan))?;
     let stream = send_stream(&members, FLOW_DURATION, |member| !is_sealed(member));
     let sealed_stream = send_stream(&members, SEALED_FLOW_DURATION, is_sealed);
     // Last, since nodes compare their records once a second: by now they have.
     let membership = Membership::of(lab, start)?;
-    Ok(Findings { pairs, names, page, sealed_page, way_out, stream, sealed_stream, membership })
+    Ok(Findings { pairs, names, page, sealed_page, way_out, service, stream, sealed_stream, membership })
 }
 
 /// Why a lab could not be checked.
@@ -154,6 +159,9 @@ pub enum CheckError {
     /// No names can be asked for.
     #[error(transparent)]
     Names(#[from] NamesError),
+    /// The service has no tasks.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
     /// Neighbours can't be forgotten between two waves of questions.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::io;
+use std::num::NonZeroU16;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -18,14 +19,17 @@ use serde::{Deserialize, Serialize};
 
 use super::build::{ENDPOINT_LINK, Endpoint, Lab, LabError, READY_PATIENCE};
 use super::member::persist;
-use super::plan::{EndpointPlan, NETWORK_PREFIX, NodePlan, Plan};
+use super::page::PAGE_PORT;
+use super::plan::{EndpointPlan, NETWORK_PREFIX, NetworkPlan, NodePlan, Plan};
 use crate::api::client::{AskError, ask};
 use crate::api::{
     AttachRequest, Attached, Call, EndpointDevice, InitRequest, Initialized, IpPrefix, JoinRequest, Joined,
-    Liveness, Name, NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, SubnetRequest,
+    Liveness, Name, NetworkCreate, NetworkCreated, NetworkOptions, NetworkView, PeerView, ServiceCreated,
+    ServiceView, SubnetRequest,
 };
 use crate::config::Key;
 use crate::namespace::netns::name_host;
+use crate::service::{Port, PortMode, Protocol, ServiceNetwork, ServiceSpec, SpecParts};
 
 /// The socket of a node's daemon, in the node's directory.
 const API_SOCKET: &str = "api.sock";
@@ -37,6 +41,8 @@ const NOTICE_SOCKET: &str = "ready.sock";
 const CONFIG_VARIABLE: &str = "VSWITCHD_CONFIG";
 /// The configuration file of a node: it has none, and this machine's is not for it.
 pub const NO_CONFIG: &str = "/dev/null";
+/// The service that all endpoints answer for.
+pub const SERVICE: &str = "web";
 /// Nodes that are talked to at a time: they share this machine's cores.
 const AT_ONCE: usize = 8;
 /// How long nodes may take to hear each other, and a network until every node knows of it: loss delays it, and no loss at all a lab survives.
@@ -114,7 +120,7 @@ impl Lab {
             return Ok(());
         }
         let desks: Vec<Desk<'_>> = self.desks().collect();
-        form(&desks)?;
+        form(&self.plan, &desks)?;
         let attached = furnish(&self.plan, &desks)?;
         drop(desks);
         let endpoints = self.nodes.iter_mut().flat_map(|node| &mut node.endpoints);
@@ -136,6 +142,8 @@ impl Lab {
         let (socket, state_dir) = (own.join(API_SOCKET), own.join(STATE_DIR));
         command.args(["daemon", "--state-dir"]).arg(&state_dir).arg("--socket").arg(&socket);
         command.arg("--dns").arg(self.outside.resolver().to_string());
+        // Who runs a lab may run programs in it anyway.
+        command.arg("--allow-tasks");
         for name in Key::ALL.map(Key::variable).into_iter().chain([CONFIG_VARIABLE]) {
             command.env_remove(name);
         }
@@ -199,6 +207,12 @@ impl Desk<'_> {
         self.wait("networks", networks, known)
     }
 
+    /// Waits until the node knows the service.
+    fn wait_service(&self) -> Result<(), ClusterError> {
+        let known = || Ok(self.ask::<Vec<ServiceView>>("service ls", &Call::Services)?.len());
+        self.wait("services", 1, known)
+    }
+
     fn wait(
         &self,
         what: &'static str,
@@ -218,14 +232,20 @@ impl Desk<'_> {
         }
     }
 
-    fn join(&self, request: JoinRequest) -> Result<(), ClusterError> {
-        self.ask::<Joined>("join", &Call::Join(request)).map(drop)
+    /// Where packets are lost, other nodes may be out of reach for longer than the daemon waits for them: then it is asked
+    /// again.
+    fn ask_patiently<T: DeserializeOwned>(
+        &self,
+        plan: &Plan,
+        what: &'static str,
+        call: &Call,
+    ) -> Result<T, ClusterError> {
+        let patient_until = if plan.is_perfect() { now() } else { now() + SPREAD_PATIENCE };
+        persist(patient_until, || self.ask(what, call))
     }
 
-    /// In the order of its endpoints. Where packets are lost, nodes that have the addresses may be out of reach for longer
-    /// than the daemon waits for them: then it is asked again.
+    /// In the order of its endpoints.
     fn attach_all(&self, plan: &Plan) -> Result<Vec<Attached>, ClusterError> {
-        let patient_until = if plan.is_perfect() { now() } else { now() + SPREAD_PATIENCE };
         let attach = |(endpoint, netns): (&EndpointPlan, &String)| {
             let request = AttachRequest {
                 network: named(&plan.networks[endpoint.network].name),
@@ -235,9 +255,9 @@ impl Desk<'_> {
                 mac: Some(endpoint.mac),
                 aliases: Vec::new(),
                 published: Vec::new(),
+                service: Some(named(SERVICE)),
             };
-            let call = Call::Attach(request);
-            persist(patient_until, || self.ask("attach", &call))
+            self.ask_patiently(plan, "attach", &Call::Attach(request))
         };
         self.plan.endpoints.iter().zip(&self.netns).map(attach).collect()
     }
@@ -249,7 +269,7 @@ fn named(text: &str) -> Name {
 }
 
 /// Makes a cluster of the first node and lets the others in.
-fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
+fn form(plan: &Plan, desks: &[Desk<'_>]) -> Result<(), ClusterError> {
     let Some((first, others)) = desks.split_first() else { return Ok(()) };
     let advertised = |desk: &Desk<'_>| Some(desk.plan.address.to_string());
     let init = InitRequest {
@@ -259,7 +279,7 @@ fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
     };
     let made: Initialized = first.ask("init", &Call::Init(init))?;
     each(others, |desk| {
-        desk.join(JoinRequest {
+        let request = JoinRequest {
             token: made.worker.token.clone(),
             managers: made.worker.managers.iter().map(ToString::to_string).collect(),
             advertise_addr: advertised(desk),
@@ -268,7 +288,8 @@ fn form(desks: &[Desk<'_>]) -> Result<(), ClusterError> {
             data_path_addr: None,
             gossip_port: None,
             data_path_port: None,
-        })
+        };
+        desk.ask_patiently::<Joined>(plan, "join", &Call::Join(request))
     })
     .map(drop)
 }
@@ -288,10 +309,34 @@ fn furnish(plan: &Plan, desks: &[Desk<'_>]) -> Result<Vec<Vec<Attached>>, Cluste
         };
         first.ask::<NetworkCreated>("network create", &Call::CreateNetwork(request))?;
     }
+    if !plan.networks.is_empty() {
+        first.ask::<ServiceCreated>("service create", &Call::CreateService(Box::new(service(plan))))?;
+    }
     each(desks, |desk| {
         desk.wait_networks(plan.networks.len())?;
+        desk.wait_service()?;
         desk.attach_all(plan)
     })
+}
+
+/// The one that every endpoint answers for, in its own network; at a port of every node, too.
+fn service(plan: &Plan) -> ServiceSpec {
+    let network =
+        |network: &NetworkPlan| ServiceNetwork { network: named(&network.name), aliases: Vec::new() };
+    let port = Port {
+        address: None,
+        published: NonZeroU16::new(PAGE_PORT),
+        target: NonZeroU16::new(PAGE_PORT).expect("it is 80"),
+        protocol: Protocol::Tcp,
+        mode: PortMode::Ingress,
+        proxy: None,
+    };
+    let parts = SpecParts {
+        networks: plan.networks.iter().map(network).collect(),
+        ports: vec![port],
+        ..SpecParts::new(named(SERVICE))
+    };
+    ServiceSpec::new(parts).expect("a plan has few networks, each once")
 }
 
 /// Those that the endpoints of a network are in, if it has any.

@@ -29,9 +29,11 @@ pub mod ping;
 pub mod plan;
 pub mod program;
 pub mod report;
+pub mod service;
 mod switches;
 pub mod throughput;
 pub mod underlay;
+mod visitors;
 pub mod way_out;
 pub mod wire;
 

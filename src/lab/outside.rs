@@ -6,18 +6,10 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
-
-use super::page::{PAGE_PORT, REQUEST_MAX, is_whole, response};
+use super::page::PAGE_PORT;
 use super::plan::{NodePlan, OUTSIDE};
+use super::visitors::{Servers, pages};
 use crate::names::{Host, Outcome, Through, Zone, answer};
 use crate::namespace::netns::{NetNs, NetnsError};
 
@@ -29,10 +21,6 @@ const DOMAIN: &str = "test";
 const RESOLVER_PORT: u16 = 53;
 /// Bytes of the longest query (RFC 1035 §4.2.1 has 512 without EDNS): a longer one is cut, and answered as none.
 const QUERY_MAX: usize = 1_232;
-/// Visitors at a time; others wait.
-const VISITORS_MAX: usize = 64;
-/// How long one may take.
-const VISIT_MAX: Duration = Duration::from_secs(30);
 
 /// The host outside.
 #[derive(Debug)]
@@ -40,7 +28,7 @@ pub struct Outside {
     plan: NodePlan,
     netns: NetNs,
     /// Once it has any.
-    services: Option<Services>,
+    servers: Option<Servers>,
 }
 
 /// Why it has no page, or no resolver.
@@ -62,17 +50,10 @@ pub enum OutsideError {
     Thread(io::Error),
 }
 
-/// What runs on it; ends when dropped.
-#[derive(Debug)]
-struct Services {
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
 impl Outside {
     /// Makes its namespace.
     pub(super) fn build(plan: &NodePlan) -> Result<Self, NetnsError> {
-        Ok(Self { plan: plan.clone(), netns: NetNs::create()?, services: None })
+        Ok(Self { plan: plan.clone(), netns: NetNs::create()?, servers: None })
     }
 
     /// Its part of the plan.
@@ -107,8 +88,10 @@ impl Outside {
         let mut zone = Zone::new(DOMAIN, true);
         let own = Host { name: OUTSIDE.into(), addresses: vec![page.ip()], ..Host::default() };
         zone.add(&own).expect("it is the only one");
-        let services = Services::start(listener, socket, zone).map_err(OutsideError::Thread)?;
-        self.services = Some(services);
+        let servers = Servers::start(move || async move {
+            let _failed = tokio::join!(pages(listener, "".into()), resolve(socket, &zone));
+        });
+        self.servers = Some(servers.map_err(OutsideError::Thread)?);
         Ok(())
     }
 
@@ -121,79 +104,8 @@ impl Outside {
     }
 }
 
-impl Services {
-    fn start(listener: TcpListener, socket: UdpSocket, zone: Zone) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        socket.set_nonblocking(true)?;
-        let runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (stop, stopped) = oneshot::channel();
-        let work = move || run(&runtime, listener, socket, &zone, stopped);
-        let thread = thread::Builder::new().name("lab-outside".into()).spawn(work)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
-    }
-}
-
-impl Drop for Services {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic of the thread has been printed; the lab is about to go in any case.
-            let _panicked = thread.join();
-        }
-    }
-}
-
-/// Until it is stopped. A service that fails is not there any more, as the lab's check then says.
-fn run(
-    runtime: &Runtime,
-    listener: TcpListener,
-    socket: UdpSocket,
-    zone: &Zone,
-    stopped: oneshot::Receiver<()>,
-) {
-    runtime.block_on(async {
-        let services = async {
-            let _failed = tokio::join!(pages(listener), resolve(socket, zone));
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            _ = stopped => {}
-            () = services => {}
-        }
-    });
-}
-
-async fn pages(listener: TcpListener) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let room = Arc::new(Semaphore::new(VISITORS_MAX));
-    loop {
-        let place = Arc::clone(&room).acquire_owned().await.expect("it is never closed");
-        let (stream, from) = match listener.accept().await {
-            Ok(visitor) => visitor,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
-            Err(error) => return Err(error),
-        };
-        tokio::spawn(async move {
-            // A visitor's failure is only its own.
-            let _left = timeout(VISIT_MAX, show(stream, from)).await;
-            drop(place);
-        });
-    }
-}
-
-/// Answers one request, whatever it asks for.
-async fn show(mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
-    let mut request = Vec::new();
-    while !is_whole(&request) {
-        if request.len() >= REQUEST_MAX || stream.read_buf(&mut request).await? == 0 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-    }
-    stream.write_all(&response(format!("{}\n", from.ip()).as_bytes())).await?;
-    stream.shutdown().await
-}
-
 async fn resolve(socket: UdpSocket, zone: &Zone) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
     let socket = tokio::net::UdpSocket::from_std(socket)?;
     let mut rng = fastrand::Rng::new();
     let mut query = [0; QUERY_MAX];

@@ -153,7 +153,8 @@ pub(super) fn fetch(from: &Member, name: &str, version: IpVersion) -> Result<Fet
     Ok(Fetched { address, body, took: start.elapsed() })
 }
 
-fn get(netns: &NetNs, from: SocketAddr, name: &str) -> Result<Vec<u8>, PageError> {
+/// The page at an address.
+pub(super) fn get(netns: &NetNs, from: SocketAddr, name: &str) -> Result<Vec<u8>, PageError> {
     let mut stream = netns.run(|| throughput::connect(from))?.map_err(failed("connect"))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed("connect"))?;
     let request = format!("GET / HTTP/1.0\r\nHost: {name}\r\n\r\n");

@@ -9,6 +9,7 @@ use super::check::{Findings, Pair, Stream};
 use super::membership::Membership;
 use super::names::Names;
 use super::plan::{NETWORK_PREFIX, NodePlan, Plan, UNDERLAY_PREFIX, UnderlayKind};
+use super::service::Service;
 use super::way_out::WayOut;
 
 /// Characters of a line of the picture.
@@ -109,7 +110,8 @@ pub fn findings(plan: &Plan, findings: &Findings) -> String {
     text.push('\n');
     let names = findings.names.iter().map(Names::line);
     let pages = findings.pages().map(|page| page.line(plan));
-    for line in names.chain(pages).chain(findings.way_out.iter().map(WayOut::line)) {
+    let ways = findings.way_out.iter().map(WayOut::line).chain(findings.service.iter().map(Service::line));
+    for line in names.chain(pages).chain(ways) {
         let _infallible = writeln!(text, "{line}");
     }
     for stream in findings.streams() {
@@ -224,7 +226,8 @@ pub fn faults(plan: &Plan, findings: &Findings) -> Vec<String> {
     let names = findings.names.iter().flat_map(|names| names.faults(plan));
     let pages = findings.pages().filter_map(|page| page.fault(plan));
     let way_out = findings.way_out.iter().flat_map(|way_out| way_out.faults(plan));
-    pairs.chain(names).chain(pages).chain(way_out).chain(stream).chain(cluster).collect()
+    let service = findings.service.iter().flat_map(|service| service.faults(plan));
+    pairs.chain(names).chain(pages).chain(way_out).chain(service).chain(stream).chain(cluster).collect()
 }
 
 fn verdict(findings: &Findings) -> String {
@@ -245,6 +248,10 @@ fn verdict(findings: &Findings) -> String {
         (
             findings.way_out.as_ref().is_some_and(|way_out| !way_out.is_right()),
             ", and a way out does not lead there",
+        ),
+        (
+            findings.service.as_ref().is_some_and(|service| !service.is_right()),
+            ", and a service does not answer everybody",
         ),
         (findings.streams().any(|stream| stream.outcome.is_err()), ", and a TCP stream failed"),
         (
@@ -284,6 +291,7 @@ pub fn document(name: &str, plan: &Plan, findings: &Findings) -> Value {
         "page": findings.page.as_ref().map(|page| page.document(plan)),
         "page_encrypted": findings.sealed_page.as_ref().map(|page| page.document(plan)),
         "way_out": findings.way_out.as_ref().map(|way_out| way_out.document(plan)),
+        "service": findings.service.as_ref().map(|service| service.document(plan)),
         "tcp": findings.stream.as_ref().map(stream),
         "tcp_encrypted": findings.sealed_stream.as_ref().map(stream),
         "cluster": findings.membership.as_ref().map(Membership::document),

@@ -4,6 +4,8 @@
 //! and asks elsewhere is in [`crate::gateway`]. Messages are those of RFC 1035, with EDNS (RFC 6891) and SRV (RFC 2782).
 //!
 //! - A name of the network resolves as `web` and as `web.front`, in any case, and answers are shuffled.
+//! - A service's names stand for its virtual addresses, or if it has none for its tasks; `tasks.` before them always for
+//!   its tasks. No host has a name that is a service's: it keeps its others, the beginning of its id among them.
 //! - A known name that has nothing of the type asked for gives NODATA, not NXDOMAIN, which clients would take for "no
 //!   such name at all", and would not ask for its other types (RFC 2308 §2.2).
 //! - There is no SOA record with it, so nobody keeps a negative answer (RFC 2308 §5): the name may come in a moment.
@@ -21,4 +23,4 @@ pub use self::answer::{Outcome, Through, answer, fail, fit, is_error, is_reply_t
 pub use self::ask::{question, told};
 pub use self::cache::{CACHED_MAX, Cache};
 pub use self::upstream::{UPSTREAMS_MAX, upstreams};
-pub use self::zone::{ADDRESSES_MAX, Host, NAMES_MAX, NamedPort, Protocol, Zone, ZoneFull};
+pub use self::zone::{ADDRESSES_MAX, Host, NAMES_MAX, NamedPort, Protocol, Service, Zone, ZoneFull};

@@ -33,6 +33,12 @@ pub(super) async fn answer(cluster: Arc<Cluster>, mut conversation: Conversation
         Request::Certificate(request) => certificate(&cluster, &peer, request).await,
         Request::Authority => authority(&cluster, &peer),
         Request::Addresses(requests) => cluster.answer_addresses(peer.node, &requests),
+        Request::TaskLog(question) => cluster.answer_log(&peer, &question).await,
+        Request::Carry => {
+            conversation.send(&Answer::Done).await?;
+            cluster.mesh.serve(peer.node, conversation.into_stream());
+            return Ok(());
+        }
         Request::Session(number) => {
             cluster.answer_session(&mut conversation, number).await?;
             return conversation.close().await;

@@ -10,13 +10,14 @@
 //! | [`super::rotation`] | the key ring: rotation, handing on, catching up |
 //! | [`super::rights`] | role, certificate and tokens: what a manager has to be asked for |
 //! | [`super::addresses`] | what removed nodes held of networks' addresses |
+//! | [`super::mesh`] | which ports of services are listened at, and who is behind them |
 //! | [`super::door`] | nodes that want to join, on a manager |
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -30,16 +31,19 @@ use super::credentials::{Member, Shared};
 use super::gossip_parts::{LargeTransfers, ManagersSignatures, Memory, OwnSignature};
 use super::keys::{Keys, KeysError};
 use super::links::Links;
+use super::mesh::Dialer;
 use super::records::{CLUSTER, ClusterSettings, MemberRecord, NodeRecord, gossip_id, node_id};
-use super::{addresses, answer, data, door, follow, rights, rotation};
+use super::{addresses, answer, data, door, follow, mesh, rights, rotation};
 use crate::crypto::identity::{NodeId, Role};
 use crate::crypto::peer::Revoked;
 use crate::crypto::tls::Revocations;
+use crate::gateway::nat::descriptors;
 use crate::gossip::engine::{Authority, Settings as GossipSettings};
 use crate::gossip::{
     Comparison, Gossip, Parts, Peer, PeerStatus, Record, SetError, StartError as GossipError,
 };
-use crate::overlay::Overlay;
+use crate::mesh::Mesh;
+use crate::overlay::{Entrances, Overlay};
 use crate::state::{StateDir, StateError};
 
 /// UDP and TCP port of gossip, if nothing else is said.
@@ -74,14 +78,26 @@ pub(super) enum StartError {
     Randomness,
 }
 
+/// What a member is told by the host that it runs on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Host {
+    /// Who is asked for names that no network has; none: this host's resolvers.
+    pub(super) dns: Vec<SocketAddr>,
+    /// Whether its operator lets it run tasks of services.
+    pub(super) tasks: bool,
+    /// Is told when the part of this node in services may be another.
+    pub(super) services_changed: Arc<Notify>,
+}
+
 /// A running member.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) state: Arc<StateDir>,
     pub(super) id: NodeId,
     pub(super) shared: Shared,
-    /// Who is asked for names that no network has; none: this host's resolvers.
-    pub(super) dns: Vec<SocketAddr>,
+    pub(super) host: Host,
+    /// When it began to run.
+    pub(super) started: Instant,
     pub(super) gossip: Gossip,
     pub(super) keys: Arc<Keys>,
     pub(super) links: Links,
@@ -95,7 +111,12 @@ pub(super) struct Cluster {
     /// The data plane, once it has been started; by whoever holds `starting`.
     pub(super) overlay: Mutex<Option<Arc<Overlay>>>,
     pub(super) starting: tokio::sync::Mutex<()>,
-    /// Held by whoever makes a network, so that no two get the same name, number or addresses here.
+    /// Connections of clients to services.
+    pub(super) mesh: Mesh,
+    /// What [`super::mesh`] looks at may have changed.
+    pub(super) mesh_changed: Notify,
+    /// Held by whoever makes a network or a service, or removes a network: so that no two get the same name, number,
+    /// addresses or port here, and none is taken away that is just about to be used.
     pub(super) creating: tokio::sync::Mutex<()>,
     /// This node's part of each network's addresses.
     pub(super) addresses: Pools,
@@ -117,14 +138,14 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Runs the member that is kept in `shared`. `dns` is asked for names that no network has; `door` is a socket for nodes that want to join, if it is open already.
+    /// Runs the member that is kept in `shared`; `door` is a socket for nodes that want to join, if it is open already.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub(super) async fn start(
         state: Arc<StateDir>,
         shared: Shared,
-        dns: Vec<SocketAddr>,
+        host: Host,
         door: Option<TcpListener>,
     ) -> Result<Arc<Self>, StartError> {
         let (id, root, role, me, listen, seeds) = {
@@ -153,11 +174,13 @@ impl Cluster {
         let settings = GossipSettings { me, seeds, random: u64::from_le_bytes(random) };
         let gossip = Gossip::start(listen, settings, parts).await?;
         let addresses = Pools::new(Arc::clone(&state), gossip_id(id));
+        let mesh = Mesh::new(id, Arc::new(Dialer(links.clone())), descriptors(), Entrances::default());
         let cluster = Arc::new(Self {
             state,
             id,
             shared,
-            dns,
+            host,
+            started: Instant::now(),
             gossip,
             keys,
             links,
@@ -167,6 +190,8 @@ impl Cluster {
             data_changed: Notify::new(),
             overlay: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            mesh,
+            mesh_changed: Notify::new(),
             creating: tokio::sync::Mutex::default(),
             addresses,
             shares_heard: Mutex::default(),
@@ -180,6 +205,7 @@ impl Cluster {
         });
         // Before anybody is let in by a record of old.
         cluster.note_revocations();
+        cluster.note_services();
         cluster.note_managers();
         cluster.say_who();
         cluster.run(listener, door);
@@ -189,7 +215,7 @@ impl Cluster {
     /// Writes what a new cluster begins with.
     pub(super) async fn found(&self, settings: &ClusterSettings) -> Result<(), WriteError> {
         let name = self.member().as_ref().map(|member| member.settings.name.clone()).unwrap_or_default();
-        let record = MemberRecord { name, role: Role::Manager.into(), joined_ms: now_ms() };
+        let record = MemberRecord::new(name, Role::Manager, now_ms());
         self.write_tokens(&Role::ALL).await?;
         self.write(CLUSTER, settings).await?;
         self.make_ingress().await;
@@ -226,6 +252,7 @@ impl Cluster {
             tokio::spawn(door::keep(this(), door)),
             tokio::spawn(data::keep(this())),
             tokio::spawn(addresses::keep(this())),
+            tokio::spawn(mesh::keep(this())),
         ];
         tasks.iter().for_each(|task| self.watch_task(task.abort_handle()));
     }
@@ -239,6 +266,7 @@ impl Cluster {
     pub(super) async fn stop(&self) {
         let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(AbortHandle::abort);
+        self.mesh.stop();
         // Its ports and TAPs are free again before anybody else wants them.
         drop(self.overlay.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.gossip.leave().await;

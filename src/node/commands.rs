@@ -11,10 +11,12 @@ use super::life::internal;
 use super::records::{ClusterSettings, MemberRecord, NodeRecord};
 use super::requests::{
     Member, PeerFacts, Said, find_node, list_nodes, list_peers, may_demote, may_remove, must_be_manager,
+    relabel,
 };
 use crate::api::{
     self, Call, ClusterUpdate, Code, DataStatus, Digest, GatewayStatus, GossipStatus, Ipv4Prefix,
-    KeysRotated, KeysStatus, Liveness, Name, NodeFilter, NodeView, PeerView, Quality, Refusal, RoleChange,
+    KeysRotated, KeysStatus, Liveness, Name, NodeFilter, NodeUpdate, NodeView, PeerView, Quality, Refusal,
+    RoleChange,
 };
 use crate::crypto::identity::{NodeId, Role};
 use crate::gossip::{Comparison, PeerStatus};
@@ -36,6 +38,7 @@ impl Node {
             Call::Nodes(filter) => Ok(json!(cluster.list(&filter))),
             Call::Node(name) => cluster.node_view(&name).map(|node| json!(node)),
             Call::RemoveNode { node, force } => cluster.remove_node(&node, force).await.map(|()| Value::Null),
+            Call::UpdateNode(name, update) => cluster.update_node(&name, &update).await.map(|()| Value::Null),
             Call::Promote(name) => {
                 cluster.change_role(&name, Role::Manager).await.map(|change| json!(change))
             }
@@ -46,6 +49,17 @@ impl Node {
             Call::PruneNetworks(filter) => cluster.prune_networks(&filter).await.map(|pruned| json!(pruned)),
             Call::Network(name) => cluster.network_detail(&name).map(|network| json!(network)),
             Call::RemoveNetwork(name) => cluster.remove_network(&name).await.map(|()| Value::Null),
+            Call::Services => Ok(json!(cluster.service_views())),
+            Call::CreateService(spec) => cluster.create_service(*spec).await.map(|made| json!(made)),
+            Call::Service(name) => cluster.service_view(&name).map(|service| json!(service)),
+            Call::ServiceTasks(name) => cluster.service_tasks(&name).map(|tasks| json!(tasks)),
+            Call::ServiceLogs(name, request) => {
+                cluster.service_logs(&name, &request).await.map(|logs| json!(logs))
+            }
+            Call::UpdateService(name, update) => {
+                cluster.update_service(&name, &update).await.map(|()| Value::Null)
+            }
+            Call::RemoveService(name) => cluster.remove_service(&name).await.map(|()| Value::Null),
             Call::Connect(network, request) => {
                 cluster.connect(&network, request).await.map(|attached| json!(attached))
             }
@@ -84,14 +98,16 @@ impl Cluster {
     fn member_list(&self) -> Vec<Member> {
         let nodes = self.nodes();
         let said = |id: NodeId| {
-            let (_, NodeRecord { version, join, data, .. }) = nodes.iter().find(|&&(node, _)| node == id)?;
-            Some(Said { version: version.clone(), door: *join, data: *data })
+            let (_, NodeRecord { version, join, data, tasks, .. }) =
+                nodes.iter().find(|&&(node, _)| node == id)?;
+            Some(Said { version: version.clone(), door: *join, data: *data, tasks: *tasks })
         };
         let member = |(id, record): (NodeId, MemberRecord)| Member {
             id,
             name: record.name,
             role: record.role.into(),
             joined_ms: record.joined_ms,
+            labels: record.labels,
             said: said(id),
         };
         self.members().into_iter().map(member).collect()
@@ -104,8 +120,19 @@ impl Cluster {
         self.peers().into_iter().map(|(id, peer)| peer_facts(id, &peer, path(id), now)).collect()
     }
 
+    /// The nodes, without ports of services that they could not have: of these a node can say very many.
+    pub(super) fn list_briefly(&self, filter: &NodeFilter) -> Vec<NodeView> {
+        let own = (self.id, self.gossip.me().addr);
+        list_nodes(&self.member_list(), &self.peer_facts(), own, filter)
+    }
+
     fn list(&self, filter: &NodeFilter) -> Vec<NodeView> {
-        list_nodes(&self.member_list(), &self.peer_facts(), (self.id, self.gossip.me().addr), filter)
+        let mut nodes = self.list_briefly(filter);
+        for (id, _, port) in self.unbound_ports() {
+            let id = id.to_string();
+            nodes.iter_mut().filter(|node| node.id == id).for_each(|node| node.unbound.push(port.clone()));
+        }
+        nodes
     }
 
     fn node_view(&self, wanted: &Name) -> Result<NodeView, Refusal> {
@@ -129,12 +156,19 @@ impl Cluster {
         self.remove(id, &node.name).await.map_err(internal)
     }
 
+    async fn update_node(&self, wanted: &Name, update: &NodeUpdate) -> Result<(), Refusal> {
+        self.manages()?;
+        let node = self.node_view(wanted)?;
+        let labels = relabel(&node, update)?;
+        self.set_labels(node.id.parse().map_err(internal)?, labels).await.map_err(internal)
+    }
+
     async fn change_role(&self, wanted: &Name, role: Role) -> Result<RoleChange, Refusal> {
         self.manages()?;
         let node = self.node_view(wanted)?;
         let changed = node.role != role;
         if changed && role == Role::Worker {
-            may_demote(&node, &self.list(&NodeFilter::default()))?;
+            may_demote(&node, &self.list_briefly(&NodeFilter::default()))?;
         }
         if changed {
             self.set_role(node.id.parse().map_err(internal)?, role).await.map_err(internal)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cluster::Cluster;
 use super::endpoints::attached;
 use super::life::{Node, conflict};
-use super::networks::find_network;
+use super::networks::{find_network, may_attach};
 use super::requests::find_all;
 use crate::api::{
     AttachRequest, Attached, Code, ConnectRequest, DisconnectRequest, EndpointDevice, Name, NetworkView,
@@ -56,6 +56,7 @@ impl Cluster {
         request: ConnectRequest,
     ) -> Result<Attached, Refusal> {
         let network = find_network(&self.network_views(), network)?.clone();
+        may_attach(&network)?;
         let all: Vec<EndpointSpec> = match self.overlay() {
             Some(overlay) => overlay.endpoints().into_iter().map(|view| view.spec).collect(),
             None => Vec::new(),
@@ -81,6 +82,7 @@ impl Cluster {
             mac: None,
             aliases: request.aliases,
             published: Vec::new(),
+            service: None,
         };
         self.attach_to(&network, request, Overlay::attach_beside).await
     }

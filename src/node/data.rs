@@ -1,7 +1,6 @@
 //! The data plane of this node: started with its first endpoint, told what gossip says, and its keys agreed on over
 //! links.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -12,7 +11,8 @@ use tracing::{info, warn};
 
 use super::cluster::Cluster;
 use super::links::{Answer, Confirm, Conversation, LinkError, Request};
-use super::records::{EndpointRecord, NetworkRecord, Presence, gossip_id, node_id};
+use super::records::{EndpointRecord, NetworkRecord, Presence, gossip_id};
+use super::services::in_networks;
 use crate::crypto::envelope::SessionId;
 use crate::crypto::exporter::Agreed;
 use crate::crypto::identity::NodeId;
@@ -50,7 +50,8 @@ impl Cluster {
         let mut config = OverlayConfig::new(self.id, name, local);
         config.shares_address =
             self.nodes().iter().any(|(node, record)| *node != self.id && record.data.ip() == local.ip());
-        config.dns.clone_from(&self.dns);
+        config.dns.clone_from(&self.host.dns);
+        (config.sockets, config.entrances) = self.mesh.shared_parts();
         let agree = Arc::new(OverLinks(Arc::downgrade(self)));
         let (overlay, events) = Overlay::start(config, agree, Arc::clone(&self.state))?;
         let overlay = Arc::new(overlay);
@@ -73,7 +74,8 @@ impl Cluster {
             own.filter_map(pair).collect()
         };
         let endpoints = self.endpoint_records();
-        let live = self.peers().into_iter().filter(|(_, peer)| peer.alive);
+        // One that does not know our endpoints yet would drop what they send, and TCP's first packet is sent again late.
+        let live = self.peers().into_iter().filter(|(_, peer)| peer.alive && peer.knows_us);
         let node = |(id, peer): (NodeId, crate::gossip::PeerStatus)| {
             let (_, record) = nodes.iter().find(|(node, _)| *node == id)?;
             let (name, data) = (record.name.clone(), record.data);
@@ -104,27 +106,15 @@ impl Cluster {
         View {
             nodes: live.filter_map(node).collect(),
             networks: self.networks().into_iter().filter_map(network).collect(),
+            services: in_networks(self.services()),
         }
     }
 
     /// Tells the others which networks we have endpoints in.
     pub(super) fn say_presence(&self, overlay: &Overlay) {
-        let wanted = overlay.presence();
-        let said = self.gossip.list::<Presence>().into_iter();
-        let said: BTreeSet<(NetworkId, Vni)> = said
-            .filter(|(owner, ..)| owner.map(node_id) == Some(self.id))
-            .filter_map(|(_, key, presence)| Some((NetworkId(key), Vni::new(presence.vni)?)))
-            .collect();
-        let result = wanted
-            .difference(&said)
-            .try_for_each(|(id, vni)| self.gossip.set(&id.0, &Presence { vni: vni.id() }))
-            .and_then(|()| {
-                let gone = said.iter().filter(|(id, _)| wanted.iter().all(|(wanted, _)| wanted != id));
-                gone.map(|(id, _)| id).try_for_each(|id| self.gossip.delete::<Presence>(&id.0))
-            });
-        if let Err(error) = result {
-            warn!("can't say which networks this node has endpoints in: {error}");
-        }
+        let wanted =
+            overlay.presence().into_iter().map(|(id, vni)| (id.0, Presence { vni: vni.id() })).collect();
+        self.say(&wanted, "which networks this node has endpoints in");
     }
 
     /// Where data is to go in and out.
@@ -169,9 +159,9 @@ impl Cluster {
 }
 
 fn remote(id: &str, record: &EndpointRecord) -> RemoteEndpoint {
-    let EndpointRecord { network, name, addresses, mac, aliases } = record.clone();
+    let EndpointRecord { network, name, addresses, mac, aliases, backend } = record.clone();
     let (id, network, mac) = (id.into(), NetworkId(network), MacAddr(mac));
-    RemoteEndpoint { id, name, aliases, network, mac, addresses }
+    RemoteEndpoint { id, name, aliases, network, mac, addresses, backend }
 }
 
 fn refusal(error: AnswerError) -> Answer {

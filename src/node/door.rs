@@ -127,5 +127,5 @@ fn admit(
         ring: Hex::new(&cluster.keys.ring().encode()),
         authority: (role == Role::Manager).then(parts),
     };
-    Ok((MemberRecord { name: name.into(), role: role.into(), joined_ms: now_ms() }, node, admission))
+    Ok((MemberRecord::new(name.into(), role, now_ms()), node, admission))
 }

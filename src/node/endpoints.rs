@@ -12,15 +12,15 @@ use tracing::{debug, info, warn};
 use super::cluster::Cluster;
 use super::life::{bad_request, conflict, internal};
 use super::networks::{find_network, may_attach};
-use super::records::{EndpointRecord, node_id};
+use super::records::{EndpointRecord, TaskPhase, TaskRecord, node_id};
 use super::requests::find;
+use super::services::find_service;
 use crate::api::{
     ALIASES_MAX, AttachRequest, Attached, Code, HostAddress, IpPrefix, Name, NetworkView, PUBLISHED_MAX,
     Refusal,
 };
 use crate::crypto::identity::NodeId;
-use crate::gossip::SetError;
-use crate::overlay::{AttachError, EndpointSpec, EndpointView, NetworkId, Overlay};
+use crate::overlay::{AttachError, Backend, BackendState, EndpointSpec, EndpointView, NetworkId, Overlay};
 use crate::switch::wire::MacAddr;
 
 impl Cluster {
@@ -29,6 +29,16 @@ impl Cluster {
     /// # Errors
     /// If the network is not there or for something else, or the name or the MAC address is another endpoint's.
     pub(super) async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attached, Refusal> {
+        let network = find_network(&self.network_views(), &request.network)?.clone();
+        may_attach(&network)?;
+        self.attach_to(&network, request, Overlay::attach).await
+    }
+
+    /// Gives a task of a service a place in a network, be it the routing mesh's.
+    ///
+    /// # Errors
+    /// As for others.
+    pub(super) async fn attach_task(self: &Arc<Self>, request: AttachRequest) -> Result<Attached, Refusal> {
         let network = find_network(&self.network_views(), &request.network)?.clone();
         self.attach_to(&network, request, Overlay::attach).await
     }
@@ -40,13 +50,14 @@ impl Cluster {
         request: AttachRequest,
         how: impl FnOnce(&Overlay, EndpointSpec) -> Result<EndpointView, AttachError>,
     ) -> Result<Attached, Refusal> {
-        may_attach(network)?;
         check(&request)?;
         self.check_free(network, &request)?;
+        let backend =
+            request.service.as_ref().map(|service| self.backend_of(service, network)).transpose()?;
         let overlay = self.start_overlay().await.map_err(conflict)?;
         let id = NodeId::random(&SystemRandom::new()).map_err(internal)?.to_string();
         let coming = self.addresses.begin_attach(&id);
-        let made = self.attach_with_addresses(&overlay, network, &id, request, how).await;
+        let made = self.attach_with_addresses(&overlay, network, &id, (request, backend), how).await;
         drop(coming);
         if made.is_err() {
             self.release_addresses();
@@ -66,7 +77,7 @@ impl Cluster {
         overlay: &Overlay,
         network: &NetworkView,
         id: &str,
-        request: AttachRequest,
+        (request, backend): (AttachRequest, Option<Backend>),
         how: impl FnOnce(&Overlay, EndpointSpec) -> Result<EndpointView, AttachError>,
     ) -> Result<EndpointView, Refusal> {
         let gone = || conflict(format!("network {} has just been removed", network.name));
@@ -79,6 +90,7 @@ impl Cluster {
             addresses,
             mac: request.mac,
             published: request.published,
+            backend,
             ..EndpointSpec::new(id, request.name.to_string(), NetworkId(network.id.clone()), request.device)
         };
         how(overlay, spec).map_err(|error| match error {
@@ -169,6 +181,40 @@ impl Cluster {
         Ok(())
     }
 
+    /// What an endpoint of a network is to a service, from now on.
+    fn backend_of(&self, service: &Name, network: &NetworkView) -> Result<Backend, Refusal> {
+        let services = self.service_views();
+        let service = find_service(&services, service)?;
+        if service.networks.iter().all(|place| place.network != network.id) {
+            let (service, network) = (&service.spec.name, &network.name);
+            return Err(conflict(format!(
+                "service {service} is not in network {network}: `vswitchd service update --network-add {network} {service}`"
+            )));
+        }
+        Ok(Backend { service: service.id.clone(), state: BackendState::Live })
+    }
+
+    /// Has the endpoints of this node's tasks answer for their services as long as the tasks run.
+    pub(super) fn note_backends(&self, tasks: &BTreeMap<String, TaskRecord>) {
+        let Some(overlay) = self.overlay() else { return };
+        let backends = tasks.values().flat_map(|task| {
+            let state = match task.state {
+                TaskPhase::Running => Some(BackendState::Live),
+                TaskPhase::Draining => Some(BackendState::Draining),
+                _ => None,
+            };
+            let backend = state.map(|state| Backend { service: task.service.clone(), state });
+            task.endpoints.iter().map(move |endpoint| (endpoint.clone(), backend.clone()))
+        });
+        match overlay.set_backends(&backends.collect()) {
+            Ok(false) => return,
+            Ok(true) => {}
+            // So it is all the same, until the daemon ends.
+            Err(error) => warn!("can't keep which endpoints answer for services: {error}"),
+        }
+        self.say_endpoints(&overlay);
+    }
+
     /// Tells the others which endpoints we have.
     pub(super) fn say_endpoints(&self, overlay: &Overlay) {
         let record = |view: EndpointView| {
@@ -179,23 +225,12 @@ impl Cluster {
                 addresses: spec.addresses.iter().map(|own| own.address()).collect(),
                 mac: spec.mac.unwrap_or(MacAddr([0; 6])).0,
                 aliases: spec.aliases,
+                backend: spec.backend,
             };
             (spec.id, record)
         };
         let wanted: BTreeMap<String, EndpointRecord> = overlay.endpoints().into_iter().map(record).collect();
-        let said = self.endpoint_records().into_iter().filter(|(node, ..)| *node == self.id);
-        let said: BTreeMap<String, EndpointRecord> = said.map(|(_, id, record)| (id, record)).collect();
-        let tell = || -> Result<(), SetError> {
-            for (id, record) in wanted.iter().filter(|(id, record)| said.get(*id) != Some(record)) {
-                self.gossip.set(id, record)?;
-            }
-            said.keys()
-                .filter(|id| !wanted.contains_key(*id))
-                .try_for_each(|id| self.gossip.delete::<EndpointRecord>(id))
-        };
-        if let Err(error) = tell() {
-            warn!("can't say which endpoints this node has: {error}");
-        }
+        self.say(&wanted, "which endpoints this node has");
     }
 }
 

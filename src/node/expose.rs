@@ -6,7 +6,7 @@ use rustix::process::getuid;
 
 use super::cluster::Cluster;
 use super::life::{conflict, internal};
-use super::networks::{find_network, host_routes};
+use super::networks::{find_network, host_routes, may_attach};
 use crate::api::{AttachRequest, Attached, Code, EndpointDevice, ExposeRequest, Name, NetworkView, Refusal};
 use crate::overlay::{AttachError, EndpointSpec, EndpointView, Overlay};
 use crate::switch::io::tap::TapError;
@@ -22,6 +22,7 @@ impl Cluster {
         request: ExposeRequest,
     ) -> Result<Attached, Refusal> {
         let network = find_network(&self.network_views(), network)?.clone();
+        may_attach(&network)?;
         let interface = request.interface.unwrap_or_else(|| format!("vsw{}", network.vni));
         let name = match request.name {
             Some(name) => name,
@@ -39,6 +40,7 @@ impl Cluster {
             mac: None,
             aliases: Vec::new(),
             published: Vec::new(),
+            service: None,
         };
         self.attach_to(&network, request, place).await
     }

@@ -14,7 +14,7 @@ use super::cluster::Cluster;
 use super::credentials::{MANAGERS_MAX, ManagerPlace};
 use super::records::{
     ClusterSettings, EndpointRecord, MemberRecord, NetworkRecord, NodeRecord, Presence, Removed,
-    RevokedSerial, SELF, SharesRecord, TokenState, gossip_id, node_id,
+    RevokedSerial, SELF, ServiceRecord, SharesRecord, TaskRecord, TokenState, gossip_id, node_id,
 };
 use crate::crypto::ca::Serial;
 use crate::crypto::identity::{NodeId, Role};
@@ -40,13 +40,18 @@ pub(super) async fn follow(cluster: Arc<Cluster>, mut events: broadcast::Receive
         match event {
             Ok(Event::Changed(changed)) => cluster.note_change(changed.table),
             Ok(Event::Up(peer)) => {
+                cluster.mesh_changed.notify_one();
                 info!("{} is up at {}", node_id(peer.node), peer.addr);
+                cluster.host.services_changed.notify_one();
                 cluster.ring_changed.notify_one();
                 cluster.rights_changed.notify_one();
                 cluster.data_changed.notify_one();
                 cluster.addresses_changed.notify_one();
             }
+            Ok(Event::KnowsUs(_)) => cluster.data_changed.notify_one(),
             Ok(Event::Down { node, left }) => {
+                cluster.mesh_changed.notify_one();
+                cluster.host.services_changed.notify_one();
                 cluster.data_changed.notify_one();
                 info!("{} {}", node_id(node), if left { "has left" } else { "is down" });
             }
@@ -60,18 +65,32 @@ pub(super) async fn follow(cluster: Arc<Cluster>, mut events: broadcast::Receive
 }
 
 /// Whose changes matter here.
-const TABLES: [TableId; 7] = [
+const TABLES: [TableId; 10] = [
     Removed::TABLE,
     MemberRecord::TABLE,
     NodeRecord::TABLE,
     ClusterSettings::TABLE,
+    EndpointRecord::TABLE,
     NetworkRecord::TABLE,
+    ServiceRecord::TABLE,
     SharesRecord::TABLE,
+    TaskRecord::TABLE,
     TokenState::TABLE,
 ];
 
+/// Whose changes the mesh follows.
+const MESH: [TableId; 5] =
+    [ServiceRecord::TABLE, EndpointRecord::TABLE, TaskRecord::TABLE, NetworkRecord::TABLE, Removed::TABLE];
+
 impl Cluster {
     fn note_change(&self, table: TableId) {
+        if [ServiceRecord::TABLE, TaskRecord::TABLE, NodeRecord::TABLE, MemberRecord::TABLE].contains(&table)
+        {
+            self.host.services_changed.notify_one();
+        }
+        if MESH.contains(&table) {
+            self.mesh_changed.notify_one();
+        }
         if table == Removed::TABLE || table == RevokedSerial::TABLE {
             self.note_revocations();
             self.addresses_changed.notify_one();
@@ -86,6 +105,10 @@ impl Cluster {
         } else if table == NetworkRecord::TABLE {
             self.data_changed.notify_one();
             self.addresses_changed.notify_one();
+        } else if table == ServiceRecord::TABLE {
+            self.note_services();
+            self.addresses_changed.notify_one();
+            self.data_changed.notify_one();
         } else if table == Presence::TABLE || table == EndpointRecord::TABLE {
             self.data_changed.notify_one();
         } else if table == SharesRecord::TABLE {
@@ -120,6 +143,7 @@ impl Cluster {
                     .as_ref()
                     .map(|_| SocketAddr::new(settings.advertise, settings.listen.port())),
                 data,
+                tasks: self.host.tasks,
             }
         };
         let said = self.nodes().into_iter().find(|&(node, _)| node == self.id);

@@ -25,8 +25,11 @@ use super::credentials::{Authority, ManagerPlace, secrets_of};
 
 /// Where managers let nodes in, if nothing else is said.
 pub(super) const PORT: u16 = 2377;
-/// How long a manager may take to accept, and then again for each step.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a manager may take to accept.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take for each step after that: where a SYN was lost, TCP repeats what is lost next only after 3 s and 9 s
+/// (RFC 6298 §5.7).
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 8;
 
@@ -148,7 +151,7 @@ async fn connect(manager: &str) -> Result<TcpStream, Failure> {
     let addresses: Vec<SocketAddr> = lookup_host(with_port(manager)).await.map_err(Failure::Name)?.collect();
     let mut last = Failure::Name(io::ErrorKind::NotFound.into());
     for address in addresses.into_iter().take(ADDRESSES_MAX) {
-        match timeout(PATIENCE, TcpStream::connect(address)).await {
+        match timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = Failure::Unreachable(error),
             Err(_) => last = Failure::Unreachable(io::Error::new(io::ErrorKind::TimedOut, "no answer")),

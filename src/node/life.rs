@@ -1,5 +1,6 @@
 //! The node: what it is asked to do, one thing after the other.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -8,14 +9,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ring::rand::SystemRandom;
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
-use super::cluster::{self, Cluster, StartError};
+use super::cluster::{self, Cluster, Host, StartError};
 use super::commands::kept_settings;
 use super::credentials::{Authority, Member, Settings, Shared};
 use super::place::{self, Place};
+use super::records::TaskRecord;
+use super::services::Membership;
 use super::{join, keys};
 use crate::api::{
     self, ClusterStatus, Code, InitRequest, Initialized, JoinRequest, Joined, Refusal, SecretText,
@@ -39,8 +42,7 @@ const MANAGERS_TRIED_MAX: usize = 16;
 pub struct Node {
     state: Arc<StateDir>,
     member: Shared,
-    /// Who is asked for names that no network has; none: this host's resolvers.
-    dns: Vec<SocketAddr>,
+    host: Host,
     /// Held by whoever changes the membership; with what starts the member, if that takes time.
     changing: Mutex<Option<AbortHandle>>,
     cluster: std::sync::Mutex<Option<Arc<Cluster>>>,
@@ -48,16 +50,16 @@ pub struct Node {
 
 impl Node {
     /// The node whose state this is; a member goes on where it was. `dns` is asked for names that no network has, or if
-    /// there is none, this host's own resolvers.
+    /// there is none, this host's own resolvers; `tasks` is whether it runs tasks of services.
     ///
     /// # Errors
     /// If its state can't be read or makes no sense.
-    pub async fn start(state: StateDir, dns: Vec<SocketAddr>) -> Result<Arc<Self>, StateError> {
+    pub async fn start(state: StateDir, dns: Vec<SocketAddr>, tasks: bool) -> Result<Arc<Self>, StateError> {
         let member = Member::load(&state)?;
         let node = Arc::new(Self {
             state: Arc::new(state),
             member: Shared::default(),
-            dns,
+            host: Host { dns, tasks, services_changed: Arc::default() },
             changing: Mutex::default(),
             cluster: std::sync::Mutex::default(),
         });
@@ -75,10 +77,11 @@ impl Node {
                     let mut told = false;
                     while let Some(node) = starting.upgrade() {
                         let (state, member) = (Arc::clone(&node.state), Arc::clone(&node.member));
-                        match Cluster::start(state, member, node.dns.clone(), None).await {
+                        match Cluster::start(state, member, node.host.clone(), None).await {
                             Ok(cluster) => {
                                 cluster.found_again().await;
                                 *node.running() = Some(cluster);
+                                node.host.services_changed.notify_one();
                                 return;
                             }
                             Err(error) if !std::mem::replace(&mut told, true) => {
@@ -155,6 +158,7 @@ impl Node {
         }
         info!("made cluster {id} as manager {}", answer.node);
         *self.running() = Some(cluster);
+        self.host.services_changed.notify_one();
         Ok(answer)
     }
 
@@ -196,6 +200,7 @@ impl Node {
         }
         info!("joined cluster {id} as {} {}", answer.role, answer.node);
         *self.running() = Some(cluster);
+        self.host.services_changed.notify_one();
         Ok(answer)
     }
 
@@ -225,6 +230,7 @@ impl Node {
             None => self.forget(),
         }
         .map_err(internal)?;
+        self.host.services_changed.notify_one();
         info!("left the cluster");
         Ok(())
     }
@@ -280,6 +286,29 @@ impl Node {
         })
     }
 
+    /// Is told when the part of this node in services may be another. One may wait for it.
+    pub(crate) fn services_changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.host.services_changed)
+    }
+
+    /// What this node's part in services follows from.
+    pub(crate) fn service_facts(&self) -> Membership {
+        let (cluster, is_member) = (self.running().clone(), self.member().is_some());
+        match (cluster, is_member) {
+            (Some(cluster), _) => Membership::Member(cluster.service_facts()),
+            (None, true) => Membership::Starting,
+            (None, false) => Membership::None,
+        }
+    }
+
+    /// Tells the others what tasks of services this node has.
+    pub(crate) fn say_tasks(&self, tasks: &BTreeMap<String, TaskRecord>) {
+        let cluster = self.running().clone();
+        if let Some(cluster) = cluster {
+            cluster.say_tasks(tasks);
+        }
+    }
+
     fn must_be_free(&self) -> Result<(), Refusal> {
         if self.member().is_some() {
             return Err(conflict("this node is in a cluster already: `vswitchd leave` first"));
@@ -299,7 +328,7 @@ impl Node {
         let started = match stored {
             Ok(()) => {
                 let (state, member) = (Arc::clone(&self.state), Arc::clone(&self.member));
-                Cluster::start(state, member, self.dns.clone(), door).await
+                Cluster::start(state, member, self.host.clone(), door).await
             }
             Err(error) => Err(error.into()),
         };

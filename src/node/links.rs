@@ -7,7 +7,8 @@
 //!
 //! Big-endian. A connection is for one conversation: a request and its answer; for a session's keys a [`Confirm`]
 //! besides. So keys come from a key exchange of their own each time, nothing has to be closed when a node is removed,
-//! and a conversation that hangs holds up no other.
+//! and a conversation that hangs holds up no other. Only [`Request::Carry`] makes more of it: a link of [`crate::mesh`],
+//! which looks after that.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ use zeroize::Zeroizing;
 use super::accept;
 use super::addresses::{AddressAnswer, AddressRequest};
 use super::credentials::Shared;
+use super::services::LogQuestion;
+use crate::api::LogMark;
 use crate::crypto::exporter::{Agreed, Exporter, SessionKeys};
 use crate::crypto::identity::NodeId;
 use crate::crypto::peer::{Peer, PeerError};
@@ -55,6 +58,10 @@ pub(crate) enum Request {
     Session(u32),
     /// About addresses: at most so many as their receiver takes at a time.
     Addresses(Vec<AddressRequest>),
+    /// Gives what a task of a service has written, to a manager.
+    TaskLog(LogQuestion),
+    /// Carries clients' connections to its tasks: behind the answer come frames ([`crate::mesh::frame`]).
+    Carry,
 }
 
 /// What the other says.
@@ -76,6 +83,8 @@ pub(crate) enum Answer {
     Refused(String),
     /// About addresses, in the order of the questions.
     Addresses(Vec<AddressAnswer>),
+    /// Lines of a log, where they end, and whether there are more.
+    TaskLog(String, Option<LogMark>, bool),
 }
 
 /// What only managers have.
@@ -258,6 +267,11 @@ impl Conversation {
             codec::decode(&body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
         };
         timeout(PATIENCE, receiving).await.map_err(|_| LinkError::Silent)?.map_err(LinkError::from)
+    }
+
+    /// What it was held on, for whoever has something else to say.
+    pub(crate) fn into_stream(self) -> TlsStream<TcpStream> {
+        self.stream
     }
 
     /// Ends it, once the other end has all that was said.

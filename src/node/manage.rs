@@ -3,6 +3,7 @@
 //! Decisions are cluster records, kept before they are answered and told to all at once; each node acts on them itself
 //! ([`super::rights`], [`Cluster::note_revocations`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +11,9 @@ use tracing::info;
 
 use super::cluster::{Cluster, WriteError, now_ms};
 use super::keys::KeysError;
-use super::records::{CLUSTER, ClusterSettings, MemberRecord, NetworkRecord, Removed, RevokedSerial};
+use super::records::{
+    CLUSTER, ClusterSettings, MemberRecord, NetworkRecord, Removed, RevokedSerial, ServiceRecord,
+};
 use super::rotation;
 use crate::crypto::ca::{CERTIFICATE_LIFE, CLOCK_LEEWAY};
 use crate::crypto::identity::{NodeId, Role};
@@ -52,6 +55,17 @@ impl Cluster {
         Ok(())
     }
 
+    /// Writes other labels on a node.
+    pub(super) async fn set_labels(
+        &self,
+        node: NodeId,
+        labels: BTreeMap<String, String>,
+    ) -> Result<(), ManageError> {
+        let record = self.members().into_iter().find(|&(known, _)| known == node);
+        let (_, record) = record.ok_or(ManageError::Gone)?;
+        Ok(self.write(&node.to_string(), &MemberRecord { labels, ..record }).await?)
+    }
+
     /// Goes on to the next shared key at once, and every node to new data keys with it.
     pub(super) fn rotate_keys(self: &Arc<Self>) -> Result<(), ManageError> {
         self.keys.rotate(SystemTime::now())?;
@@ -80,6 +94,11 @@ impl Cluster {
     /// Deletes one.
     pub(super) async fn delete_network(&self, id: &str) -> Result<(), ManageError> {
         Ok(self.delete::<NetworkRecord>(id).await?)
+    }
+
+    /// Every service, with its id.
+    pub(super) fn services(&self) -> Vec<(String, ServiceRecord)> {
+        self.gossip.list::<ServiceRecord>().into_iter().map(|(_, id, service)| (id, service)).collect()
     }
 
     /// A manager forgets removals that nobody can gain by any more.

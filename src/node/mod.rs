@@ -27,13 +27,19 @@ mod keys;
 mod life;
 mod links;
 mod manage;
+mod mesh;
 mod networks;
 mod place;
-mod records;
+pub(crate) mod records;
 mod requests;
 mod rights;
 mod rotation;
+mod said;
+mod services;
 mod wire;
 
 pub use life::Node;
 pub(crate) use requests::find;
+#[cfg(test)]
+pub(crate) use services::ServiceNode;
+pub(crate) use services::{Facts, Membership, Seats, is_final, seats};

@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
+use super::gateways::Entrances;
 use crate::crypto::identity::NodeId;
+use crate::gateway::nat::descriptors;
 use crate::standalone::workers;
 use crate::switch::fdb::Limits;
 use crate::switch::io::tap::Offloads;
@@ -35,6 +40,10 @@ pub struct OverlayConfig {
     pub probe_interval: Duration,
     /// Who is asked for names that no network has, in this order; none: this host's own resolvers.
     pub dns: Vec<SocketAddr>,
+    /// Sockets that may be held for others, in this process.
+    pub sockets: Arc<Semaphore>,
+    /// Is told which endpoints answer for services.
+    pub entrances: Entrances,
 }
 
 impl OverlayConfig {
@@ -52,6 +61,8 @@ impl OverlayConfig {
             offloads: Offloads::ALL,
             probe_interval: Duration::from_secs(1),
             dns: Vec::new(),
+            sockets: descriptors(),
+            entrances: Entrances::default(),
         }
     }
 }

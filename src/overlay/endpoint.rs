@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::envoy::EnvoyError;
 use super::plan::LocalEndpoint;
-use super::view::NetworkId;
+use super::view::{Backend, NetworkId};
 use crate::api::{EndpointDevice, HostAddress, IpPrefix, PublishedPort};
 use crate::gateway::door::DoorError;
 use crate::namespace::netlink::NetlinkError;
@@ -59,6 +59,9 @@ pub struct EndpointSpec {
     /// Ports of this host at which it is reached from outside.
     #[serde(default)]
     pub published: Vec<PublishedPort>,
+    /// Its part in a service, if it has one.
+    #[serde(default)]
+    pub backend: Option<Backend>,
     /// What its frames go in and out by.
     #[serde(flatten)]
     pub device: EndpointDevice,
@@ -176,6 +179,7 @@ impl EndpointSpec {
             beside: Vec::new(),
             exposed: false,
             published: Vec::new(),
+            backend: None,
             device,
         }
     }
@@ -215,7 +219,8 @@ impl EndpointSpec {
     /// As a plan takes it.
     pub(super) fn local(&self) -> LocalEndpoint {
         let addresses = self.addresses.iter().map(|own| own.address()).collect();
-        LocalEndpoint { network: self.network.clone(), mac: self.mac, addresses }
+        let (network, backend) = (self.network.clone(), self.backend.clone());
+        LocalEndpoint { network, mac: self.mac, addresses, backend }
     }
 
     pub(super) fn netns_ref(&self) -> Result<Option<NetnsRef>, NetnsRefError> {

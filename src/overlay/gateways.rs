@@ -3,10 +3,10 @@
 //! Which there are to be, and where, is in the [`Plan`]; here they are held, apart from the switch whose ports they have,
 //! so that one that takes its place finds them with all that they are busy with.
 //!
-//! They resolve the names of every node's endpoints, as gossip tells them: with a node that is not heard any more its names
+//! They resolve the names of services, and of every node's endpoints, as gossip tells them: with a node that is not heard any more its names
 //! go. Addresses are told by DHCP only those of this node, since no other can ask.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,15 +15,18 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+use super::config::OverlayConfig;
 use super::device::{ChannelDevice, Device};
 use super::plan::{Carried, Plan};
 use super::plane::Failure;
 use super::publish::publications;
-use super::view::{NetworkId, NetworkView, NodeView, View};
+use super::view::{Backend, BackendState, NetworkId, NetworkView, ServiceView, View};
 use super::work::Endpoint;
-use crate::gateway::nat::{Outside, Policy, descriptors};
-use crate::gateway::{Addresses, Counts, Gateway, Lease, Own, Publication, Resolvers, Tables, port_spec};
-use crate::names::{Host, Zone, ZoneFull};
+use crate::gateway::nat::{Outside, Policy};
+use crate::gateway::{
+    Addresses, Counts, Entrance, Gateway, Lease, Own, Publication, Resident, Resolvers, Tables, port_spec,
+};
+use crate::names::{Host, Service, Zone, ZoneFull};
 use crate::switch::io::FrameIo;
 use crate::switch::tables::PortSpec;
 use crate::switch::wire::{MacAddr, Vni, vxlan};
@@ -45,6 +48,18 @@ pub struct GatewayView {
     pub counts: Counts,
 }
 
+/// An endpoint of this node that answers for a service, and the way to it.
+#[derive(Clone, Debug)]
+pub struct Reached {
+    /// Its part in the service.
+    pub backend: Backend,
+    /// The way.
+    pub entrance: Entrance,
+}
+
+/// Those that there are, by their ids; for whoever carries connections to them.
+pub type Entrances = Arc<ArcSwap<BTreeMap<Arc<str>, Reached>>>;
+
 #[derive(Debug)]
 pub(super) struct Gateways {
     held: BTreeMap<NetworkId, Held>,
@@ -53,6 +68,7 @@ pub(super) struct Gateways {
     policy: Arc<ArcSwap<Policy>>,
     /// Sockets for all of them.
     sockets: Arc<Semaphore>,
+    entrances: Entrances,
 }
 
 #[derive(Debug)]
@@ -62,6 +78,8 @@ struct Held {
     facts: Facts,
     /// What it was told last.
     published: Vec<Publication>,
+    /// Ids of the network's endpoints of this node.
+    residents: BTreeSet<Arc<str>>,
 }
 
 /// What a gateway answers from, in an order of its own so that it can be compared.
@@ -70,6 +88,7 @@ struct Facts {
     name: String,
     internal: bool,
     mtu: u16,
+    services: Vec<Service>,
     hosts: Vec<Host>,
     leases: Vec<(MacAddr, Lease)>,
 }
@@ -84,9 +103,31 @@ fn host(id: &str, name: &str, aliases: &[String], addresses: Vec<IpAddr>) -> Hos
     Host { name: name.into(), aliases, addresses, ports: Vec::new() }
 }
 
+/// What the names of a network's services stand for, given the parts of endpoints there, with their addresses.
+fn services<'a>(
+    all: &[ServiceView],
+    network: &NetworkId,
+    backends: impl Iterator<Item = (&'a Option<Backend>, Vec<IpAddr>)>,
+) -> Vec<Service> {
+    let mut tasks = HashMap::<&str, Vec<IpAddr>>::new();
+    for (backend, addresses) in backends {
+        if let Some(Backend { service, state: BackendState::Live }) = backend {
+            tasks.entry(service).or_default().extend(addresses);
+        }
+    }
+    let here = all.iter().filter(|service| service.network == *network);
+    let named = here.map(|service| Service {
+        name: service.name.clone(),
+        aliases: service.aliases.clone(),
+        addresses: service.vips.clone(),
+        tasks: tasks.remove(service.id.as_str()).unwrap_or_default(),
+    });
+    named.collect()
+}
+
 impl Facts {
     /// Of all endpoints of a network, those of this node first; these may also ask for their addresses.
-    fn of(network: &NetworkView, nodes: &[NodeView], own: &BTreeMap<String, Endpoint>) -> Self {
+    fn of(network: &NetworkView, view: &View, own: &BTreeMap<String, Endpoint>) -> Self {
         let own = own.values().filter(|endpoint| endpoint.kept.spec.network == network.id);
         let lease = |endpoint: &Endpoint| {
             let spec = &endpoint.kept.spec;
@@ -102,14 +143,21 @@ impl Facts {
             let addresses = spec.addresses.iter().map(|own| own.address()).collect();
             host(&spec.id, &spec.name, &spec.aliases, addresses)
         });
-        let there = nodes.iter().flat_map(|node| &node.endpoints);
-        let there = there.filter(|endpoint| endpoint.network == network.id).map(|endpoint| {
+        let there = view.nodes.iter().flat_map(|node| &node.endpoints);
+        let there = there.filter(|endpoint| endpoint.network == network.id);
+        let addresses =
+            |endpoint: &Endpoint| endpoint.kept.spec.addresses.iter().map(|own| own.address()).collect();
+        let backends = own.clone().map(|endpoint| (&endpoint.kept.spec.backend, addresses(endpoint)));
+        let others = there.clone().map(|endpoint| (&endpoint.backend, endpoint.addresses.clone()));
+        let services = services(&view.services, &network.id, backends.chain(others));
+        let there = there.map(|endpoint| {
             host(&endpoint.id, &endpoint.name, &endpoint.aliases, endpoint.addresses.clone())
         });
         Self {
             name: network.name.clone(),
             internal: network.internal,
             mtu: 0,
+            services,
             hosts: here.chain(there).collect(),
             leases: own.filter_map(lease).collect(),
         }
@@ -119,6 +167,11 @@ impl Facts {
     fn tables(&self) -> (Tables, Option<ZoneFull>) {
         let mut zone = Zone::new(&self.name, self.internal);
         let mut full = None;
+        for service in &self.services {
+            if let Err(error) = zone.add_service(service) {
+                full = Some(error);
+            }
+        }
         for host in &self.hosts {
             if let Err(error) = zone.add(host) {
                 full = Some(error);
@@ -129,16 +182,17 @@ impl Facts {
 }
 
 impl Gateways {
-    /// None yet. `servers` are asked for names of the world outside; without any, this host's own resolvers. Call this
+    /// None yet. The servers of `config` are asked for names of the world outside; without any, this host's own resolvers. Call this
     /// within a tokio runtime, which then has the questions.
-    pub(super) fn new(servers: &[SocketAddr]) -> Self {
+    pub(super) fn new(config: &OverlayConfig) -> Self {
         let runtime = Handle::current();
-        let resolvers = match servers {
+        let resolvers = match &config.dns[..] {
             [] => Resolvers::host(runtime),
             servers => Resolvers::these(runtime, servers.to_vec()),
         };
         let policy = Arc::new(ArcSwap::from_pointee(Policy::world([], vec![vxlan::PORT])));
-        Self { held: BTreeMap::new(), resolvers, policy, sockets: descriptors() }
+        let (sockets, entrances) = (Arc::clone(&config.sockets), Arc::clone(&config.entrances));
+        Self { held: BTreeMap::new(), resolvers, policy, sockets, entrances }
     }
 
     /// Keeps what leads out from the subnets of every network, and from where nodes have their data sockets. Call this
@@ -168,7 +222,7 @@ impl Gateways {
         for carried in want.networks.values() {
             let network = view.networks.iter().find(|network| network.id == carried.id);
             let (Some(at), Some(network)) = (&carried.gateway, network) else { continue };
-            let facts = Facts::of(network, &view.nodes, own);
+            let facts = Facts::of(network, view, own);
             let done = match self.held.get_mut(&carried.id) {
                 Some(held) if held.gateway.addresses() == at => held.learn(facts),
                 _ => match self.open(at, facts, mtu(carried)) {
@@ -198,19 +252,30 @@ impl Gateways {
         let outside = Outside { policy, sockets, mtu, internal: facts.internal };
         let (gateway, port) = Gateway::open(at.clone(), tables, self.resolvers.clone(), Some(&outside))?;
         let device = ChannelDevice { port, mtu };
-        Ok((Held { gateway, device, facts, published: Vec::new() }, full))
+        Ok((Held { gateway, device, facts, published: Vec::new(), residents: BTreeSet::new() }, full))
     }
 
-    /// Tells each what the endpoints of its network publish.
+    /// Tells each which endpoints its network has here and what they publish, and others which of them answer for services.
     pub(super) fn publish(&mut self, own: &BTreeMap<String, Endpoint>) {
+        let mut reached = BTreeMap::new();
         for (id, held) in &mut self.held {
             let here = own.values().filter(|endpoint| endpoint.kept.spec.network == *id);
-            let published: Vec<Publication> = here.flat_map(publications).collect();
-            if held.published != published {
-                held.gateway.publish(&published);
-                held.published = published;
+            let published: Vec<Publication> = here.clone().flat_map(publications).collect();
+            let residents = here.clone().map(|endpoint| Arc::from(endpoint.kept.spec.id.as_str())).collect();
+            if held.published != published || held.residents != residents {
+                held.gateway.publish(&published, residents.clone());
+                (held.published, held.residents) = (published, residents);
             }
+            let of = |endpoint: &Endpoint| {
+                let backend = endpoint.kept.spec.backend.clone()?;
+                let resident = resident(endpoint)?;
+                let id = Arc::clone(&resident.id);
+                Some((id, Reached { backend, entrance: held.gateway.entrance(resident)? }))
+            };
+            reached.extend(here.filter_map(of));
         }
+        // The gateways have been told before.
+        self.entrances.store(Arc::new(reached));
     }
 
     /// What allows sockets to be held for endpoints.
@@ -248,6 +313,16 @@ impl Gateways {
         let device = &self.held.get(id)?.device;
         Some((port_spec(vni, device.mtu, &device.port), device.handle()))
     }
+}
+
+fn resident(endpoint: &Endpoint) -> Option<Resident> {
+    let spec = &endpoint.kept.spec;
+    Some(Resident {
+        id: spec.id.as_str().into(),
+        mac: spec.mac?,
+        addresses: spec.addresses.iter().map(|own| own.address()).collect(),
+        ways_out: endpoint.ways_out.clone(),
+    })
 }
 
 impl Held {

@@ -12,6 +12,7 @@
 //! somebody else's: a [`View`] comes in, [`Overlay::presence`] goes out, keys are agreed on by way of
 //! [`sessions::Agree`].
 
+mod balanced;
 mod config;
 mod device;
 mod endpoint;
@@ -32,14 +33,17 @@ mod tests;
 mod view;
 mod work;
 
+pub use self::balanced::Balanced;
 pub use self::config::OverlayConfig;
 pub use self::device::{ChannelDevice, Device};
 pub use self::endpoint::{AttachError, ENDPOINTS_MAX, EndpointSpec, FILE, NAME_MAX, place_of};
 pub use self::event::OverlayEvent;
-pub use self::gateways::GatewayView;
+pub use self::gateways::{Entrances, GatewayView, Reached};
 pub use self::path::{BLOCKED_AFTER, DataPath, PathView};
 pub use self::plan::{Announcement, At, Carried, LocalEndpoint, Plan, Refused, plan};
 pub use self::plane::PlaneError;
 pub use self::reconcile::{Have, Step, steps};
 pub use self::run::{EndpointView, Overlay};
-pub use self::view::{NetworkId, NetworkView, NodeView, RemoteEndpoint, View};
+pub use self::view::{
+    Backend, BackendState, NetworkId, NetworkView, NodeView, RemoteEndpoint, ServiceView, View,
+};

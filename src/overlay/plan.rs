@@ -5,16 +5,20 @@
 //! - A peer of a network is a live node that says it has ports there, under the same id and VNI.
 //! - So is a foreign end point that a plain network's record names, unless a node is at that address.
 //! - Endpoints are announced with their MAC addresses and addresses: this node's at their ports, others' at their nodes.
+//! - A service with virtual addresses is balanced by this node's switch, in every network that is carried and that it is
+//!   in: among the endpoints there that say they answer for it. Its addresses are no endpoint's.
 //! - Of two nodes that say they are at one address, the one with the later life is: the other has been there before.
 //! - Two records may have one VNI, if both sides of a partition made one. Everybody then carries the older, or of two
 //!   that are equally old the one with the smaller id. The other one is carried by nobody: frames of two networks never
 //!   meet, and one that is to be sealed is never taken for one that is not.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use super::balanced::{self, Balanced};
 use super::gateways;
-use super::view::{NetworkId, NetworkView, NodeView, View};
+use super::view::{Backend, NetworkId, NetworkView, NodeView, View};
 use crate::crypto::identity::NodeId;
 use crate::gateway::Addresses;
 use crate::switch::tunnel::Protection;
@@ -50,6 +54,8 @@ pub struct Carried {
     pub gateway: Option<Addresses>,
     /// Endpoints whose place and addresses are known, so that nobody has to ask or to learn.
     pub announced: BTreeMap<MacAddr, Announcement>,
+    /// Its services that have virtual addresses, by the MAC address of these.
+    pub services: BTreeMap<MacAddr, Balanced>,
 }
 
 /// An endpoint that is known.
@@ -79,6 +85,8 @@ pub struct LocalEndpoint {
     pub mac: Option<MacAddr>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its part in a service, if it has one.
+    pub backend: Option<Backend>,
 }
 
 /// Why a network with ports of this node is not carried.
@@ -101,11 +109,14 @@ pub enum Refused {
     },
 }
 
+/// Who says that it answers for a service, of each network.
+type Backends<'v> = BTreeMap<Vni, Vec<(MacAddr, &'v Backend)>>;
+
 /// What the switch should have, given this node's endpoints by id.
 #[must_use]
 pub fn plan(view: &View, endpoints: &BTreeMap<String, LocalEndpoint>) -> Plan {
     let winners = winners(&view.networks);
-    let mut plan = Plan::default();
+    let (mut plan, mut backends) = (Plan::default(), Backends::new());
     for (endpoint, local) in endpoints {
         let id = &local.network;
         let record = view.networks.iter().find(|network| network.id == *id);
@@ -118,58 +129,79 @@ pub fn plan(view: &View, endpoints: &BTreeMap<String, LocalEndpoint>) -> Plan {
                 plan.refused.insert(id.clone(), Refused::VniTaken { vni: record.vni, winner, loser });
             }
             Some((record, _)) => {
-                let carried = plan.networks.entry(record.vni).or_insert_with(|| carried(record, &view.nodes));
+                let carried = plan.networks.entry(record.vni).or_insert_with(|| carried(record, view));
                 carried.ports.insert(endpoint.clone());
-                if let Some(mac) = local.mac {
-                    carried.announce(mac, At::Here(endpoint.clone()), &local.addresses);
+                if let Some(mac) = local.mac
+                    && carried.announce(mac, At::Here(endpoint.clone()), &local.addresses)
+                {
+                    let backend = local.backend.iter().map(|backend| (mac, backend));
+                    backends.entry(record.vni).or_default().extend(backend);
                 }
             }
         }
     }
     for node in nodes(&view.nodes).into_values() {
-        let shared: Vec<Vni> = node
-            .present
-            .iter()
-            .filter(|(id, vni)| plan.networks.get(vni).is_some_and(|carried| carried.id == *id))
-            .map(|&(_, vni)| vni)
-            .collect();
-        for vni in shared {
-            let Some(carried) = plan.networks.get_mut(&vni) else { continue };
-            carried.peers.insert(node.node);
-            plan.nodes.insert(node.node, node.data);
-            if carried.protection == Protection::Sealed {
-                plan.sessions.insert(node.node);
-            }
-            let id = carried.id.clone();
-            for endpoint in node.endpoints.iter().filter(|endpoint| endpoint.network == id) {
-                carried.announce(endpoint.mac, At::There(node.node), &endpoint.addresses);
-            }
-        }
+        plan.add_node(node, &mut backends);
+    }
+    for (vni, carried) in &mut plan.networks {
+        let backends = backends.remove(vni).unwrap_or_default();
+        balanced::fill(&mut carried.services, &mut carried.announced, &winners[vni].subnets, backends);
     }
     plan
 }
 
-impl Carried {
-    /// Of two that say they have one MAC address, ours counts, or the node's that comes first. What is no device's is
-    /// nobody's.
-    fn announce(&mut self, mac: MacAddr, at: At, addresses: &[IpAddr]) {
-        let gateway = self.gateway.as_ref();
-        if mac.is_multicast() || mac.is_zero() || gateway.is_some_and(|gateway| gateway.mac() == mac) {
-            return;
+impl Plan {
+    /// A node is a peer in those of the networks in which it has ports, and its endpoints there are announced.
+    fn add_node<'v>(&mut self, node: &'v NodeView, backends: &mut Backends<'v>) {
+        for (id, vni) in &node.present {
+            let Some(carried) = self.networks.get_mut(vni).filter(|carried| carried.id == *id) else {
+                continue;
+            };
+            carried.peers.insert(node.node);
+            self.nodes.insert(node.node, node.data);
+            if carried.protection == Protection::Sealed {
+                self.sessions.insert(node.node);
+            }
+            for endpoint in node.endpoints.iter().filter(|endpoint| endpoint.network == *id) {
+                if carried.announce(endpoint.mac, At::There(node.node), &endpoint.addresses) {
+                    let backend = endpoint.backend.iter().map(|backend| (endpoint.mac, backend));
+                    backends.entry(*vni).or_default().extend(backend);
+                }
+            }
         }
-        let is_free = |address: &&IpAddr| {
-            !gateway.is_some_and(|gateway| gateway.all().iter().any(|own| own.address == **address))
-        };
-        let addresses = addresses.iter().filter(is_free).copied().collect();
-        self.announced.entry(mac).or_insert(Announcement { at, addresses });
     }
 }
 
-fn carried(record: &NetworkView, nodes: &[NodeView]) -> Carried {
+impl Carried {
+    /// Of two that say they have one MAC address, ours counts, or the node's that comes first. What is no device's is
+    /// nobody's, and what is the gateway's or a service's is no endpoint's. Gives whether it counts.
+    fn announce(&mut self, mac: MacAddr, at: At, addresses: &[IpAddr]) -> bool {
+        let gateway = self.gateway.as_ref();
+        let is_taken =
+            gateway.is_some_and(|gateway| gateway.mac() == mac) || self.services.contains_key(&mac);
+        if mac.is_multicast() || mac.is_zero() || is_taken {
+            return false;
+        }
+        let Entry::Vacant(free) = self.announced.entry(mac) else { return false };
+        let is_free = |address: &&IpAddr| !gateway.is_some_and(|gateway| gateway.is_at(**address));
+        let addresses = addresses.iter().filter(is_free).copied().collect();
+        free.insert(Announcement { at, addresses });
+        true
+    }
+
+    /// Whether anybody is in it, here or at a peer.
+    pub(super) fn has_members(&self) -> bool {
+        let nobody = self.ports.is_empty() && self.peers.is_empty() && self.foreign.is_empty();
+        !nobody || self.gateway.is_some()
+    }
+}
+
+fn carried(record: &NetworkView, view: &View) -> Carried {
     // What a node has is a node's, and what is sealed is sealed for nodes.
     let is_foreign = |at: &&SocketAddr| {
-        record.protection == Protection::Plain && nodes.iter().all(|node| node.data.ip() != at.ip())
+        record.protection == Protection::Plain && view.nodes.iter().all(|node| node.data.ip() != at.ip())
     };
+    let gateway = gateways::addresses(record);
     Carried {
         id: record.id.clone(),
         protection: record.protection,
@@ -177,7 +209,8 @@ fn carried(record: &NetworkView, nodes: &[NodeView]) -> Carried {
         foreign: record.foreign.iter().filter(is_foreign).copied().collect(),
         ports: BTreeSet::new(),
         announced: BTreeMap::new(),
-        gateway: gateways::addresses(record),
+        services: balanced::services(&view.services, &record.id, gateway.as_ref()),
+        gateway,
     }
 }
 
@@ -208,9 +241,10 @@ fn winners(networks: &[NetworkView]) -> BTreeMap<Vni, &NetworkView> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::RemoteEndpoint;
+    use super::super::view::{BackendState, RemoteEndpoint, ServiceView};
     use super::*;
     use crate::api::Subnet;
+    use crate::switch::balance::{IdleLimits, Task, TaskState};
 
     fn network(id: &str, vni: u32, created_ms: u64, protection: Protection) -> NetworkView {
         let (id, name) = (NetworkId(id.into()), format!("net-{id}"));
@@ -248,8 +282,12 @@ mod tests {
     }
 
     fn endpoints(all: &[(&str, &str)]) -> BTreeMap<String, LocalEndpoint> {
-        let local =
-            |id: &str| LocalEndpoint { network: NetworkId(id.into()), mac: None, addresses: Vec::new() };
+        let local = |id: &str| LocalEndpoint {
+            network: NetworkId(id.into()),
+            mac: None,
+            addresses: Vec::new(),
+            backend: None,
+        };
         all.iter().map(|&(name, id)| (name.into(), local(id))).collect()
     }
 
@@ -262,6 +300,7 @@ mod tests {
         let view = View {
             nodes: vec![node(2, 1, &[("a", 1), ("b", 2)]), node(3, 1, &[("b", 2)]), node(4, 1, &[])],
             networks: vec![network("a", 1, 5, Protection::Plain), network("b", 2, 6, Protection::Sealed)],
+            services: Vec::new(),
         };
         assert_eq!(plan(&view, &endpoints(&[])), Plan::default());
         let plain = plan(&view, &endpoints(&[("x", "a")]));
@@ -289,7 +328,10 @@ mod tests {
             // A peer that has not heard of the older one, and one that says another VNI.
             let nodes =
                 vec![node(2, 1, &[("a", 7)]), node(3, 1, &[("b", 7), ("a", 7)]), node(4, 1, &[("b", 8)])];
-            let made = plan(&View { nodes, networks }, &endpoints(&[("x", "a"), ("y", "b"), ("z", "c")]));
+            let made = plan(
+                &View { nodes, networks, services: Vec::new() },
+                &endpoints(&[("x", "a"), ("y", "b"), ("z", "c")]),
+            );
             let carried = &made.networks[&Vni::new(7).unwrap()];
             assert_eq!((carried.id.0.as_str(), carried.protection), ("b", Protection::Plain));
             assert_eq!((&carried.peers, &carried.ports), (&ids(&[3]), &["y".to_owned()].into()));
@@ -309,8 +351,10 @@ mod tests {
         };
         let networks = vec![with("a", 1, Protection::Plain), with("b", 2, Protection::Sealed)];
         let foreign = |nodes| {
-            let made =
-                plan(&View { nodes, networks: networks.clone() }, &endpoints(&[("x", "a"), ("y", "b")]));
+            let made = plan(
+                &View { nodes, networks: networks.clone(), services: Vec::new() },
+                &endpoints(&[("x", "a"), ("y", "b")]),
+            );
             [1, 2].map(|vni| made.networks[&Vni::new(vni).unwrap()].foreign.clone())
         };
         assert_eq!(foreign(vec![]), [[at(2), at(9)].into(), [].into()]);
@@ -332,8 +376,70 @@ mod tests {
         let networks = vec![network("a", 1, 5, Protection::Plain)];
         let newcomer = NodeView { data: node(2, 1, &[]).data, ..node(3, 9, &[("a", 1)]) };
         let nodes = vec![newcomer.clone(), node(2, 8, &[("a", 1)])];
-        let made = plan(&View { nodes, networks }, &endpoints(&[("x", "a")]));
+        let made = plan(&View { nodes, networks, services: Vec::new() }, &endpoints(&[("x", "a")]));
         assert_eq!(made.nodes, [(newcomer.node, newcomer.data)].into());
+    }
+
+    #[test]
+    fn services_have_the_tasks_of_this_node_and_of_live_peers() {
+        let mac = |last| MacAddr([2, 0x42, 10, 0, 9, last]);
+        let backend = |service: &str, state| Some(Backend { service: service.into(), state });
+        let remote = |last, backend| RemoteEndpoint {
+            id: format!("id-{last}"),
+            name: format!("e{last}"),
+            aliases: Vec::new(),
+            network: NetworkId("a".into()),
+            mac: mac(last),
+            addresses: vec![[10, 0, 9, last].into()],
+            backend,
+        };
+        let mut near = node(2, 1, &[("a", 1)]);
+        near.endpoints = vec![
+            remote(2, backend("web", BackendState::Draining)),
+            remote(3, backend("other", BackendState::Live)),
+            remote(4, None),
+            // Ours, by its MAC address; and somebody at the service's.
+            remote(5, backend("db", BackendState::Live)),
+            remote(100, backend("web", BackendState::Live)),
+            RemoteEndpoint { addresses: vec![[10, 0, 9, 100].into()], ..remote(7, None) },
+        ];
+        let mut absent = node(3, 1, &[]);
+        absent.endpoints = vec![remote(6, backend("web", BackendState::Live))];
+        let service = |id: &str, network: &str, last: Option<u8>| ServiceView {
+            id: id.into(),
+            name: format!("name-{id}"),
+            network: NetworkId(network.into()),
+            aliases: Vec::new(),
+            vips: last.map(|last| [10, 0, 9, last].into()).into_iter().collect(),
+            idle: IdleLimits::default(),
+        };
+        let services = vec![
+            service("web", "a", Some(100)),
+            service("db", "a", Some(101)),
+            service("rr", "a", None),
+            service("web", "b", Some(100)),
+        ];
+        let networks = vec![network("a", 1, 5, Protection::Plain), network("b", 2, 6, Protection::Plain)];
+        let view = View { nodes: vec![near, absent], networks, services };
+        let own = LocalEndpoint {
+            network: NetworkId("a".into()),
+            mac: Some(mac(5)),
+            addresses: vec![[10, 0, 9, 1].into(), [10, 0, 9, 9].into()],
+            backend: backend("web", BackendState::Live),
+        };
+        let made = plan(&view, &[("x".into(), own)].into());
+        let [(_, carried)] = made.networks.iter().collect::<Vec<_>>()[..] else { panic!("{made:?}") };
+        let tasks = |service: &Balanced| -> Vec<_> {
+            let task = |task: &Task| (task.mac.0[5], task.ipv4.map(|own| own.octets()[3]), task.state);
+            service.spec.tasks.iter().map(task).collect()
+        };
+        let services: Vec<_> = carried.services.iter().map(|(mac, of)| (mac.0[5], tasks(of))).collect();
+        // The gateway has the first address of ours.
+        let web = vec![(2, Some(2), TaskState::Draining), (5, Some(9), TaskState::Live)];
+        assert_eq!(services, [(100, web), (101, vec![])]);
+        let announced: Vec<u8> = carried.announced.keys().map(|mac| mac.0[5]).collect();
+        assert_eq!(announced, [2, 3, 4, 5, 7], "what is at the service's MAC address is not");
+        assert!(carried.announced[&mac(7)].addresses.is_empty(), "nor what is at its address");
     }
 
     #[test]
@@ -346,6 +452,7 @@ mod tests {
             network: NetworkId(network.into()),
             mac: mac(last),
             addresses: vec![[10, 0, 0, last].into()],
+            backend: None,
         };
         let mut near = node(2, 1, &[("a", 1)]);
         // In a network that is not carried here, ours by its MAC address, and no device's.
@@ -359,11 +466,13 @@ mod tests {
         let view = View {
             nodes: vec![far, near, absent],
             networks: vec![network("a", 1, 5, Protection::Plain), network("b", 2, 6, Protection::Plain)],
+            services: Vec::new(),
         };
         let own = LocalEndpoint {
             network: NetworkId("a".into()),
             mac: Some(mac(1)),
             addresses: vec![[10, 0, 0, 1].into()],
+            backend: None,
         };
         let made = plan(&view, &[("x".into(), own)].into());
         let announced = &made.networks[&Vni::new(1).unwrap()].announced;

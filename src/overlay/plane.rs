@@ -98,7 +98,7 @@ pub(super) enum Closed {
 pub(super) type Port = (PortSpec, io::Result<Box<dyn FrameIo>>);
 
 /// A step that the switch has refused.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Failure {
     pub(super) what: String,
     pub(super) reason: String,
@@ -188,6 +188,10 @@ impl Plane {
                             self.gateways.remove(vni).inspect(|&port| drop(master.remove_port(port))),
                         );
                         Ok(())
+                    }
+                    Step::SetService(vni, service) => {
+                        let set = master.set_service(*vni, service.spec.clone());
+                        set.map_err(|error| error.to_string())
                     }
                     Step::Unplug(name) => {
                         unplugged
@@ -306,7 +310,15 @@ impl Plane {
                 master.withdraw(*vni, *mac);
                 Ok(())
             }
-            Step::Plug(..) | Step::Unplug(_) | Step::OpenGateway(..) | Step::CloseGateway(_) => Ok(()),
+            Step::RemoveService(vni, mac) => {
+                master.remove_service(*vni, *mac);
+                Ok(())
+            }
+            Step::Plug(..)
+            | Step::Unplug(_)
+            | Step::OpenGateway(..)
+            | Step::CloseGateway(_)
+            | Step::SetService(..) => Ok(()),
         }
     }
 
@@ -323,6 +335,7 @@ fn vni(step: &Step) -> Option<Vni> {
         Step::AddForeign(vni, _) | Step::RemoveForeign(vni, _) => Some(*vni),
         Step::Announce(vni, ..) | Step::Withdraw(vni, _) => Some(*vni),
         Step::OpenGateway(vni, _) | Step::CloseGateway(vni) => Some(*vni),
+        Step::SetService(vni, _) | Step::RemoveService(vni, _) => Some(*vni),
         Step::Unplug(_) => None,
     }
 }
@@ -341,6 +354,8 @@ fn describe(step: &Step) -> String {
         Step::RemoveForeign(vni, at) => format!("take foreign end point {at} out of network {vni}"),
         Step::Announce(vni, mac, _) => format!("announce {mac} in network {vni}"),
         Step::Withdraw(vni, mac) => format!("withdraw {mac} from network {vni}"),
+        Step::SetService(vni, service) => format!("balance service {} in network {vni}", service.name),
+        Step::RemoveService(vni, mac) => format!("remove the service at {mac} from network {vni}"),
     }
 }
 

@@ -5,12 +5,16 @@
 //! 2. A network is sealed before it gets its first member.
 //! 3. What is announced is withdrawn first and announced last: the place has to be there. With the place its announcements
 //!    go, so those of one that comes back are made anew.
-//! 4. Peers come before others go, so that one that only changes networks keeps its keys and counters. Foreign ones go
+//! 4. A service goes before what is announced, and is set after it: its addresses may have been an endpoint's, or become
+//!    one's. All is published together, so the flows of a task that is withdrawn are reset as soon as it is. A network
+//!    that is without members for a moment loses its services; they are set anew.
+//! 5. Peers come before others go, so that one that only changes networks keeps its keys and counters. Foreign ones go
 //!    first and come last: a node that comes to where one was, or goes from there, is another peer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::balanced::Balanced;
 use super::plan::{Announcement, At, Carried, Plan};
 use crate::crypto::identity::NodeId;
 use crate::gateway::Addresses;
@@ -44,6 +48,10 @@ pub enum Step {
     Announce(Vni, MacAddr, Announcement),
     /// Take that back.
     Withdraw(Vni, MacAddr),
+    /// Have a service balanced, or in another way.
+    SetService(Vni, Balanced),
+    /// Have it balanced no more.
+    RemoveService(Vni, MacAddr),
 }
 
 /// What the switch has: what has been done of plans before.
@@ -106,6 +114,12 @@ fn teardown(
     displaced: &BTreeSet<NodeId>,
     steps: &mut Vec<Step>,
 ) {
+    let stays = |mac: &MacAddr, had: &Balanced| {
+        let service = wanted.and_then(|wanted| wanted.services.get(mac));
+        service.is_some_and(|service| service.spec.addresses == had.spec.addresses)
+    };
+    let gone = carried.services.iter().filter(|(mac, had)| !stays(mac, had));
+    steps.extend(gone.map(|(&mac, _)| Step::RemoveService(vni, mac)));
     let announced = |mac: &MacAddr| wanted.is_some_and(|wanted| wanted.announced.contains_key(mac));
     let gone = carried.announced.keys().filter(|mac| !announced(mac));
     steps.extend(gone.map(|&mac| Step::Withdraw(vni, mac)));
@@ -153,6 +167,18 @@ fn build(
     let known = |mac: &MacAddr| carried.and_then(|carried| carried.announced.get(mac));
     let news = wanted.announced.iter().filter(|(mac, own)| known(mac) != Some(own) || is_new(&own.at));
     steps.extend(news.map(|(&mac, own)| Step::Announce(vni, mac, own.clone())));
+    let had = carried.filter(|carried| stays_in_use(carried, wanted, displaced));
+    let set = |mac: &MacAddr| had.and_then(|had| had.services.get(mac));
+    let news = wanted.services.iter().filter(|(mac, service)| set(mac) != Some(service));
+    steps.extend(news.map(|(_, service)| Step::SetService(vni, service.clone())));
+}
+
+/// Whether a network has members all the time.
+fn stays_in_use(carried: &Carried, wanted: &Carried, displaced: &BTreeSet<NodeId>) -> bool {
+    carried.ports.intersection(&wanted.ports).next().is_some()
+        || carried.foreign.intersection(&wanted.foreign).next().is_some()
+        || carried.peers.iter().any(|node| !displaced.contains(node))
+        || carried.gateway.as_ref().is_some_and(|gateway| wanted.gateway.as_ref() == Some(gateway))
 }
 
 impl Have {
@@ -219,6 +245,23 @@ impl Have {
                     carried.announced.remove(mac);
                 });
             }
+            Step::SetService(vni, service) => {
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.services.insert(service.spec.mac, service.clone());
+                });
+            }
+            Step::RemoveService(vni, mac) => {
+                self.networks.entry(*vni).and_modify(|carried| {
+                    carried.services.remove(mac);
+                });
+            }
+        }
+        if matches!(
+            step,
+            Step::Unplug(_) | Step::CloseGateway(_) | Step::RemovePeer(..) | Step::RemoveForeign(..)
+        ) {
+            let empty = self.networks.values_mut().filter(|carried| !carried.has_members());
+            empty.for_each(|carried| carried.services.clear());
         }
     }
 
@@ -231,6 +274,7 @@ impl Have {
             foreign: BTreeSet::new(),
             ports: BTreeSet::new(),
             announced: BTreeMap::new(),
+            services: BTreeMap::new(),
             gateway: None,
         });
     }
@@ -238,10 +282,14 @@ impl Have {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::time::Duration;
+
     use fastrand::Rng;
 
     use super::*;
     use crate::overlay::view::NetworkId;
+    use crate::switch::balance::{IdleLimits, ServiceSpec};
 
     fn vni(id: u32) -> Vni {
         Vni::new(id).unwrap()
@@ -275,11 +323,12 @@ mod tests {
                 announced
                     .extend(at.map(|at| (MacAddr([2, 0, 0, 0, 0, last]), Announcement { at, addresses })));
             }
+            let services = any_services(random, &mut announced);
             let foreign = BTreeSet::new();
             let gateway = Addresses::new(&[[10, 0, 9, random.u8(1..=2)].into()]).filter(|_| random.bool());
             plan.networks.insert(
                 vni(id),
-                Carried { id: id_of, protection, peers, foreign, ports, announced, gateway },
+                Carried { id: id_of, protection, peers, foreign, ports, announced, services, gateway },
             );
         }
         let named: BTreeSet<_> = plan.networks.values().flat_map(|carried| carried.peers.clone()).collect();
@@ -291,6 +340,29 @@ mod tests {
         plan
     }
 
+    /// Services with MAC and IP addresses that endpoints may have at other times.
+    fn any_services(
+        random: &mut Rng,
+        announced: &mut BTreeMap<MacAddr, Announcement>,
+    ) -> BTreeMap<MacAddr, Balanced> {
+        let mut services = BTreeMap::new();
+        let mut addresses: Vec<IpAddr> = (0..4).map(|last| [10, 0, 0, last].into()).collect();
+        random.shuffle(&mut addresses);
+        for last in 4..8 {
+            let mac = MacAddr([2, 0, 0, 0, 0, last]);
+            let own: Vec<IpAddr> = addresses.drain(..random.usize(1..=2).min(addresses.len())).collect();
+            if own.is_empty() || random.bool() {
+                continue;
+            }
+            announced.remove(&mac);
+            announced.values_mut().for_each(|other| other.addresses.retain(|address| !own.contains(address)));
+            let idle = IdleLimits { tcp: Duration::from_secs(random.u64(..2)), ..IdleLimits::default() };
+            let spec = ServiceSpec { mac, addresses: own, tasks: Vec::new(), idle };
+            services.insert(mac, Balanced { id: last.to_string(), name: "web".into(), spec, crowded: false });
+        }
+        services
+    }
+
     /// A switch that minds what a real one does: members by address, protection from the first member on.
     #[derive(Default)]
     struct Model {
@@ -300,6 +372,7 @@ mod tests {
         ports: BTreeMap<String, Vni>,
         announced: BTreeMap<(Vni, MacAddr), Announcement>,
         gateways: BTreeMap<Vni, Addresses>,
+        services: BTreeMap<(Vni, MacAddr), Balanced>,
     }
 
     impl Model {
@@ -357,6 +430,12 @@ mod tests {
                         At::There(node) => self.peers.iter().any(|((at, _), peer)| at == vni && peer == node),
                     };
                     assert!(is_there, "announced where nobody is");
+                    let is_service = |(at, of): &(Vni, MacAddr), service: &Balanced| {
+                        let shared = own.addresses.iter().any(|own| service.spec.addresses.contains(own));
+                        at == vni && (of == mac || shared)
+                    };
+                    let taken = self.services.iter().any(|(key, service)| is_service(key, service));
+                    assert!(!taken, "announced at a service's address");
                     self.announced.insert((*vni, *mac), own.clone());
                 }
                 Step::Withdraw(vni, mac) => assert!(self.announced.remove(&(*vni, *mac)).is_some()),
@@ -364,7 +443,26 @@ mod tests {
                     assert!(!self.has_members(*vni));
                     self.sealed.remove(vni);
                 }
+                Step::SetService(vni, service) => {
+                    assert!(self.has_members(*vni), "a service where nobody is");
+                    let ServiceSpec { mac, addresses, .. } = &service.spec;
+                    assert!(!self.announced.contains_key(&(*vni, *mac)), "an endpoint's MAC address");
+                    let shared = |own: &[IpAddr]| own.iter().any(|own| addresses.contains(own));
+                    let endpoints = self.announced.iter().filter(|((at, _), _)| at == vni);
+                    assert!(
+                        endpoints.clone().all(|(_, own)| !shared(&own.addresses)),
+                        "an endpoint's address"
+                    );
+                    let mut others =
+                        self.services.iter().filter(|((at, of), _)| (at, of != mac) == (vni, true));
+                    assert!(others.all(|(_, other)| !shared(&other.spec.addresses)), "another's address");
+                    self.services.insert((*vni, *mac), service.clone());
+                }
+                Step::RemoveService(vni, mac) => assert!(self.services.remove(&(*vni, *mac)).is_some()),
             }
+            let empty: Vec<_> =
+                self.services.keys().filter(|(vni, _)| !self.has_members(*vni)).copied().collect();
+            empty.iter().for_each(|key| drop(self.services.remove(key)));
         }
 
         fn check(&self, vni: Vni, want: &Plan) {
@@ -395,6 +493,10 @@ mod tests {
                     carried.announced.iter().map(move |(&mac, own)| ((vni, mac), own.clone()))
                 });
                 assert_eq!(model.announced, announced.collect());
+                let services = want.networks.iter().flat_map(|(&vni, carried)| {
+                    carried.services.iter().map(move |(&mac, service)| ((vni, mac), service.clone()))
+                });
+                assert_eq!(model.services, services.collect());
                 let gateways =
                     want.networks.iter().filter_map(|(&vni, carried)| Some((vni, carried.gateway.clone()?)));
                 assert_eq!(model.gateways, gateways.collect());
@@ -411,6 +513,7 @@ mod tests {
             foreign: BTreeSet::new(),
             ports: [port.to_owned()].into(),
             announced: BTreeMap::new(),
+            services: BTreeMap::new(),
             gateway: None,
         };
         let at = SocketAddr::from(([192, 0, 2, 1], 4_789));

@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::plane::{self, Plane, PlaneError};
 use super::publish;
 use super::sessions::{Agree, Sessions};
-use super::view::{NetworkId, View};
+use super::view::{Backend, NetworkId, View};
 use super::work::{Endpoint, Inner, Opened, Shared, watch};
 use crate::api::PublishedView;
 use crate::state::{StateDir, StateError};
@@ -74,8 +74,9 @@ impl Overlay {
             generations: 0,
             news,
             refused: BTreeMap::new(),
+            failed: BTreeSet::new(),
             watch: Watch::default(),
-            gateways: Gateways::new(&config.dns),
+            gateways: Gateways::new(&config),
         };
         let shared = Arc::new(Shared { config, sessions, state, tell, inner: Mutex::new(inner) });
         let mut tasks = JoinSet::new();
@@ -174,6 +175,28 @@ impl Overlay {
             }
         }
         self.shared.keep(&inner).map(|()| true)
+    }
+
+    /// Changes the parts that endpoints have in services; gives whether one has another now. Endpoints that are not there are
+    /// passed over.
+    ///
+    /// # Errors
+    /// If that can't be kept: it holds until the next start.
+    pub fn set_backends(&self, backends: &BTreeMap<String, Option<Backend>>) -> Result<bool, StateError> {
+        let mut inner = self.shared.inner();
+        let mut changed = false;
+        for (id, backend) in backends {
+            let endpoint =
+                inner.endpoints.get_mut(id).filter(|endpoint| endpoint.kept.spec.backend != *backend);
+            let Some(endpoint) = endpoint else { continue };
+            endpoint.kept.spec.backend.clone_from(backend);
+            changed = true;
+        }
+        if changed {
+            self.shared.refresh(&mut inner);
+            self.shared.keep(&inner)?;
+        }
+        Ok(changed)
     }
 
     /// This node's endpoints, in the order of names.

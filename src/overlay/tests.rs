@@ -152,7 +152,7 @@ impl Host {
         }
     }
 
-    async fn event(&mut self, wanted: impl Fn(&OverlayEvent) -> bool) -> OverlayEvent {
+    async fn event(&mut self, mut wanted: impl FnMut(&OverlayEvent) -> bool) -> OverlayEvent {
         let mut seen = Vec::new();
         let next = async {
             loop {
@@ -174,7 +174,11 @@ fn gossip(hosts: &[Host], networks: &[NetworkView]) {
     for _ in 0..2 {
         let nodes: Vec<_> = hosts.iter().map(Host::node).collect();
         for host in hosts {
-            host.overlay.update(View { nodes: nodes.clone(), networks: networks.to_vec() });
+            host.overlay.update(View {
+                nodes: nodes.clone(),
+                networks: networks.to_vec(),
+                services: Vec::new(),
+            });
         }
     }
 }
@@ -281,7 +285,11 @@ async fn paths_are_ok_blocked_and_ok_again() {
     // A hole in the ground: gossip says that it is alive, and nobody reads its socket.
     let deaf = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let there = hosts[1].node();
-    let view = |data| View { nodes: vec![NodeView { data, ..there.clone() }], networks: networks.to_vec() };
+    let view = |data| View {
+        nodes: vec![NodeView { data, ..there.clone() }],
+        networks: networks.to_vec(),
+        services: Vec::new(),
+    };
     hosts[0].overlay.update(view(deaf.local_addr().unwrap()));
     let blocked = hosts[0].event(|event| matches!(event, OverlayEvent::PathBlocked { .. })).await.to_string();
     let port = deaf.local_addr().unwrap().port();
@@ -428,4 +436,56 @@ async fn each_node_has_the_gateway_of_a_network_while_it_has_endpoints_there() {
     let drops: Vec<_> =
         drops.flatten().filter(|(reason, _)| *reason == DropReason::SourceElsewhere).collect();
     assert_eq!(drops, []);
+}
+
+/// Whom an endpoint is told to be at an address.
+fn resolved(host: &Host, end: &str, address: [u8; 4]) -> Vec<u8> {
+    let head = [0, 1, 8, 0, 6, 4, 0, 1];
+    let request = [&[0xff; 6][..], &mac(1), &[8, 6], &head, &mac(1), &[10, 0, 9, 7], &[0; 6], &address];
+    host.ends[end].send(&request.concat()).unwrap();
+    let reply = host.ends[end].receive_timeout(PATIENCE).unwrap();
+    assert_eq!((&reply[20..22], &reply[28..32]), (&[0, 2][..], &address[..]), "no reply to ARP: {reply:?}");
+    reply[22..28].to_vec()
+}
+
+#[tokio::test]
+async fn a_service_that_is_refused_is_told_once_and_stops_no_other() {
+    let (folder, links) = (Folder::new("services"), Arc::default());
+    let mut host = Host::start(1, &folder, &links);
+    let networks = vec![network("net", 1, Protection::Plain, 1)];
+    let service = |name: &str, last: u8| ServiceView {
+        id: format!("id-{name}"),
+        name: name.into(),
+        network: networks[0].id.clone(),
+        aliases: Vec::new(),
+        vips: vec![[10, 0, 9, last].into()],
+        idle: crate::switch::balance::IdleLimits::default(),
+    };
+    let services = vec![service("web", 100), service("twice", 100), service("db", 101)];
+    let view = || View { nodes: Vec::new(), networks: networks.clone(), services: services.clone() };
+    host.overlay.update(view());
+    host.attach("a", "net");
+    for _ in 0..3 {
+        host.overlay.update(view());
+    }
+    for last in [100, 101] {
+        assert_eq!(resolved(&host, "a", [10, 0, 9, last]), [2, 0x42, 10, 0, 9, last]);
+    }
+    host.overlay.move_to(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    assert_eq!(
+        resolved(&host, "a", [10, 0, 9, 101]),
+        [2, 0x42, 10, 0, 9, 101],
+        "the next switch has it, too"
+    );
+    let moved = |event: &OverlayEvent| matches!(event, OverlayEvent::Moved(_));
+    let mut told = Vec::new();
+    host.event(|event| {
+        told.extend(matches!(event, OverlayEvent::SwitchRefused { .. }).then(|| event.to_string()));
+        moved(event)
+    })
+    .await;
+    assert_eq!(
+        told,
+        ["can't balance service twice in network 1: 10.0.9.100 is the address of something else"]
+    );
 }

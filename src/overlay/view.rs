@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::Subnet;
 use crate::crypto::identity::NodeId;
+use crate::switch::balance::IdleLimits;
 use crate::switch::tunnel::Protection;
 use crate::switch::wire::{MacAddr, Vni};
 
@@ -77,13 +78,53 @@ pub struct RemoteEndpoint {
     pub mac: MacAddr,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its part in a service, if it has one.
+    pub backend: Option<Backend>,
+}
+
+/// An endpoint's part in a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Backend {
+    /// The id of the service that it answers for.
+    pub service: String,
+    /// What it gets.
+    pub state: BackendState,
+}
+
+/// What an endpoint gets of its service's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendState {
+    /// New ones, and those it has.
+    Live,
+    /// Only those it has.
+    Draining,
+}
+
+/// A service, in one of its networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceView {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The network.
+    pub network: NetworkId,
+    /// Its other names there.
+    pub aliases: Vec<String>,
+    /// Its virtual addresses there, at most one of each IP version; none if its names stand for its endpoints.
+    pub vips: Vec<IpAddr>,
+    /// How long what goes through these may be silent.
+    pub idle: IdleLimits,
 }
 
 /// Everything that gossip says and the data plane follows from. What is missing in it is gone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// The other nodes that are alive.
+    /// The other nodes that are alive and know this one's endpoints: others would drop what they get.
     pub nodes: Vec<NodeView>,
     /// Every network of the cluster.
     pub networks: Vec<NetworkView>,
+    /// Every service of the cluster, once for each of its networks.
+    pub services: Vec<ServiceView>,
 }

@@ -1,6 +1,6 @@
 //! What the data plane of a node is made of, and how it follows what it is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -16,8 +16,8 @@ use super::gateways::Gateways;
 use super::interface;
 use super::mtu::{FOLLOW, LeastPaths, network_mtu};
 use super::path::{PathView, Watch};
-use super::plan::{Carried, Refused, plan};
-use super::plane::{self, Closed, News, Plane, PlaneError, Whose};
+use super::plan::{Carried, Plan, Refused, plan};
+use super::plane::{self, Closed, Failure, News, Plane, PlaneError, Whose};
 use super::publish::{self, Published};
 use super::reconcile::steps;
 use super::run::EndpointView;
@@ -25,6 +25,7 @@ use super::sessions::{SessionPeer, Sessions};
 use super::view::{NetworkId, View};
 use crate::crypto::identity::NodeId;
 use crate::state::{StateDir, StateError};
+use crate::switch::balance::TASKS_MAX;
 use crate::switch::tunnel::Protection;
 use crate::switch::worker::Event;
 
@@ -54,6 +55,8 @@ pub(super) struct Inner {
     pub(super) generations: u64,
     pub(super) news: UnboundedSender<(u64, News)>,
     pub(super) refused: BTreeMap<NetworkId, Refused>,
+    /// What could not be done of what is wanted, at the last attempt.
+    pub(super) failed: BTreeSet<Failure>,
     pub(super) watch: Watch,
     pub(super) gateways: Gateways,
 }
@@ -117,7 +120,8 @@ impl Shared {
 
     /// Makes the switch have what it should have.
     pub(super) fn refresh(&self, inner: &mut Inner) {
-        let Inner { view, endpoints, plane: Some(plane), local, refused, gateways, .. } = inner else {
+        let Inner { view, endpoints, plane: Some(plane), local, refused, failed, gateways, .. } = inner
+        else {
             return;
         };
         let own = endpoints.iter().map(|(id, endpoint)| (id.clone(), endpoint.kept.spec.local()));
@@ -141,8 +145,11 @@ impl Shared {
             Whose::Gateway(vni) => gateways.port(&want.networks.get(&vni)?.id, vni),
         };
         failures.extend(plane.apply(&steps, &want, device));
-        for failure in failures {
-            self.tell(OverlayEvent::SwitchRefused { what: failure.what, reason: failure.reason });
+        failures.extend(crowded(&want));
+        // What is refused is tried again each time, and told once.
+        let told = std::mem::replace(failed, failures.into_iter().collect());
+        for Failure { what, reason } in failed.difference(&told).cloned() {
+            self.tell(OverlayEvent::SwitchRefused { what, reason });
         }
         gateways.end(&want);
         gateways.publish(endpoints);
@@ -309,6 +316,15 @@ impl Shared {
         let paths = inner.paths();
         inner.watch.look(&self.config.name, &paths).into_iter().for_each(|event| self.tell(event));
     }
+}
+
+/// Services that are balanced among a part of their tasks only.
+fn crowded(want: &Plan) -> impl Iterator<Item = Failure> {
+    let services = want.networks.values().flat_map(|carried| carried.services.values());
+    services.filter(|service| service.crowded).map(|service| Failure {
+        what: format!("have all tasks of service {} answer", service.name),
+        reason: format!("they are more than {TASKS_MAX}"),
+    })
 }
 
 impl Inner {

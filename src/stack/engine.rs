@@ -17,8 +17,10 @@ use crate::switch::packet::DATA_MAX;
 pub const SOCKETS_MAX: usize = 256;
 /// Questions for names at a time.
 pub(super) const QUESTIONS_MAX: usize = SOCKETS_MAX;
-/// Bytes that a connection has on the way, in either direction.
-const TCP_BUFFER: usize = 128 << 10;
+/// Bytes that a connection has on the way, in either direction: as many as TCP can say without a scale. smoltcp rounds a scaled
+/// window down each time, and so takes back some bytes that it has offered (RFC 9293 §3.8.6.2.1 says not to). It then takes
+/// neither these nor an acknowledgment behind them, and both ends wait for a minute.
+const TCP_BUFFER: usize = 65_535;
 /// Datagrams, and their bytes, that wait in either direction.
 const UDP_QUEUE: (usize, usize) = (64, 64 << 10);
 /// For how long the other end may leave what was sent unanswered.

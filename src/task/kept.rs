@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Name, TaskEndpoint, TaskProgram};
+use crate::api::{Name, TaskEndpoint, TaskProgram, TaskService};
 
 /// The file of what a task is ([`Kept`]).
 pub const TASK: &str = "task.json";
@@ -14,6 +14,8 @@ pub const STATE: &str = "state.json";
 pub const COMPLAINTS: &str = "keeper.log";
 /// Characters of a task's id that stand for it as a name, as in Docker.
 pub const ID_SHORT: usize = 12;
+/// Exit code of a program that could not be started for now, as in Docker.
+pub const NOT_STARTED: u8 = 125;
 /// Exit code of a program that is there but can't be run, as shells have it.
 pub const NOT_EXECUTABLE: u8 = 126;
 /// Exit code of one that is not there.
@@ -43,6 +45,9 @@ pub struct Kept {
     pub endpoints: Vec<TaskEndpoint>,
     /// Whether it is removed once it has ended.
     pub remove: bool,
+    /// The service that it is a task of, if it is one.
+    #[serde(default)]
+    pub service: Option<TaskService>,
     /// Milliseconds since 1970 when it was made.
     pub created_ms: u64,
 }

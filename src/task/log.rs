@@ -12,6 +12,7 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 
 use super::frame::Stream;
+use crate::api::LogMark;
 use crate::state::{StateDir, StateError};
 
 /// Bytes of one of the two files.
@@ -100,7 +101,11 @@ impl Log {
         line.push(b'\n');
         let len = line.len() as u64;
         if self.len + len > FILE_MAX {
-            self.files.rename(NEW, OLD)?;
+            match self.files.rename(NEW, OLD) {
+                // Somebody took it away; or that was done, and the next one could not be made then.
+                Err(StateError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                renamed => renamed?,
+            }
             self.file = self.files.append(NEW)?;
             (self.len, self.generation) = (0, self.generation + 1);
         }
@@ -115,33 +120,104 @@ impl Log {
 /// # Errors
 /// If a file is there and can't be read.
 pub fn lines(directory: &Path, tail: Option<u64>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for file in both(directory)?.into_iter().flatten() {
+        file.take(FILE_MAX).read_to_end(&mut bytes)?;
+    }
+    // The last one may be half written.
+    bytes.truncate(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1));
+    Ok(match tail {
+        Some(tail) => last(&bytes, tail).to_vec(),
+        None => bytes,
+    })
+}
+
+/// The older file and the newer one, those that are there, as they are at one time.
+fn both(directory: &Path) -> io::Result<[Option<File>; 2]> {
+    let there = |name: &str| match File::open(directory.join(name)) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
     loop {
-        let there = |name: &str| match File::open(directory.join(name)) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        };
-        let (old, new) = (there(OLD)?, there(NEW)?);
-        // The files were changed between the two: what was new is now the old one.
-        if is_other(&old, there(OLD)?)? {
-            continue;
+        let both = [there(OLD)?, there(NEW)?];
+        // Otherwise the files were changed between the two: what was new is now the old one.
+        if !is_other(&both[0], there(OLD)?)? {
+            return Ok(both);
         }
-        let mut bytes = Vec::new();
-        for file in [old, new].into_iter().flatten() {
-            file.take(FILE_MAX).read_to_end(&mut bytes)?;
-        }
-        // The last one may be half written.
-        bytes.truncate(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1));
-        return Ok(match tail {
-            Some(tail) => last(&bytes, tail).to_vec(),
-            None => bytes,
-        });
     }
 }
 
-fn is_other(one: &Option<File>, other: Option<File>) -> io::Result<bool> {
+/// Lines of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passage {
+    /// Each with its end.
+    pub lines: Vec<u8>,
+    /// Where they end; none if there is no log yet.
+    pub mark: Option<LogMark>,
+    /// Whether there were more behind them already.
+    pub more: bool,
+}
+
+/// The lines behind a mark, of at most `most` bytes unless the first is longer. Without a mark the last `tail` of all
+/// lines, or all of them. What is in files that are gone is left out.
+///
+/// # Errors
+/// If a file is there and can't be read.
+pub fn after(directory: &Path, mark: Option<LogMark>, tail: Option<u64>, most: usize) -> io::Result<Passage> {
+    let parts = parts_behind(both(directory)?, mark)?;
+    let bytes: Vec<u8> = parts.iter().flat_map(|(_, _, bytes)| bytes.iter().copied()).collect();
+    let begin = match (mark, tail) {
+        (None, Some(tail)) => bytes.len() - last(&bytes, tail).len(),
+        _ => 0,
+    };
+    let rest = &bytes[begin..];
+    let line_end = |bytes: &[u8]| bytes.iter().position(|&byte| byte == b'\n').map(|at| at + 1);
+    let fits = rest.len().min(most);
+    let whole = rest[..fits].iter().rposition(|&byte| byte == b'\n').map(|at| at + 1);
+    let taken = whole.or_else(|| line_end(rest)).unwrap_or(0);
+    let mut end = begin + taken;
+    let mut mark = mark;
+    for (file, offset, bytes) in &parts {
+        mark = Some(LogMark { file: *file, offset: offset + end.min(bytes.len()) as u64 });
+        if end < bytes.len() {
+            break;
+        }
+        end -= bytes.len();
+    }
+    Ok(Passage { lines: rest[..taken].to_vec(), mark, more: taken < rest.len() })
+}
+
+/// A file by its inode, where in it, and the whole lines from there on.
+type Part = (u64, u64, Vec<u8>);
+
+/// What there is of each file from a mark on; the older one first.
+fn parts_behind(files: [Option<File>; 2], mark: Option<LogMark>) -> io::Result<Vec<Part>> {
+    let mut parts = Vec::<Part>::new();
+    for mut file in files.into_iter().flatten() {
+        let inode = inode(&file)?;
+        let here = mark.filter(|mark| mark.file == inode);
+        if here.is_some() {
+            // What is older was read.
+            parts.clear();
+        }
+        let offset = here.map_or(0, |mark| mark.offset);
+        file.seek(SeekFrom::Start(offset))?;
+        let mut bytes = Vec::new();
+        file.take(FILE_MAX).read_to_end(&mut bytes)?;
+        // The last one may be half written.
+        bytes.truncate(bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1));
+        parts.push((inode, offset, bytes));
+    }
+    Ok(parts)
+}
+
+fn inode(file: &File) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
-    let inode = |file: &File| file.metadata().map(|metadata| metadata.ino());
+    Ok(file.metadata()?.ino())
+}
+
+fn is_other(one: &Option<File>, other: Option<File>) -> io::Result<bool> {
     Ok(one.as_ref().map(inode).transpose()? != other.as_ref().map(inode).transpose()?)
 }
 
@@ -226,6 +302,43 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_back_gets_what_was_written_since() {
+        let scratch = Scratch::new("log-marks");
+        let nothing = |mark| Passage { lines: Vec::new(), mark, more: false };
+        assert_eq!(after(&scratch.path().join("none"), None, None, 1_000).unwrap(), nothing(None));
+        let mut log = Log::open(scratch.files()).unwrap();
+        log.write(Stream::Stdout, b"one\ntwo\nthree\nfo", 1).unwrap();
+        let Passage { lines, mark, .. } = after(scratch.path(), None, Some(2), 1_000).unwrap();
+        assert_eq!(shown(&lines), ["two\n", "three\n"]);
+        let Passage { lines, mark: first, more } = after(scratch.path(), None, None, 1).unwrap();
+        assert!(more);
+        assert_eq!(shown(&lines), ["one\n"], "a line at least");
+        let Passage { lines, mark: second, more } = after(scratch.path(), first, None, 1_000).unwrap();
+        assert!(!more);
+        assert_eq!((shown(&lines).join(""), second), ("two\nthree\n".into(), mark));
+        assert_eq!(after(scratch.path(), mark, Some(2), 1_000).unwrap(), nothing(mark));
+        log.write(Stream::Stdout, b"ur\n", 2).unwrap();
+        assert_eq!(shown(&after(scratch.path(), mark, None, 1_000).unwrap().lines), ["four\n"]);
+        // Until it is in a file that is gone.
+        let line = [&[b'y'; LINE_MAX - 1][..], b"\n"].concat();
+        let (mut mark, mut followed, rounds) = (mark, 0, 3 * usize::try_from(FILE_MAX).unwrap() / LINE_MAX);
+        for round in 0..rounds {
+            log.write(Stream::Stdout, &line, 3).unwrap();
+            if round % 300 == 0 {
+                let Passage { lines, mark: next, .. } =
+                    after(scratch.path(), mark, None, usize::MAX).unwrap();
+                (mark, followed) = (next, followed + shown(&lines).len());
+            }
+        }
+        let Passage { lines, mark: end, .. } = after(scratch.path(), mark, None, usize::MAX).unwrap();
+        assert_eq!(followed + shown(&lines).len(), rounds + 1, "and the fourth");
+        assert!(after(scratch.path(), end, None, usize::MAX).unwrap().lines.is_empty());
+        let gone = LogMark { file: 1, offset: 7 };
+        let Passage { lines, .. } = after(scratch.path(), Some(gone), None, usize::MAX).unwrap();
+        assert!(lines.len() as u64 >= FILE_MAX, "all that is left");
+    }
+
+    #[test]
     fn long_lines_are_cut() {
         let scratch = Scratch::new("log-long");
         let mut log = Log::open(scratch.files()).unwrap();
@@ -259,5 +372,22 @@ mod tests {
         assert_eq!(shown(&lines(scratch.path(), Some(2)).unwrap()).len(), 2);
         let (_, tail) = Follower::begin(&log, Some(3)).unwrap();
         assert_eq!(shown(&tail).len(), 3);
+    }
+
+    #[test]
+    fn a_log_whose_new_file_is_gone_is_read_and_goes_on() {
+        let scratch = Scratch::new("log-gone");
+        let mut log = Log::open(scratch.files()).unwrap();
+        log.write(Stream::Stdout, b"one\n", 1).unwrap();
+        // As between the two steps of a change of files, or for good if the second fails.
+        log.files.rename(NEW, OLD).unwrap();
+        let Passage { lines: read, mark, .. } = after(scratch.path(), None, None, 1_000).unwrap();
+        assert_eq!(shown(&read), ["one\n"]);
+        assert!(after(scratch.path(), mark, None, 1_000).unwrap().lines.is_empty());
+        log.len = FILE_MAX;
+        log.write(Stream::Stdout, b"two\n", 2).unwrap();
+        log.write(Stream::Stdout, b"three\n", 3).unwrap();
+        assert_eq!(shown(&after(scratch.path(), mark, None, 1_000).unwrap().lines), ["two\n", "three\n"]);
+        assert_eq!(shown(&lines(scratch.path(), None).unwrap()), ["one\n", "two\n", "three\n"]);
     }
 }

@@ -33,6 +33,7 @@ mod tasks;
 mod user;
 
 pub use keeper::{KeepError, keep};
+pub(crate) use tasks::directory;
 pub use tasks::{TASKS_MAX, Tasks};
 pub use user::{UserError, find_user};
 

@@ -2,24 +2,28 @@
 
 mod make;
 mod networks;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::Notify;
+use tokio::sync::watch::Sender;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::connection::{self, ConnectionError, connect};
-use super::frame::{Frame, Reply, Request, Status};
-use super::kept::{KILLED, Kept, STATE, TASK};
-use super::now_ms;
-use crate::api::{Call, Code, KillRequest, Name, PublishedView, Refusal, StopRequest, TaskState, TaskView};
+use super::connection::{self, ConnectionError};
+use super::frame::{Reply, Request, Status};
+use super::kept::Kept;
+use crate::api::{
+    Call, Code, KillRequest, Name, PublishedView, Refusal, StopRequest, TaskCreate, TaskService, TaskState,
+    TaskView,
+};
 use crate::node::{Node, find};
 use crate::state::{StateDir, StateError};
 
@@ -32,6 +36,11 @@ const ASK_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a task may take to end by force.
 const END_PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where all there is of a task is, by its id.
+pub(crate) fn directory(state: &StateDir, id: &str) -> PathBuf {
+    state.path().join(FOLDER).join(id)
+}
+
 /// This node's tasks.
 #[derive(Debug)]
 pub struct Tasks {
@@ -41,6 +50,8 @@ pub struct Tasks {
     table: Mutex<BTreeMap<String, Arc<Task>>>,
     /// Held by whoever makes one, so that names stay apart.
     making: tokio::sync::Mutex<()>,
+    /// One of them is another, or in another state.
+    changed: Arc<Notify>,
 }
 
 /// One of them.
@@ -49,7 +60,7 @@ struct Task {
     kept: Kept,
     directory: PathBuf,
     /// As its keeper has said, or as is kept.
-    status: watch::Sender<Status>,
+    status: Sender<Status>,
 }
 
 impl Task {
@@ -69,13 +80,15 @@ impl Task {
                 .collect(),
             endpoints: kept.endpoints,
             remove: kept.remove,
+            service: kept.service,
             created_ms: kept.created_ms,
             state: status.state,
             started_ms: status.started_ms,
             ended_ms: status.ended_ms,
             exit_code: status.exit_code,
             error: status.error,
-            pid: status.state.is_kept().then_some(status.pid),
+            // Of one that was never heard nothing is known.
+            pid: Some(status.pid).filter(|&pid| status.state.is_kept() && pid != 0),
             directory: self.directory.clone(),
         }
     }
@@ -112,9 +125,13 @@ impl Task {
 
     /// Waits until it has ended.
     async fn ended(&self) -> Result<(), Refusal> {
+        self.ended_within(END_PATIENCE).await
+    }
+
+    async fn ended_within(&self, patience: Duration) -> Result<(), Refusal> {
         let mut status = self.status.subscribe();
         let ended = status.wait_for(|status| !status.state.is_kept());
-        match timeout(END_PATIENCE, ended).await {
+        match timeout(patience, ended).await {
             Ok(_) => Ok(()),
             Err(_) => Err(internal(format!("task {} does not end", self.kept.name))),
         }
@@ -128,7 +145,13 @@ impl Tasks {
     /// If the directory of tasks can't be had. What is wrong with a single task is logged.
     pub async fn open(node: Arc<Node>) -> Result<Arc<Self>, StateError> {
         let folder = node.state().path().join(FOLDER);
-        let tasks = Arc::new(Self { folder, node, table: Mutex::default(), making: Default::default() });
+        let tasks = Arc::new(Self {
+            folder,
+            node,
+            table: Mutex::default(),
+            making: Default::default(),
+            changed: Arc::default(),
+        });
         let ids = if tasks.folder.exists() { StateDir::part(&tasks.folder)?.names("")? } else { Vec::new() };
         for id in ids {
             match tasks.find_again(&id).await {
@@ -137,23 +160,6 @@ impl Tasks {
             }
         }
         Ok(tasks)
-    }
-
-    async fn find_again(&self, id: &str) -> Result<Arc<Task>, StateError> {
-        let directory = self.folder.join(id);
-        let files = StateDir::part(&directory)?;
-        let kept: Kept = files.load(TASK)?.ok_or_else(|| files.corrupt(TASK, "it is missing".into()))?;
-        let asked = connection::ask_status(&directory, Request::Status);
-        let status = match timeout(ASK_PATIENCE, asked).await {
-            Ok(Ok(status)) => {
-                info!("task {} is {}", kept.name, status.state.name());
-                status
-            }
-            _ => left(&files)?,
-        };
-        let task = Arc::new(Task { kept, directory, status: watch::Sender::new(status) });
-        self.table().insert(id.into(), Arc::clone(&task));
-        Ok(task)
     }
 
     /// Answers what is asked about tasks.
@@ -171,7 +177,7 @@ impl Tasks {
                 views.sort_by_key(|view| std::cmp::Reverse(view.created_ms));
                 Ok(serde_json::json!(views))
             }
-            Call::CreateTask(request) => self.create(request).await.map(|task| shown(&task)),
+            Call::CreateTask(request) => self.create(request, None).await.map(|task| shown(&task)),
             Call::Task(name) => self.find(&name).map(|task| shown(&task)),
             Call::StartTask(name) => {
                 self.start(&*self.find(&name)?).await.map(|view| serde_json::json!(view))
@@ -190,6 +196,67 @@ impl Tasks {
         }
     }
 
+    /// Is told when a task may be in another state. One may wait for it.
+    pub(crate) fn changed(&self) -> Arc<Notify> {
+        Arc::clone(&self.changed)
+    }
+
+    /// The tasks that services have here, ended ones among them.
+    pub(crate) fn of_services(&self) -> Vec<(TaskService, TaskView)> {
+        let tasks: Vec<Arc<Task>> = self.table().values().cloned().collect();
+        let ports = self.node.published();
+        let of_service = |task: &Arc<Task>| Some((task.kept.service.clone()?, task.view(&ports)));
+        tasks.iter().filter_map(of_service).collect()
+    }
+
+    /// Makes a task of a service, and starts its program.
+    ///
+    /// # Errors
+    /// As for any task; there is none then.
+    pub(crate) async fn run_for_service(
+        self: &Arc<Self>,
+        request: TaskCreate,
+        service: TaskService,
+    ) -> Result<TaskView, Refusal> {
+        let task = self.create(request, Some(service)).await?;
+        let started = self.start(&task).await;
+        if started.is_err() {
+            self.remove(&task, true).await?;
+        }
+        started
+    }
+
+    /// Ends a task, by force if it takes longer than `patience`, and removes it.
+    ///
+    /// # Errors
+    /// If it does not end.
+    pub(crate) async fn end_gently(&self, id: &str, patience: Duration) -> Result<(), Refusal> {
+        let task = self.table().get(id).cloned();
+        let Some(task) = task else { return Ok(()) };
+        if task.status.borrow().state == TaskState::Running {
+            let patience_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+            let stop = Request::Stop { number: number_of(Signal::TERM), patience_ms };
+            let ended = match task.ask(stop).await {
+                Ok(_) => task.ended_within(END_PATIENCE + patience).await,
+                Err(refusal) => Err(refusal),
+            };
+            if let Err(refusal) = ended {
+                warn!("task {} is ended by force: {refusal}", task.kept.name);
+            }
+        }
+        self.remove(&task, true).await
+    }
+
+    /// Removes a task if it has ended.
+    pub(crate) fn forget_ended(&self, id: &str) {
+        let task = self.table().get(id).cloned().filter(|task| !task.is_kept());
+        if let Some(task) = task
+            && let Err(error) = self.forget(&task)
+        {
+            warn!("task {} can't be removed: {error}", task.kept.name);
+        }
+    }
+
     fn table(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Task>>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -201,9 +268,20 @@ impl Tasks {
 
     async fn start(&self, task: &Task) -> Result<TaskView, Refusal> {
         match task.ask(Request::Start).await? {
-            Reply::Status(status) => {
-                // Whoever watches may hear of it later.
-                task.status.send_replace(status);
+            Reply::Status(status) if status.state.is_kept() => {
+                // Whoever watches may hear of it later, or have heard of its end already.
+                task.status.send_if_modified(|known| {
+                    let goes_on = known.state.is_kept();
+                    if goes_on {
+                        *known = status;
+                    }
+                    goes_on
+                });
+                Ok(task.view(&self.node.published()))
+            }
+            // Its program can't be run. Nobody removes it before what it leaves is cleared up.
+            Reply::Status(_) => {
+                task.ended().await?;
                 Ok(task.view(&self.node.published()))
             }
             _ => Err(internal("a keeper's answer to another question")),
@@ -264,76 +342,6 @@ impl Tasks {
         info!("task {} is removed", task.kept.name);
         std::fs::remove_dir_all(&task.directory)
     }
-
-    /// Follows what a task's keeper says, until the task has ended; then clears up.
-    fn watch(self: &Arc<Self>, task: Arc<Task>) {
-        let tasks = Arc::downgrade(self);
-        tokio::spawn(async move {
-            if task.is_kept() {
-                listen(&task).await;
-                let status = StateDir::part(&task.directory).and_then(|files| left(&files));
-                match status {
-                    Ok(status) => clear(&tasks, &task, status).await,
-                    // The whole directory has been removed.
-                    Err(error) => warn!("task {}: {error}", task.kept.name),
-                }
-            }
-            if task.kept.remove
-                && let Some(tasks) = tasks.upgrade()
-                && let Err(error) = tasks.forget(&task)
-            {
-                warn!("task {} can't be removed: {error}", task.kept.name);
-            }
-        });
-    }
-}
-
-/// What a task that has ended leaves in networks is taken away before its end is told.
-async fn clear(tasks: &Weak<Tasks>, task: &Task, status: Status) {
-    match (status.state, status.exit_code) {
-        (TaskState::Dead, _) => warn!("task {} is dead: its keeper was killed", task.kept.name),
-        (_, Some(code)) => info!("task {} has ended with exit code {code}", task.kept.name),
-        (_, None) => info!("task {} has ended", task.kept.name),
-    }
-    if let Some(tasks) = tasks.upgrade() {
-        tasks.leave_networks(&task.kept).await;
-    }
-    task.status.send_replace(status);
-}
-
-/// Notes what the keeper says until it says no more.
-async fn listen(task: &Task) {
-    let Ok((mut receiver, mut sender)) = connect(&task.directory).await else { return };
-    if sender.send(&Frame::Request(Request::Watch)).await.is_err() {
-        return;
-    }
-    // The end is told to others when what follows from it is done.
-    while let Ok(Reply::Status(status)) = receiver.reply().await {
-        if status.state.is_kept() {
-            task.status.send_replace(status);
-        }
-    }
-}
-
-/// How a task is that has no keeper any more.
-fn left(files: &StateDir) -> Result<Status, StateError> {
-    let kept: Option<Status> = files.load(STATE)?;
-    let status = match kept {
-        Some(status) if !status.state.is_kept() => return Ok(status),
-        Some(status) => status,
-        None => Status {
-            state: TaskState::Dead,
-            pid: 0,
-            started_ms: None,
-            ended_ms: None,
-            exit_code: None,
-            error: None,
-        },
-    };
-    let exit_code = status.started_ms.map(|_| KILLED);
-    let dead = Status { state: TaskState::Dead, ended_ms: Some(now_ms()), exit_code, ..status };
-    files.store(STATE, &dead)?;
-    Ok(dead)
 }
 
 fn number_of(signal: Signal) -> u8 {

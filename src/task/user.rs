@@ -16,6 +16,9 @@ pub enum UserError {
     /// Not in the file.
     #[error("--user: there is no group {0} on this node")]
     NoGroup(String),
+    /// Files are this host's, so what root's group may do is not for whoever has none.
+    #[error("--user: this node's /etc/passwd has no group for user {0}: write {0}:GROUP")]
+    NoGroupOf(String),
     /// There is only one user in a namespace that an ordinary user has made.
     #[error(
         "--user {0}: the daemon is not root, so its tasks run as its own user {1}, who appears as root: leave it out, or \
@@ -69,7 +72,10 @@ fn find(
         (None, Err(_)) => return Err(UserError::NoUser(name.into())),
     };
     let gid = match group_name {
-        None => record.as_ref().and_then(|record| number(record, 3)).unwrap_or(0),
+        None => record
+            .as_ref()
+            .and_then(|record| number(record, 3))
+            .ok_or_else(|| UserError::NoGroupOf(name.into()))?,
         Some(group_name) => records(group)
             .find(|record| record.first() == Some(&group_name))
             .and_then(|record| number(&record, 2))
@@ -87,7 +93,8 @@ fn records(file: &str) -> impl Iterator<Item = Vec<&str>> {
 mod tests {
     use super::*;
 
-    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\nodd:x\n";
+    const PASSWD: &str =
+        "root:x:0:0:root:/root:/bin/sh\nann:x:1000:100::/home/ann:/bin/sh\nodd:x\neve:x:1001\n";
     const GROUP: &str = "wheel:x:10:\nusers:x:100:ann\n";
 
     fn found(wanted: &str) -> Result<(Option<(u32, u32)>, String), UserError> {
@@ -101,7 +108,9 @@ mod tests {
         assert_eq!(found("1000"), found("ann"));
         assert_eq!(found("ann:wheel"), Ok((Some((1000, 10)), "/home/ann".into())));
         assert_eq!(found("ann:7").unwrap().0, Some((1000, 7)));
-        assert_eq!(found("4000"), Ok((Some((4000, 0)), "/".into())), "as in Docker");
+        assert_eq!(found("4000"), Err(UserError::NoGroupOf("4000".into())), "not root's");
+        assert_eq!(found("4000:4000"), Ok((Some((4000, 4000)), "/".into())));
+        assert_eq!([found("0"), found("eve")].map(Result::ok), [Some((Some((0, 0)), "/root".into())), None]);
         assert_eq!(found("bob"), Err(UserError::NoUser("bob".into())));
         assert_eq!(found("odd"), Err(UserError::NoUser("odd".into())));
         assert_eq!(found("ann:none"), Err(UserError::NoGroup("none".into())));

@@ -3,7 +3,6 @@
 use std::env;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -56,14 +55,10 @@ impl Kept {
         Ok(Self { name, child, said })
     }
 
-    /// A command that is to run at a node or an endpoint, with this program on its path.
+    /// A command that is to run at a node or an endpoint, where `vswitchd` is this program.
     pub(crate) fn command(&self, place: &str, words: &[&str]) -> Command {
         let mut exec = vswitchd(&format!("lab exec --name {} {place} --", self.name));
-        let program = program();
-        let own = Path::new(&program).parent().unwrap_or_else(|| Path::new("."));
-        let path = env::var_os("PATH").unwrap_or_default();
-        let path = env::join_paths([own.into()].into_iter().chain(env::split_paths(&path)));
-        exec.args(words).env("PATH", path.unwrap_or_default()).stdin(Stdio::null());
+        exec.args(words).stdin(Stdio::null());
         exec
     }
 

@@ -20,6 +20,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Long enough for what must not happen to have happened: the same thing took microseconds where it may.
 pub(crate) const SILENCE: Duration = Duration::from_millis(300);
 
+/// Until a child of another test's thread, between fork and exec, has closed the sockets that it got with it.
+const FORKED: Duration = Duration::from_secs(2);
+
 /// The program under test.
 pub(crate) const VSWITCHD: &str = env!("CARGO_BIN_EXE_vswitchd");
 
@@ -176,9 +179,23 @@ fn connect(from: &NetNs, target: SocketAddr) -> Result<TcpStream> {
     Ok(from.run(|| TcpStream::connect_timeout(&target, PATIENCE))??)
 }
 
+/// A socket in a namespace. One of before may be open still for a moment after it was closed: in a child of another test's
+/// thread, between fork and exec.
+pub(crate) fn bound<T: Send>(netns: &NetNs, bind: impl Fn() -> std::io::Result<T> + Sync) -> Result<T> {
+    let deadline = Instant::now() + FORKED;
+    loop {
+        match netns.run(&bind)? {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::yield_now();
+            }
+            bound => return Ok(bound?),
+        }
+    }
+}
+
 /// A UDP socket in a namespace, bound to any port of `address`, with a time-out.
 pub(crate) fn udp(netns: &NetNs, address: IpAddr, port: u16) -> Result<UdpSocket> {
-    let socket = netns.run(|| UdpSocket::bind((address, port)))??;
+    let socket = bound(netns, || UdpSocket::bind((address, port)))?;
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_broadcast(true)?;
     Ok(socket)
@@ -291,7 +308,7 @@ pub(crate) fn tool(host: &NetNs, line: &str) -> Result<Option<Output>> {
 }
 
 /// A program that ends with its test.
-struct Ending(Child);
+pub(crate) struct Ending(pub(crate) Child);
 
 impl Drop for Ending {
     fn drop(&mut self) {

@@ -34,6 +34,9 @@ use vswitchd::namespace::sandbox;
 const WAITING_TOGETHER: usize = 8;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(cluster::SERVE) {
+        return cluster::serve().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let arguments = Arguments::from_args();
     let ready = if arguments.list { Ok(()) } else { enter() };
     if let Err(reason) = &ready {
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         datagrams::tests(),
         probes::tests(),
         overlay::tests(),
+        cluster::busy(),
     ];
     let trial = |(name, test): Test, ignored: bool| {
         let run = move || test().map_err(|error| Failed::from(format!("{error:#}")));

@@ -77,7 +77,7 @@ fn start(address: Ipv4Addr, state: &Path) -> Result<(Overlay, Events)> {
         })
     };
     let networks = vec![network("p", 1, Protection::Plain)?, network("s", 2, Protection::Sealed)?];
-    overlay.update(View { nodes: Vec::new(), networks });
+    overlay.update(View { nodes: Vec::new(), networks, services: Vec::new() });
     Ok((overlay, events))
 }
 

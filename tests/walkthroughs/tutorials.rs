@@ -16,6 +16,11 @@ use crate::typist::Typist;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Hosts of a tutorial.
 const HOSTS: usize = 3;
+/// What `busybox wget` says until the other hosts have heard of a service, whose tasks listen: nobody is at its port, or
+/// its name is nobody's.
+const UNHEARD_OF: &[&str] = &["wget: can't connect to remote host", "wget: bad address"];
+/// What it says of a program started by hand that does not listen yet.
+const NOT_LISTENING: &[&str] = &["Connection reset by peer"];
 /// The prompt of a shell that is a task.
 const PROMPT: &str = "# ";
 
@@ -26,6 +31,8 @@ struct Reader {
     shell: Option<Typist>,
     /// The last join token that was shown.
     token: String,
+    /// What the next `wget` may say and be typed again, of what was made since the last one.
+    not_yet: &'static [&'static str],
 }
 
 fn follow(name: &str) -> Result<()> {
@@ -35,12 +42,14 @@ fn follow(name: &str) -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tutorials").join(name).with_extension("md");
     // A copy of this program may be run elsewhere; the texts are those that it was built with.
     let mut tutorial = parts(match name {
+        "services" => include_str!("../../docs/tutorials/services.md"),
         "user-defined-network" => include_str!("../../docs/tutorials/user-defined-network.md"),
         "stand-alone-programs" => include_str!("../../docs/tutorials/stand-alone-programs.md"),
         "managing-networks" => include_str!("../../docs/tutorials/managing-networks.md"),
         _ => include_str!("../../docs/tutorials/recipes.md"),
     });
-    let mut reader = Reader { site: Site::bare(name, HOSTS)?, shell: None, token: String::new() };
+    let site = Site::bare(name, HOSTS)?;
+    let mut reader = Reader { site, shell: None, token: String::new(), not_yet: &[] };
     let mut wrong = Vec::new();
     let steps = tutorial.iter_mut().filter_map(|part| match part {
         Part::Step(step) => Some(step),
@@ -66,13 +75,33 @@ fn write(path: &PathBuf, tutorial: &[Part], wrong: &[String]) -> Result<()> {
     fs::write(path, text(tutorial)).with_context(|| path.display().to_string())
 }
 
-/// Whether a reader who does not see what is to be seen may type it again.
-fn bears_repeating(line: &str, shown: &str) -> bool {
-    let looks = ["network ls", "network inspect", "node ls", "status", "ps", "exec", "run --rm"];
+/// Whether a command asks a server for a page.
+fn fetches(line: &str) -> bool {
+    line.contains("busybox wget ")
+}
+
+/// Whether a reader who does not see what is to be seen may type it again. Who fetches a page may only if it has said one of
+/// `not_yet`.
+fn bears_repeating(line: &str, shown: &str, not_yet: &[&str]) -> bool {
+    let network = shown.starts_with("vswitchd: network ") && shown.contains(" is in use by ")
+        || shown.starts_with("vswitchd: there is no network ");
+    if fetches(line) {
+        return network || not_yet.iter().any(|words| shown.contains(words));
+    }
+    let looks = [
+        "network ls",
+        "network inspect",
+        "service ls",
+        "service ps",
+        "service inspect",
+        "node ls",
+        "status",
+        "ps",
+        "exec",
+        "run --rm",
+    ];
     let looks = looks.iter().any(|words| line.starts_with(&format!("vswitchd {words}")));
-    looks
-        || shown.starts_with("vswitchd: network ") && shown.contains(" is in use by ")
-        || shown.starts_with("vswitchd: there is no network ")
+    looks || network || line.contains("vswitchd exec ")
 }
 
 impl Reader {
@@ -81,10 +110,22 @@ impl Reader {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let shown = self.take(step)?;
-            let again = !agrees(&step.shown, &shown) && bears_repeating(&step.line, &shown);
+            let again = !agrees(&step.shown, &shown) && bears_repeating(&step.line, &shown, self.not_yet);
             if !again || Instant::now() >= deadline {
+                self.note(&step.line);
                 return Ok(shown);
             }
+        }
+    }
+
+    /// Remembers what may not be there for everybody yet: it is, once somebody has fetched a page.
+    fn note(&mut self, line: &str) {
+        if line.starts_with("vswitchd service create ") {
+            self.not_yet = UNHEARD_OF;
+        } else if line.starts_with("vswitchd run -d ") {
+            self.not_yet = NOT_LISTENING;
+        } else if fetches(line) {
+            self.not_yet = &[];
         }
     }
 
@@ -132,6 +173,11 @@ impl Reader {
         ensure!(shell.end()? == Some(0), "{line}");
         Ok(String::new())
     }
+}
+
+#[test]
+fn services() -> Result<()> {
+    follow("services")
 }
 
 #[test]

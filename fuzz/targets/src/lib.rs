@@ -26,7 +26,7 @@ pub use gateway::{dhcp, gateway, names};
 pub use gossip::gossip;
 pub use headers::{ethernet, stream, virtio, vxlan};
 pub use nat::{inward, nat};
-pub use node::{api, join, link, publish, record, task};
+pub use node::{api, join, link, mesh, publish, record, service, task};
 pub use packets::{flow, neighbour, offload, segment};
 pub use switch::{egress, ingress, sealed};
 
@@ -51,6 +51,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("join", join),
     ("keyring", keyring),
     ("link", link),
+    ("mesh", mesh),
     ("names", names),
     ("nat", nat),
     ("neighbour", neighbour),
@@ -59,6 +60,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("record", record),
     ("sealed", sealed),
     ("segment", segment),
+    ("service", service),
     ("stream", stream),
     ("task", task),
     ("token", token),

@@ -3,7 +3,7 @@
 use vswitchd::api::{Call, Code, PUBLISHED_MAX, Publish, PublishedPort};
 use vswitchd::task::frame::Frame;
 
-pub use vswitchd::node::hostile::{join, link, record};
+pub use vswitchd::node::hostile::{join, link, mesh, record, service};
 
 /// A request to the API, as a line `METHOD PATH` and a body: refused for one of three reasons, or what is written for it
 /// is read as the same.

@@ -69,6 +69,30 @@ fn a_node_that_moves_while_the_network_loses_and_another_is_away_is_found_by_bot
 }
 
 #[test]
+fn who_has_come_back_is_not_said_to_know_us_before_it_does() {
+    let mut world = cluster();
+    world.loss = 0.3;
+    speak(&mut world, 0, b"news");
+    world.run_until(STEP, 30 * SECOND, |world| is_heard(world, 0, b"news")).expect("it is heard");
+    for back in 1..NODES {
+        world.kill(back);
+        world.places[0].known.clear();
+        world.start(back);
+        let life = world.places[back].life;
+        let is_known = |world: &World| {
+            let there = status(world, 0, back).unwrap();
+            let is_known = there.alive && there.life == life && there.knows_us;
+            let engine = world.places[back].engine.as_ref().unwrap();
+            let knows = engine.owned_value(node(0), ENDPOINTS, "news") == Some(b"news");
+            assert!(knows || !is_known, "{back}");
+            assert_eq!(is_known, world.places[0].known.contains(&node(back)), "it is told: {back}");
+            is_known
+        };
+        world.run_until(SECOND / 1000, 30 * SECOND, is_known).expect("it knows in the end");
+    }
+}
+
+#[test]
 fn a_forgotten_node_is_not_dialled_and_nobody_brings_it_back() {
     let mut world = cluster();
     speak(&mut world, 4, b"soon gone");

@@ -53,6 +53,8 @@ pub(crate) struct Place {
     pub(crate) island: u8,
     wake_at: Option<u64>,
     bytes: u64,
+    /// Nodes that came to know this one's records.
+    pub(crate) known: Vec<NodeId>,
     /// Deaths announced here.
     pub(crate) deaths: Vec<(Duration, NodeId)>,
 }
@@ -249,6 +251,7 @@ impl World {
         for event in output.events {
             match event {
                 Event::Down { node, .. } => place.deaths.push((Duration::from_micros(self.micros), node)),
+                Event::KnowsUs(node) => place.known.push(node),
                 Event::Changed(_) | Event::Up(_) => {}
             }
         }

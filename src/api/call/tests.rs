@@ -1,6 +1,11 @@
-use super::super::{EndpointDevice, NetworkOptions, SecretText, SubnetRequest, TaskNetwork, TaskProgram};
+use super::super::{
+    EndpointDevice, LogMark, NetworkOptions, SecretText, SubnetRequest, TaskNetwork, TaskProgram,
+};
 use super::*;
 use crate::api::Publish;
+use crate::service::{
+    Constraint, Mode, Port, PortMode, ServiceNetwork, SpecParts, UpdateOrder, UpdatePolicy,
+};
 
 fn name_of(text: &str) -> Name {
     text.parse().unwrap()
@@ -77,6 +82,7 @@ fn calls() -> Vec<Call> {
         mac: Some("02:42:0a:00:09:07".parse().unwrap()),
         aliases: vec![name_of("www")],
         published: "[::1]:8080-8081:80-81/udp".parse::<Publish>().unwrap().0,
+        service: Some(name_of("shop")),
     };
     let machine = |device| AttachRequest { device, mac: None, ..attach.clone() };
     let dgram = |qemu_remote: Option<&str>| {
@@ -94,6 +100,10 @@ fn calls() -> Vec<Call> {
         Call::RemoveNode { node: node(), force: true },
         Call::Promote(node()),
         Call::Demote(node()),
+        Call::UpdateNode(
+            node(),
+            NodeUpdate { label_rm: vec!["disk".into()], label_add: vec![("zone".into(), "a=b".into())] },
+        ),
         Call::Networks,
         Call::CreateNetwork(create()),
         Call::PruneNetworks(NetworkFilter::default()),
@@ -125,8 +135,50 @@ fn calls() -> Vec<Call> {
         Call::Attach(attach),
         Call::Detach(name_of("web")),
     ]);
+    calls.extend(services());
     calls.extend(tasks());
     calls
+}
+
+fn services() -> [Call; 7] {
+    let service = || name_of("web");
+    let network = || ServiceNetwork { network: name_of("front"), aliases: vec![name_of("www")] };
+    let ports = || Port::parse("[::1]:8080-8081:80-81/udp", PortMode::Host).unwrap();
+    let constraint = || "node.labels.zone==a".parse::<Constraint>().unwrap();
+    let parts = SpecParts {
+        mode: Mode::Replicated(3),
+        command: vec!["sh".into(), "-c".into(), "echo \u{e9}\n".into()],
+        env: vec!["A=b=c".into()],
+        networks: vec![network()],
+        ports: ports(),
+        constraints: vec![constraint()],
+        labels: [("stage".into(), "test".into())].into(),
+        ..SpecParts::new(service())
+    };
+    let update = ServiceUpdate {
+        replicas: Some(5),
+        command: Some(Vec::new()),
+        network_add: vec![network()],
+        publish_rm: vec!["8080:80".parse().unwrap()],
+        publish_add: ports(),
+        constraint_rm: vec![constraint()],
+        label_add: vec![("stage".into(), String::new())],
+        update: Some(UpdatePolicy { parallelism: 2, delay_ms: 1_000, order: UpdateOrder::StartFirst }),
+        force: true,
+        ..ServiceUpdate::default()
+    };
+    [
+        Call::Services,
+        Call::CreateService(Box::new(ServiceSpec::new(parts).unwrap())),
+        Call::Service(service()),
+        Call::ServiceTasks(service()),
+        Call::ServiceLogs(
+            service(),
+            LogsRequest { tail: Some(3), marks: [("0a".into(), LogMark { file: 7, offset: 9 })].into() },
+        ),
+        Call::UpdateService(service(), Box::new(update)),
+        Call::RemoveService(service()),
+    ]
 }
 
 fn tasks() -> [Call; 8] {
@@ -149,7 +201,14 @@ fn tasks() -> [Call; 8] {
     let published = "8080:80".parse::<Publish>().unwrap().0;
     [
         Call::Tasks,
-        Call::CreateTask(TaskCreate { name: Some(task()), program, networks, published, remove: true }),
+        Call::CreateTask(TaskCreate {
+            name: Some(task()),
+            program,
+            networks,
+            published,
+            remove: true,
+            service: Some("web".parse().unwrap()),
+        }),
         Call::Task(task()),
         Call::StartTask(task()),
         Call::StopTask(task(), StopRequest { signal: Some(2), patience_s: 3 }),
@@ -184,6 +243,11 @@ fn paths_are_those_of_the_documentation() {
         "POST /v1/networks/back/disconnect",
         "POST /v1/networks/back/expose",
         "DELETE /v1/networks/back/expose",
+        "PATCH /v1/nodes/node-1",
+        "POST /v1/services",
+        "PATCH /v1/services/web",
+        "GET /v1/services/web/tasks",
+        "DELETE /v1/services/web",
         "POST /v1/endpoints",
         "POST /v1/keys/rotate",
         "POST /v1/tasks",
@@ -230,6 +294,9 @@ fn other_methods_bodies_and_parameters_are_refused() {
     );
     for body in [r#"{"name":"a b"}"#, r#"{"name":"a","subnets":[{"subnet":"10.0.9.1/24"}]}"#] {
         assert_eq!(refused("POST", "/v1/networks", body.as_bytes()), Code::BadRequest, "{body}");
+    }
+    for body in [r#"{"name":"a.b","mode":"global"}"#, r#"{"name":"a","mode":"global","colour":"red"}"#] {
+        assert_eq!(refused("POST", "/v1/services", body.as_bytes()), Code::BadRequest, "{body}");
     }
     assert_eq!(refused("DELETE", "/v1/nodes/a?force=no", b""), Code::BadRequest);
 }

@@ -1,5 +1,6 @@
 //! What other terminals do with a lab: `exec`, `ls`, `down`.
 
+use std::env;
 use std::ffi::OsString;
 use std::io;
 use std::process::{Command, ExitCode};
@@ -26,9 +27,13 @@ pub(super) fn exec(exec: Exec) -> ExitCode {
         Ok(entered) => entered,
         Err(error) => return failed(&error),
     };
+    // In the lab's namespaces this process has no place in /proc.
+    let path = path();
     let outcome = visit::join(namespaces).and_then(|()| {
         visit::dress_up(&exec.target, &resolv_conf(&exec.target));
-        visit::run(command(&name, daemon, exec.command))
+        let mut command = command(&name, daemon, exec.command);
+        command.envs(path.map(|path| ("PATH", path)));
+        visit::run(command)
     });
     match outcome {
         Ok(ended) => {
@@ -59,6 +64,13 @@ fn command(lab: &LabName, daemon: Option<DaemonPlace>, words: Vec<OsString>) -> 
         command.env("VSWITCHD_CONFIG", NO_CONFIG);
     }
     command
+}
+
+/// Where programs are found: this one, too, if it is not installed. None if that can't be told.
+fn path() -> Option<OsString> {
+    let own = env::current_exe().ok()?;
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::join_paths(env::split_paths(&path).chain([own.parent()?.to_owned()])).ok()
 }
 
 pub(super) fn ls(format: Format) -> ExitCode {

@@ -1,12 +1,12 @@
 //! `vswitchd network create`.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use super::option::Opt;
 use super::subnets::Subnets;
 use super::{DRIVER, SCOPE};
 use crate::api::{Call, Name, NetworkCreate, NetworkCreated, NetworkOptions};
+use crate::cli::label::label;
 use crate::cli::print;
 use crate::cli::printable::printable;
 use crate::cli::remote::Remote;
@@ -59,8 +59,8 @@ pub(super) struct Create {
     ingress: bool,
 
     /// A label of it; its value may be left out
-    #[arg(long = "label", value_name = "KEY[=VALUE]")]
-    labels: Vec<String>,
+    #[arg(long = "label", value_name = "KEY[=VALUE]", value_parser = label)]
+    labels: Vec<(String, String)>,
 
     /// An option of it: encrypted, mtu=, vxlanid_list= or foreign=
     #[arg(short, long = "opt", value_name = "OPTION")]
@@ -98,7 +98,7 @@ impl Create {
     fn request(self) -> Result<NetworkCreate, String> {
         let Self { internal, attachable, ingress, .. } = self;
         let mut options = NetworkOptions { internal, attachable, ingress, ..NetworkOptions::default() };
-        options.labels = labels(&self.labels)?;
+        options.labels = self.labels.into_iter().collect();
         let mut vni = self.vni;
         for option in self.options {
             // The last one wins, as everywhere; end points are all wanted.
@@ -120,18 +120,6 @@ impl Create {
             options,
         })
     }
-}
-
-fn labels(given: &[String]) -> Result<BTreeMap<String, String>, String> {
-    let mut labels = BTreeMap::new();
-    for label in given {
-        let (key, value) = label.split_once('=').unwrap_or((label, ""));
-        if key.is_empty() {
-            return Err(format!("--label {label}: want KEY or KEY=VALUE"));
-        }
-        labels.insert(key.to_owned(), value.to_owned());
-    }
-    Ok(labels)
 }
 
 #[cfg(test)]

@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 
 use super::cell;
-use super::template::ListFormat;
 use super::term::term;
 use super::{DRIVER, SCOPE};
 use crate::api::{Call, NAME_MAX, NetworkFilter, NetworkTerm, NetworkView};
 use crate::cli::print;
-use crate::cli::printable::{self, printable, shorten};
+use crate::cli::printable::{printable, shorten};
 use crate::cli::remote::Remote;
 use crate::cli::table::Table;
+use crate::cli::template::ListFormat;
 
 /// List networks
 #[derive(Debug, clap::Args)]
@@ -42,7 +42,7 @@ pub(super) struct Ls {
 
     /// How to print them: text, json (one document a line for each network), or a template
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    format: ListFormat,
+    format: ListFormat<NetworkView>,
 
     /// Print ids only
     #[arg(short, long)]
@@ -63,17 +63,9 @@ impl Ls {
         let networks: Vec<NetworkView> =
             networks.into_iter().filter(|network| filter.admits(network)).collect();
         let shortened = !self.no_trunc;
-        print(&match (self.quiet, self.format) {
-            (true, _) => networks.iter().map(|network| line(network, shortened)).collect(),
-            (false, ListFormat::Json) => networks.iter().map(printable::json).collect(),
-            (false, ListFormat::Text) => table(&networks, shortened),
-            (false, ListFormat::Template(template)) => template.render(&networks, shortened),
-        })
+        let id = |network: &NetworkView| cell::id(network, shortened);
+        print(&self.format.show(&networks, (self.quiet, shortened), id, table))
     }
-}
-
-fn line(network: &NetworkView, shortened: bool) -> String {
-    format!("{}\n", printable(&cell::id(network, shortened)))
 }
 
 /// The last column is there only if there is something in it.
@@ -127,7 +119,7 @@ mod tests {
              0123456789ab  front     overlay  swarm  4096  10.0.0.0/24,fd00::/64  encrypted,internal  2\n\
              0123456789ab  \\u{9b}2J  overlay  swarm  4096                                             0\n"
         );
-        assert_eq!([true, false].map(|short| line(&front, short).len()), [13, 26]);
+        assert_eq!([true, false].map(|short| cell::id(&front, short).len()), [12, 25]);
         assert!(table(&[front], false).contains("0123456789abcdefghijklmno  front"));
     }
 

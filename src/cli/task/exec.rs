@@ -56,7 +56,7 @@ pub(in crate::cli) struct Exec {
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<PathBuf>,
 
-    /// Its user, by name or number [default: the task's]
+    /// Its user, by name or number; a number that is not in /etc/passwd needs a group [default: the task's]
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
 

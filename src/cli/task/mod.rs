@@ -5,7 +5,7 @@ mod exec;
 mod keep;
 mod keys;
 mod logs;
-mod options;
+pub(super) mod options;
 mod ps;
 mod run;
 mod session;

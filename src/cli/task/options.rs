@@ -10,7 +10,7 @@ use crate::api::TaskNetwork;
 
 /// What is asked for and can't be.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum OptionError {
+pub(in crate::cli) enum OptionError {
     #[error("{}: words of a command have to be UTF-8", .0.display())]
     Word(OsString),
     #[error("--env {0}: want KEY=VALUE, or KEY to pass this one's on")]
@@ -24,12 +24,12 @@ pub(super) enum OptionError {
 }
 
 /// The words of a command.
-pub(super) fn words(words: Vec<OsString>) -> Result<Vec<String>, OptionError> {
+pub(in crate::cli) fn words(words: Vec<OsString>) -> Result<Vec<String>, OptionError> {
     words.into_iter().map(|word| word.into_string().map_err(OptionError::Word)).collect()
 }
 
 /// Variables: those of files first, so that single ones win.
-pub(super) fn variables(files: &[PathBuf], given: &[String]) -> Result<Vec<String>, OptionError> {
+pub(in crate::cli) fn variables(files: &[PathBuf], given: &[String]) -> Result<Vec<String>, OptionError> {
     let mut all = Vec::new();
     for path in files {
         let text =

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::api::{Call, TaskState, TaskView};
+use crate::api::{Call, TaskState, TaskView, every_key_is_met};
 use crate::cli::printable::{self, printable, shorten};
 use crate::cli::remote::Remote;
 use crate::cli::status::span;
@@ -100,8 +100,7 @@ impl Term {
 
 /// Whether a task meets every key.
 fn admits(terms: &[Term], task: &TaskView) -> bool {
-    let same = |a: &Term, b: &Term| std::mem::discriminant(a) == std::mem::discriminant(b);
-    terms.iter().all(|term| terms.iter().any(|other| same(term, other) && other.holds(task)))
+    every_key_is_met(terms, std::mem::discriminant, |term| term.holds(task))
 }
 
 impl Ps {
@@ -195,6 +194,7 @@ mod tests {
             endpoints: vec![place],
             published: vec![port],
             remove: false,
+            service: None,
             created_ms: 1_000,
             state,
             started_ms: Some(2_000),

@@ -41,6 +41,9 @@ Examples:
   Reached at port 8080 of this host, and at its port 5353 by UDP from this host alone:
     vswitchd run -d --network front -p 8080:80 -p 127.0.0.1:5353:53/udp -- ./server
 
+  One more task of a service, as long as it runs:
+    vswitchd run -d --network front --service web -- busybox httpd -f -p 80
+
   Apart from all networks:
     vswitchd run --rm --network none -- ip addr
 
@@ -52,7 +55,7 @@ Ctrl-P Ctrl-Q leaves a terminal without ending the program; `vswitchd attach NAM
 signals go to the program.
 
 Exit status: the program's, or 128 and its signal's number; 127 if there is no such program, 126 if it can't be run, 125 \
-if it was not tried.")]
+if it was not tried, or could not be started for now.")]
 pub(in crate::cli) struct Run {
     #[command(flatten)]
     remote: Remote,
@@ -89,6 +92,10 @@ pub(in crate::cli) struct Run {
     #[arg(short, long, value_name = "[[IP:]PORT:]PORT[/tcp|/udp]")]
     publish: Vec<Publish>,
 
+    /// The service that it answers for: what clients send to that, in a network of both, may come to it
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<Name>,
+
     /// The directory that it starts in [default: this one]
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<PathBuf>,
@@ -101,7 +108,7 @@ pub(in crate::cli) struct Run {
     #[arg(long, value_name = "FILE")]
     env_file: Vec<PathBuf>,
 
-    /// Its user, by name or number [default: the daemon's]
+    /// Its user, by name or number; a number that is not in /etc/passwd needs a group [default: the daemon's]
     #[arg(short, long, value_name = "USER[:GROUP]")]
     user: Option<String>,
 
@@ -170,7 +177,8 @@ impl Run {
         };
         let networks = self.networks.into_iter().flatten().collect();
         let published = self.publish.into_iter().flat_map(|Publish(ports)| ports).collect();
-        Ok(TaskCreate { name: self.name, program, networks, published, remove: self.rm })
+        let service = self.service;
+        Ok(TaskCreate { name: self.name, program, networks, published, remove: self.rm, service })
     }
 }
 

@@ -1,5 +1,6 @@
 //! A network's way out, and in: each packet and each socket to whom it belongs.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::counters::{Count, Counters, Kind};
 use super::datagrams::{self, Datagrams, is_echo_request};
 use super::host::{Host, Interest, Ready, Token};
 use super::inside::{Inside, Outward, Refusal};
-use super::inward::{self, Board, Inward};
+use super::inward::{self, Board, Inward, Listing};
 use super::policy::Policy;
 use super::table::Limits;
 use super::turn::Turn;
@@ -27,7 +28,7 @@ use crate::switch::wire::virtio::Offload;
 
 /// The least that a network carries: RFC 791 §3.1 has every host take so much, and smoltcp needs room for its
 /// headers.
-const MTU_MIN: usize = 576;
+pub(super) const MTU_MIN: usize = 576;
 
 /// What a way out is to be.
 #[derive(Clone, Debug)]
@@ -123,7 +124,7 @@ impl Nat {
             tcp: Connections::new(Kind::Tcp, limits.tcp),
             udp: Datagrams::new(Kind::Udp, limits.udp),
             echo: Datagrams::new(Kind::Echo, limits.echo),
-            inward: Inward::new(limits.tcp_in, limits.udp_in),
+            inward: Inward::new(limits.tcp_in, limits.udp_in, Arc::clone(&board)),
             board,
             bell,
         })
@@ -137,9 +138,10 @@ impl Nat {
     /// Takes what comes to these doors, and to no others, from now on; `at` is where the gateway is. Flows of others end.
     pub fn publish(&mut self, at: &Addresses, publications: &[Publication], now: Instant) {
         let inlets = publications.iter().map(|publication| publication.inlet(at)).collect();
+        let listing = Listing { inlets, endpoints: BTreeSet::new() };
         let policy = self.policy.load();
         let (mut turn, flows) = self.parts(&policy, now);
-        flows.inward.hang(inlets, &mut turn);
+        flows.inward.hang(listing, &mut turn);
     }
 
     /// What it counts.
@@ -196,10 +198,10 @@ impl Nat {
     /// Does what a socket that is ready asks for.
     pub fn ready(&mut self, ready: Ready, now: Instant) {
         let policy = self.policy.load();
-        let list = if ready.token == self.bell { self.board.take() } else { None };
+        let bell = self.bell;
         let (mut turn, flows) = self.parts(&policy, now);
-        if let Some(list) = list {
-            flows.inward.hang(list, &mut turn);
+        if ready.token == bell {
+            return flows.inward.take_posted(&mut turn);
         }
         // One that is none of these has been closed since.
         let _known = flows.tcp.ready(ready, &mut turn)
@@ -242,6 +244,13 @@ impl Nat {
     fn parts<'a>(&'a mut self, policy: &'a Policy, now: Instant) -> (Turn<'a>, Flows<'a>) {
         let Self { host, inside, rng, tcp, udp, echo, inward, .. } = self;
         (Turn { now, policy, host, inside, rng }, Flows { tcp, udp, echo, inward })
+    }
+}
+
+impl Drop for Nat {
+    /// Nobody waits for it any more.
+    fn drop(&mut self) {
+        self.board.close();
     }
 }
 

@@ -5,21 +5,22 @@
 //! and then the other is not read either. Each side's end of sending is passed on when all before it has been
 //! (half-close, RFC 9293 §3.6.1), and so is a reset, either way.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+mod making;
+
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
+use smoltcp::iface::{Interface, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time;
-use smoltcp::wire::{HardwareAddress, IpCidr};
 
-use super::connections::Key;
+use super::host::Ready;
 use super::link::Link;
+use super::outer::Outer;
 use crate::gateway::frame::Back;
-use crate::gateway::streams::add_way_back;
 use crate::switch::wire::virtio::Offload;
+
+pub(super) use self::making::Terms;
 
 /// Bytes that wait for the side that is slower, each way: two super-frames, so that one is filled while one is
 /// under way.
@@ -45,9 +46,17 @@ pub(super) enum Life {
 
 /// An open connection.
 pub(super) struct Connection {
-    outer: TcpStream,
+    outer: Outer,
+    /// What inside gets before anything of the outer side's.
+    ahead: Vec<u8>,
+    /// How long inside may take to answer.
+    patience: Duration,
+    /// Whether the outer side is left as it is until inside has answered.
+    returned: bool,
     readable: bool,
     writable: bool,
+    /// Whether the outer side is said to have failed.
+    broken: bool,
     interface: Interface,
     sockets: SocketSet<'static>,
     socket: SocketHandle,
@@ -55,6 +64,8 @@ pub(super) struct Connection {
     back: Back,
     /// Whether inside has taken part in it.
     answered: bool,
+    /// Whether it was asked a second time: see [`Self::ask_again`].
+    asked_again: bool,
     ends: Ended,
     heard: Heard,
     /// When smoltcp's time began.
@@ -92,62 +103,6 @@ impl std::fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// One whose outer side is connected to `outside`, and whose inner one awaits the SYN that asked for it.
-    /// `back` is from outside's address.
-    pub(super) fn outward(
-        outer: TcpStream,
-        outside: SocketAddr,
-        back: Back,
-        mtu: usize,
-        (seed, now): (u64, Instant),
-    ) -> Option<Self> {
-        let (interface, mut socket) = inner(outside.ip(), back, mtu, seed)?;
-        socket.listen((outside.ip(), outside.port())).ok()?;
-        Some(Self::new(outer, interface, socket, back, now))
-    }
-
-    /// One whose outer side is a client's, whom inside sees as `key.outside`, and whose inner one asks inside for it.
-    /// The outer side is given back where that can't be.
-    pub(super) fn inward(
-        outer: TcpStream,
-        key: &Key,
-        back: Back,
-        mtu: usize,
-        (seed, now): (u64, Instant),
-    ) -> Result<Self, TcpStream> {
-        let client = key.outside.ip();
-        let Some((mut interface, mut socket)) = inner(client, back, mtu, seed) else { return Err(outer) };
-        let (to, from) = ((key.inside.ip(), key.inside.port()), (client, key.outside.port()));
-        if socket.connect(interface.context(), to, from).is_err() {
-            return Err(outer);
-        }
-        Ok(Self { answered: false, ..Self::new(outer, interface, socket, back, now) })
-    }
-
-    fn new(
-        outer: TcpStream,
-        interface: Interface,
-        socket: Socket<'static>,
-        back: Back,
-        now: Instant,
-    ) -> Self {
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let socket = sockets.add(socket);
-        Self {
-            outer,
-            readable: true,
-            writable: true,
-            interface,
-            sockets,
-            socket,
-            back,
-            answered: true,
-            ends: Ended::default(),
-            heard: Heard { any: now, inside: now },
-            start: now,
-        }
-    }
-
     /// Whether inside has taken it, if outside has asked for it.
     pub(super) fn is_answered(&self) -> bool {
         self.answered
@@ -155,7 +110,24 @@ impl Connection {
 
     /// Has outside be reset when this is dropped.
     pub(super) fn reset_on_drop(&self) {
-        reset_on_close(&self.outer);
+        self.outer.reset_on_close();
+    }
+
+    /// Whether outside has gone, and nothing can be read any more that says so: before inside has answered nothing is
+    /// read, and after the end nothing comes.
+    fn is_left(&self) -> bool {
+        (self.broken || self.outer.is_left()) && (!self.answered || self.ends.outside)
+    }
+
+    /// The outer side of one that inside has not taken.
+    pub(super) fn into_outer(self) -> Outer {
+        self.outer
+    }
+
+    fn reset_outer(&self) {
+        if self.answered || !self.returned {
+            self.outer.reset_on_close();
+        }
     }
 
     /// Takes a packet from inside, whose checksums have been looked at.
@@ -170,16 +142,19 @@ impl Connection {
         self.go_on(Link { received: Some(packet), sent, back: self.back, mtu }, now)
     }
 
-    /// Does what the outer side, as it is said to be, or time asks for.
+    /// Does what the outer side, if it is said to be ready, or time asks for.
     pub(super) fn wake(
         &mut self,
-        (readable, writable): (bool, bool),
+        outer: Option<Ready>,
         mtu: usize,
         sent: &mut Vec<(Vec<u8>, Offload)>,
         now: Instant,
     ) -> Life {
-        self.readable |= readable;
-        self.writable |= writable;
+        if let Some(ready) = outer {
+            self.readable |= ready.read;
+            self.writable |= ready.write;
+            self.broken |= ready.error;
+        }
         self.go_on(Link { received: None, sent, back: self.back, mtu }, now)
     }
 
@@ -198,12 +173,19 @@ impl Connection {
 
     fn go_on(&mut self, mut link: Link<'_>, now: Instant) -> Life {
         let at = self.time(now);
+        let (is_received, before) = (link.received.is_some(), link.sent.len());
         self.interface.poll(at, &mut link, &mut self.sockets);
+        if is_received && link.sent.len() > before {
+            self.ask_again();
+        }
         let waits = [State::Closed, State::Listen, State::SynSent, State::SynReceived];
         self.answered |= !waits.contains(&self.sockets.get::<Socket<'_>>(self.socket).state());
         // Each round moves bytes, and both sides take as many as they have room for.
         while self.move_out(now) | self.move_in(now) {
             self.interface.poll(at, &mut link, &mut self.sockets);
+        }
+        if self.is_left() {
+            self.fail();
         }
         self.interface.poll(at, &mut link, &mut self.sockets);
         if self.is_over() {
@@ -215,12 +197,29 @@ impl Connection {
         Life::Until(due.min(self.expiry()))
     }
 
+    /// Asks inside anew at once, if it has answered for a connection of the same ports that it remembers (TIME-WAIT), and
+    /// by the reset that it was sent for that has forgotten now (RFC 9293 §3.5.2). Left to itself TCP would ask a second
+    /// later, and clients are quick to use a port again.
+    fn ask_again(&mut self) {
+        let socket = self.sockets.get_mut::<Socket<'_>>(self.socket);
+        let ends = socket.remote_endpoint().zip(socket.local_endpoint());
+        let Some((to, from)) = ends.filter(|_| socket.state() == State::SynSent && !self.asked_again) else {
+            return;
+        };
+        self.asked_again = true;
+        socket.abort();
+        if socket.connect(self.interface.context(), to, from).is_err() {
+            self.fail();
+        }
+    }
+
     /// When it has been quiet for too long.
     pub(super) fn expiry(&self) -> Instant {
         let socket = self.sockets.get::<Socket<'_>>(self.socket);
         let closed = self.ends.inside_passed && self.ends.outside;
         if !self.answered {
-            self.heard.inside + ANSWER_PATIENCE
+            // Whatever inside says instead of an answer.
+            self.start + self.patience
         } else if socket.send_queue() > 0 || socket.state() == State::SynReceived {
             self.heard.inside + TRANSITORY_IDLE
         } else if closed {
@@ -254,7 +253,7 @@ impl Connection {
         }
         if self.ends.inside && !self.ends.inside_passed && !self.ends.failed && socket.recv_queue() == 0 {
             self.ends.inside_passed = true;
-            if self.outer.shutdown(Shutdown::Write).is_err() {
+            if self.outer.shutdown().is_err() {
                 self.fail();
             }
             return true;
@@ -266,7 +265,17 @@ impl Connection {
     fn move_in(&mut self, now: Instant) -> bool {
         let socket = self.sockets.get_mut::<Socket<'_>>(self.socket);
         let mut moved = false;
-        while self.readable && !self.ends.outside && !self.ends.failed && socket.can_send() {
+        if !self.ahead.is_empty() && socket.can_send() {
+            let sent = socket.send_slice(&self.ahead).unwrap_or_default();
+            self.ahead.drain(..sent);
+            moved = sent > 0;
+        }
+        while self.readable
+            && self.ahead.is_empty()
+            && !self.ends.outside
+            && !self.ends.failed
+            && socket.can_send()
+        {
             if socket.send_queue() == 0 {
                 self.heard.inside = now;
             }
@@ -296,7 +305,7 @@ impl Connection {
     fn fail(&mut self) {
         self.ends.failed = true;
         self.sockets.get_mut::<Socket<'_>>(self.socket).abort();
-        reset_on_close(&self.outer);
+        self.reset_outer();
     }
 
     fn is_over(&mut self) -> bool {
@@ -310,7 +319,7 @@ impl Connection {
         let waits = self.ends.inside && self.ends.outside;
         let over = matches!(state, State::Closed | State::Listen) && !waits;
         if over {
-            reset_on_close(&self.outer);
+            self.reset_outer();
         }
         over
     }
@@ -319,28 +328,4 @@ impl Connection {
         let since = now.saturating_duration_since(self.start).as_micros();
         time::Instant::from_micros(i64::try_from(since).unwrap_or(i64::MAX))
     }
-}
-
-/// A socket that is at an outside address, on an interface of its own.
-fn inner(own: IpAddr, back: Back, mtu: usize, seed: u64) -> Option<(Interface, Socket<'static>)> {
-    let mut config = Config::new(HardwareAddress::Ip);
-    config.random_seed = seed;
-    let mut link = Link { received: None, sent: &mut Vec::new(), back, mtu };
-    let mut interface = Interface::new(config, &mut link, time::Instant::ZERO);
-    let mut full = false;
-    let cidr = IpCidr::new(own.into(), if own.is_ipv4() { 32 } else { 128 });
-    interface.update_ip_addrs(|addresses| full = addresses.push(cidr).is_err());
-    add_way_back(&mut interface, back.ends);
-    let buffer = || SocketBuffer::new(vec![0; BUFFER_LEN]);
-    let mut socket = Socket::new(buffer(), buffer());
-    // Outside has decided already what goes in one segment.
-    socket.set_nagle_enabled(false);
-    (!full).then_some((interface, socket))
-}
-
-/// What is not sent is thrown away, and the other end is reset (RFC 9293 §3.10.4, socket(7) on `SO_LINGER`).
-pub(super) fn reset_on_close(outer: &TcpStream) {
-    // Where that fails it is closed in order.
-    let _closed: Result<(), io::Error> =
-        sockopt::set_socket_linger(outer, Some(Duration::ZERO)).map_err(io::Error::from);
 }

@@ -5,26 +5,33 @@
 //! answer costs a socket and one packet (compare RFC 5382 REQ-10). Of one from outside the outer one is there already:
 //! the client is reset if the endpoint refuses.
 
+mod flow;
+
 use std::collections::HashMap;
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use etherparse::TcpSlice;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::connection::{Connection, Life, TRANSITORY_IDLE, reset_on_close};
+use self::flow::{Flow, Stage, refuse};
+use super::connection::{BUFFER_LEN, Connection, Life, TRANSITORY_IDLE, Terms};
 use super::counters::{Count, Kind};
-use super::host::{Interest, Permit, Ready, Token};
+use super::host::{Interest, Ready, Token};
 use super::inside::{Outward, Refusal};
-use super::inward::Arrival;
+use super::inward::{Arrival, Newcomer, Owner, Waiter};
+use super::outer::{KEEP_ALIVE, Outer};
 use super::table::{self, Limits, Table};
 use super::turn::Turn;
-use crate::gateway::frame::Back;
 
 /// Connections: with full buffers, 512 MiB for a network, and half of that for an endpoint.
 pub(super) const LIMITS: Limits = Limits { network: 2_048, inside: 1_024 };
+/// Connections of a network from outside that get full buffers, and what the others have. So 2,048 take at most 512 MiB,
+/// and all others there may be at most 448 MiB.
+const ROOMY: usize = 2_048;
+const NARROW_LEN: usize = 16 << 10;
 /// The shortest time after which a connection is looked at again for time's sake: what there was to do at once has
 /// been done.
 const TICK: Duration = Duration::from_millis(1);
@@ -60,30 +67,6 @@ pub(super) struct Connections {
     tokens: HashMap<Token, Key>,
 }
 
-#[derive(Debug)]
-struct Flow {
-    _permit: Permit,
-    token: Token,
-    /// What it came in by, if it came from outside.
-    owner: Option<Token>,
-    /// From the gateway's address to inside's.
-    back: Back,
-    stage: Stage,
-}
-
-#[derive(Debug)]
-enum Stage {
-    /// Outside has not answered yet.
-    Opening {
-        outer: TcpStream,
-        /// The packet that asked for it.
-        syn: Vec<u8>,
-    },
-    Open(Box<Connection>),
-    /// Neither any more.
-    Over,
-}
-
 impl Connections {
     pub(super) fn new(kind: Kind, limits: Limits) -> Self {
         Self { kind, flows: Table::new(limits), tokens: HashMap::new() }
@@ -93,26 +76,36 @@ impl Connections {
         self.flows.has(key)
     }
 
-    /// Carries a connection from outside to an endpoint. It is given back if there is no room for it.
+    /// Carries a connection from outside to an endpoint. Its outer side is given back with who waits if there is no room
+    /// for it.
     pub(super) fn carry_in(
         &mut self,
-        outer: TcpStream,
+        newcomer: Newcomer,
         arrival: &Arrival<'_>,
         turn: &mut Turn<'_>,
-    ) -> Result<(), TcpStream> {
+    ) -> Result<(), (Outer, Option<Waiter>)> {
+        let Newcomer { outer, ahead, patience, waiter } = newcomer;
         let ends = arrival.ends(turn.policy, turn.rng, |key| self.flows.has(key));
-        let (Some((key, back)), Ok(permit)) = (ends, turn.host.permit()) else { return Err(outer) };
+        let (Some((key, back)), Ok(permit)) = (ends, turn.host.permit()) else { return Err((outer, waiter)) };
         if self.flows.check(key.inside.ip()).is_err() {
-            return Err(outer);
+            return Err((outer, waiter));
         }
-        // Both sides decide for themselves when to send. Where that can't be said, they are slower.
-        let _slower = outer.set_nodelay(true);
-        let Ok(token) = turn.host.watch(&outer, Interest::Changes) else { return Err(outer) };
+        outer.send_at_once();
+        let Ok(token) = turn.host.watch(&outer, Interest::Changes) else { return Err((outer, waiter)) };
         let (mtu, chance) = (turn.inside.mtu(), (turn.rng.u64(..), turn.now));
-        let mut connection = Connection::inward(outer, &key, back, mtu, chance)?;
-        let life = connection.wake((true, true), mtu, &mut turn.inside.frames, turn.now);
+        let buffer_len = if self.flows.len() < ROOMY { BUFFER_LEN } else { NARROW_LEN };
+        let terms = Terms { ahead, patience, returned: waiter.is_some(), buffer_len };
+        let mut connection = match Connection::inward((outer, terms), &key, back, mtu, chance) {
+            Ok(connection) => connection,
+            Err(outer) => {
+                turn.host.unwatch(&outer);
+                return Err((outer, waiter));
+            }
+        };
+        let life = connection.wake(None, mtu, &mut turn.inside.frames, turn.now);
         let stage = Stage::Open(Box::new(connection));
-        let flow = Flow { _permit: permit, token, owner: Some(arrival.owner), back, stage };
+        let owner = Some(arrival.owner.clone());
+        let flow = Flow { _permit: permit, token, owner, waiter, back, stage };
         // Checked before.
         let _none = self.flows.insert(key, flow, turn.now + TRANSITORY_IDLE);
         self.tokens.insert(token, key);
@@ -130,12 +123,12 @@ impl Connections {
         }
     }
 
-    /// Resets all that an owner has brought.
-    pub(super) fn end(&mut self, owner: Token, turn: &mut Turn<'_>) {
-        let own = self.flows.iter().filter(|(_, flow)| flow.owner == Some(owner));
+    /// Resets all that owners have brought who are gone.
+    pub(super) fn end(&mut self, is_gone: &dyn Fn(&Owner) -> bool, turn: &mut Turn<'_>) {
+        let own = self.flows.iter().filter(|(_, flow)| flow.owner.as_ref().is_some_and(is_gone));
         for key in own.map(|(&key, _)| key).collect::<Vec<_>>() {
-            if let Some(Flow { stage: Stage::Open(connection), .. }) = self.flows.get_mut(&key) {
-                connection.reset(turn.inside.mtu(), &mut turn.inside.frames, turn.now);
+            if let Some(flow) = self.flows.get_mut(&key) {
+                flow.reset(turn);
             }
             self.settle(&key, Life::Over, turn);
         }
@@ -143,13 +136,7 @@ impl Connections {
 
     /// Has the outer sides be reset when this is dropped.
     pub(super) fn reset_on_drop(&self) {
-        for (_, flow) in self.flows.iter() {
-            match &flow.stage {
-                Stage::Open(connection) => connection.reset_on_drop(),
-                Stage::Opening { outer, .. } => reset_on_close(outer),
-                Stage::Over => {}
-            }
-        }
+        self.flows.iter().for_each(|(_, flow)| flow.reset_on_drop());
     }
 
     /// Carries a segment.
@@ -190,6 +177,7 @@ impl Connections {
             Socket::new(Domain::for_address(key.outside), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         // Inside and outside decide for themselves when to send.
         outer.set_tcp_nodelay(true)?;
+        outer.set_tcp_keepalive(&KEEP_ALIVE)?;
         match outer.connect(&key.outside.into()) {
             Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
                 return Err(error);
@@ -199,7 +187,7 @@ impl Connections {
         }
         let token = turn.host.watch(&outer, Interest::Changes)?;
         let stage = Stage::Opening { outer: outer.into(), syn: outward.packet.to_vec() };
-        let flow = Flow { _permit: permit, token, owner: None, back: outward.back, stage };
+        let flow = Flow { _permit: permit, token, owner: None, waiter: None, back: outward.back, stage };
         // Checked before.
         let _none = self.flows.insert(key, flow, turn.now + TRANSITORY_IDLE);
         self.tokens.insert(token, key);
@@ -240,116 +228,10 @@ impl Connections {
                     turn.inside.counters.closed(self.kind);
                     if flow.is_unanswered() {
                         turn.inside.counters.add(Count::InwardRefused);
+                        flow.give_back(turn.host);
                     }
                 }
             }
         }
     }
-}
-
-impl Flow {
-    fn take(&mut self, outward: &Outward<'_>, segment: &TcpSlice<'_>, turn: &mut Turn<'_>) -> Life {
-        self.back = outward.back;
-        let (mtu, now) = (turn.inside.mtu(), turn.now);
-        match &mut self.stage {
-            Stage::Over => Life::Over,
-            Stage::Opening { .. } if segment.rst() => Life::Over,
-            Stage::Opening { .. } => Life::Until(now + TRANSITORY_IDLE),
-            Stage::Open(connection) => {
-                if let Some(back) = self.back.of(outward.destination) {
-                    connection.set_back(back);
-                }
-                connection.take(outward.packet, mtu, &mut turn.inside.frames, now)
-            }
-        }
-    }
-
-    fn ready(&mut self, key: Key, ready: Ready, turn: &mut Turn<'_>) -> Life {
-        let (mtu, now) = (turn.inside.mtu(), turn.now);
-        match &mut self.stage {
-            // Nobody waits for the endpoint any more.
-            Stage::Open(connection) if ready.error && !connection.is_answered() => {
-                connection.reset(mtu, &mut turn.inside.frames, now);
-                Life::Over
-            }
-            Stage::Open(connection) => {
-                connection.wake((ready.read, ready.write), mtu, &mut turn.inside.frames, now)
-            }
-            Stage::Opening { outer, syn } => match connected(outer) {
-                Ok(false) => Life::Until(now + TRANSITORY_IDLE),
-                Ok(true) => self.established(key, turn),
-                Err(error) => {
-                    refuse(&error, self.back, (key.outside.ip(), syn), turn);
-                    Life::Over
-                }
-            },
-            Stage::Over => Life::Over,
-        }
-    }
-
-    /// Whether it came from outside, and the endpoint has not taken it.
-    fn is_unanswered(&self) -> bool {
-        matches!(&self.stage, Stage::Open(connection) if !connection.is_answered())
-    }
-
-    /// Outside has answered: inside is answered.
-    fn established(&mut self, key: Key, turn: &mut Turn<'_>) -> Life {
-        let Stage::Opening { outer, syn } = std::mem::replace(&mut self.stage, Stage::Over) else {
-            return Life::Over;
-        };
-        let (mtu, chance) = (turn.inside.mtu(), (turn.rng.u64(..), turn.now));
-        let back = self.back.of(key.outside.ip());
-        let made = back.and_then(|back| Connection::outward(outer, key.outside, back, mtu, chance));
-        let Some(mut connection) = made else { return Life::Over };
-        let life = connection.take(&syn, mtu, &mut turn.inside.frames, turn.now);
-        self.stage = Stage::Open(Box::new(connection));
-        life
-    }
-
-    fn wake(&mut self, turn: &mut Turn<'_>) -> Life {
-        let (mtu, now) = (turn.inside.mtu(), turn.now);
-        match &mut self.stage {
-            Stage::Open(connection) if connection.expiry() > now => {
-                connection.wake((false, false), mtu, &mut turn.inside.frames, now)
-            }
-            Stage::Open(connection) => {
-                turn.inside.counters.add(Count::Expired);
-                connection.reset(mtu, &mut turn.inside.frames, now);
-                Life::Over
-            }
-            Stage::Over => Life::Over,
-            Stage::Opening { syn, .. } => {
-                turn.inside.counters.add(Count::Expired);
-                turn.inside.refuse(self.back, syn, Refusal::Host, Count::Unreachable, now);
-                Life::Over
-            }
-        }
-    }
-}
-
-/// Whether the outer connection is made, or why it is not.
-fn connected(outer: &TcpStream) -> io::Result<bool> {
-    if let Some(error) = outer.take_error()? {
-        return Err(error);
-    }
-    match outer.peer_addr() {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Tells inside why there is no connection to an address; `syn` is the packet that asked for it.
-fn refuse(error: &io::Error, back: Back, (outside, syn): (IpAddr, &[u8]), turn: &mut Turn<'_>) {
-    let (why, count) = match error.kind() {
-        ErrorKind::NetworkUnreachable | ErrorKind::AddrNotAvailable => (Refusal::Network, Count::Unreachable),
-        ErrorKind::HostUnreachable | ErrorKind::TimedOut => (Refusal::Host, Count::Unreachable),
-        ErrorKind::PermissionDenied => (Refusal::Prohibited, Count::Denied),
-        ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => {
-            return turn.inside.reset_kept(back, outside, syn, Count::Unreachable, turn.now);
-        }
-        // No descriptors, memory or ports.
-        _ => return turn.inside.reset_kept(back, outside, syn, Count::Full, turn.now),
-    };
-    turn.inside.refuse(back, syn, why, count, turn.now);
 }

@@ -21,7 +21,7 @@ pub struct Token(u64);
 /// What a socket is ready for.
 #[derive(Clone, Copy, Debug)]
 pub struct Ready {
-    pub(super) token: Token,
+    pub(crate) token: Token,
     pub(super) read: bool,
     pub(super) write: bool,
     pub(super) error: bool,
@@ -29,7 +29,7 @@ pub struct Ready {
 
 /// When a socket is told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Interest {
+pub(crate) enum Interest {
     /// While it can be read, or has errors.
     Reading,
     /// Once whenever something has come.
@@ -38,9 +38,9 @@ pub(super) enum Interest {
     Changes,
 }
 
-/// Those that are watched. Closing a socket ends it.
+/// Those that are watched. Closing a socket ends it, and so does [`Self::unwatch`] where others have it from then on.
 #[derive(Debug)]
-pub(super) struct Host {
+pub(crate) struct Host {
     epoll: OwnedFd,
     next: u64,
     /// One for each socket that there may be.
@@ -48,10 +48,10 @@ pub(super) struct Host {
 }
 
 /// What allows one socket, as long as it is held.
-pub(super) type Permit = OwnedSemaphorePermit;
+pub(crate) type Permit = OwnedSemaphorePermit;
 
 impl Host {
-    pub(super) fn new(sockets: Arc<Semaphore>) -> io::Result<Self> {
+    pub(crate) fn new(sockets: Arc<Semaphore>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         Ok(Self { epoll, next: 0, sockets })
     }
@@ -60,11 +60,11 @@ impl Host {
     ///
     /// # Errors
     /// `EMFILE`, if there are as many as there may be.
-    pub(super) fn permit(&self) -> io::Result<Permit> {
+    pub(crate) fn permit(&self) -> io::Result<Permit> {
         Arc::clone(&self.sockets).try_acquire_owned().map_err(|_| Errno::MFILE.into())
     }
 
-    pub(super) fn watch(&mut self, socket: impl AsFd, interest: Interest) -> io::Result<Token> {
+    pub(crate) fn watch(&mut self, socket: impl AsFd, interest: Interest) -> io::Result<Token> {
         let flags = match interest {
             Interest::Reading => EventFlags::IN,
             Interest::Arrivals => EventFlags::IN | EventFlags::ET,
@@ -76,8 +76,14 @@ impl Host {
         Ok(token)
     }
 
+    /// Watches a socket no more that stays open: others may have it watched here again.
+    pub(crate) fn unwatch(&self, socket: impl AsFd) {
+        // One that is watched can be left. If it could not, who wants it watched again would be told.
+        let _left = epoll::delete(&self.epoll, socket);
+    }
+
     /// Waits until one has something, but not longer than that, and gives those that have.
-    pub(super) fn wait(&self, patience: Option<Duration>) -> io::Result<Vec<Ready>> {
+    pub(crate) fn wait(&self, patience: Option<Duration>) -> io::Result<Vec<Ready>> {
         let timeout = patience.map(|patience| Timespec {
             tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: patience.subsec_nanos().into(),

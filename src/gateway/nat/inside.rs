@@ -18,6 +18,8 @@ use crate::switch::wire::virtio::Offload;
 const REFUSALS: StormLimit = StormLimit { frames_per_second: 1_000, burst: 1_000 };
 /// Frames that wait to go inside; more are lost, as on any link. Half of what the port's queue holds.
 pub(super) const WAITING_MAX: usize = 512;
+/// As long as fewer wait there is room for a datagram, which makes at most 125 frames: 64 KiB by [`super::carry::MTU_MIN`].
+const ROOMY_MAX: usize = WAITING_MAX / 2;
 
 /// A packet from inside, for elsewhere; its checksums have been looked at.
 #[derive(Clone, Copy, Debug)]
@@ -178,6 +180,11 @@ impl Inside {
         if let Some(frame) = back.of(from).and_then(|back| back.echo(reply)) {
             self.push_cut(frame);
         }
+    }
+
+    /// Whether there is room for whatever a datagram becomes.
+    pub(super) fn has_room(&self) -> bool {
+        self.frames.len() < ROOMY_MAX
     }
 
     pub(super) fn push(&mut self, frame: Vec<u8>, offload: Offload) {

@@ -10,24 +10,24 @@ use std::time::Instant;
 
 /// How many entries there may be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// Of a network.
-    pub(super) network: usize,
+    pub(crate) network: usize,
     /// Of one inside address.
-    pub(super) inside: usize,
+    pub(crate) inside: usize,
 }
 
 /// What tells entries apart: of an inside address and port.
-pub(super) trait Key: Copy + Ord + Hash {
+pub(crate) trait Key: Copy + Ord + Hash {
     fn inside(&self) -> SocketAddr;
 }
 
 /// There is no room for one more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(crate) struct Full;
 
 #[derive(Debug)]
-pub(super) struct Table<K, V> {
+pub(crate) struct Table<K, V> {
     limits: Limits,
     entries: HashMap<K, Entry<V>>,
     /// Entries of each inside address that has any.
@@ -46,19 +46,19 @@ struct Entry<V> {
 }
 
 impl<K: Key, V> Table<K, V> {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, entries: HashMap::new(), inside: HashMap::new(), queue: BTreeSet::new() }
     }
 
     /// Whether there is room for one more of an inside address.
-    pub(super) fn check(&self, inside: IpAddr) -> Result<(), Full> {
+    pub(crate) fn check(&self, inside: IpAddr) -> Result<(), Full> {
         let has = self.inside.get(&inside).copied().unwrap_or_default();
         let room = self.entries.len() < self.limits.network && has < self.limits.inside;
         room.then_some(()).ok_or(Full)
     }
 
     /// Takes an entry, to be looked at then. One of that key is replaced, and given back.
-    pub(super) fn insert(&mut self, key: K, value: V, wake: Instant) -> Result<Option<V>, Full> {
+    pub(crate) fn insert(&mut self, key: K, value: V, wake: Instant) -> Result<Option<V>, Full> {
         let replaced = self.remove(&key);
         self.check(key.inside().ip())?;
         *self.inside.entry(key.inside().ip()).or_default() += 1;
@@ -67,20 +67,25 @@ impl<K: Key, V> Table<K, V> {
         Ok(replaced)
     }
 
-    pub(super) fn has(&self, key: &K) -> bool {
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn has(&self, key: &K) -> bool {
         self.entries.contains_key(key)
     }
 
     /// All of them, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.entries.iter().map(|(key, entry)| (key, &entry.value))
     }
 
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.entries.get_mut(key).map(|entry| &mut entry.value)
     }
 
-    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+    pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let entry = self.entries.remove(key)?;
         self.queue.remove(&(entry.queued, *key));
         let inside = key.inside().ip();
@@ -94,7 +99,7 @@ impl<K: Key, V> Table<K, V> {
     }
 
     /// Has an entry looked at then, and not before.
-    pub(super) fn wake(&mut self, key: &K, at: Instant) {
+    pub(crate) fn wake(&mut self, key: &K, at: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.wake = at;
         // Most are put off, with every packet: their place in the queue is corrected when it is their turn.
@@ -106,13 +111,13 @@ impl<K: Key, V> Table<K, V> {
     }
 
     /// When there may be something to look at.
-    pub(super) fn next(&self) -> Option<Instant> {
+    pub(crate) fn next(&self) -> Option<Instant> {
         self.queue.first().map(|&(at, _)| at)
     }
 
     /// An entry that is to be looked at by now. It is the next one as long as neither [`Self::wake`] has put it
     /// off nor it is gone.
-    pub(super) fn due(&mut self, now: Instant) -> Option<K> {
+    pub(crate) fn due(&mut self, now: Instant) -> Option<K> {
         loop {
             let &(at, key) = self.queue.first()?;
             if at > now {

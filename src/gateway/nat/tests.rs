@@ -1,6 +1,7 @@
 //! A way out between a guest made of smoltcp and servers on this host's loopback device, which is not denied here.
 
 mod guest;
+mod handed;
 mod inward;
 
 use std::io::{Read, Write};
@@ -15,6 +16,7 @@ use self::guest::{CLIENT, Guest, OWN, PATIENCE, World, inside};
 use super::carry::FlowLimits;
 use super::connection::{ESTABLISHED_IDLE, TRANSITORY_IDLE};
 use super::datagrams::{DNS_IDLE, UDP_IDLE};
+use super::outer::reset_on_close;
 use super::table::Limits;
 use super::{Count, Kind, Policy};
 
@@ -315,6 +317,23 @@ fn connected(world: &mut World) -> (Guest, TcpStream) {
     (guest, stream)
 }
 
+/// Which timer of this host's TCP runs for a connection, and how long it has still to run (proc_pid_net(5)).
+fn timer(own: SocketAddr, other: SocketAddr) -> (u8, Duration) {
+    let written = |end: SocketAddr| match end {
+        SocketAddr::V4(end) => {
+            format!("{:08X}:{:04X}", u32::from_ne_bytes(end.ip().octets()), end.port())
+        }
+        SocketAddr::V6(_) => panic!("it is in another file"),
+    };
+    let ends = [written(own), written(other)];
+    let all = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let mut lines = all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|line| line[1..3] == ends).expect("it is there");
+    let (which, left) = line[5].split_once(':').unwrap();
+    let hundredths = u64::from_str_radix(left, 16).unwrap();
+    (u8::from_str_radix(which, 16).unwrap(), Duration::from_millis(hundredths * 10))
+}
+
 fn is_reset(stream: &mut TcpStream) -> bool {
     matches!(stream.read(&mut [0; 16]), Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset)
 }
@@ -323,13 +342,33 @@ fn is_reset(stream: &mut TcpStream) -> bool {
 fn a_reset_passes_both_ways() {
     let mut world = World::open();
     let (mut guest, stream) = connected(&mut world);
-    super::connection::reset_on_close(&stream);
+    reset_on_close(&stream);
     drop(stream);
     world.run(&mut guest, |guest| guest.socket().state() == State::Closed);
     let (mut guest, mut stream) = connected(&mut world);
     guest.socket().abort();
     world.run_until(&mut guest, |world, _| world.open_flows(Kind::Tcp) == 0);
     assert!(is_reset(&mut stream));
+}
+
+#[test]
+fn a_reset_behind_an_end_is_passed_on() {
+    let mut world = World::open();
+    let (mut guest, stream) = connected(&mut world);
+    stream.shutdown(Shutdown::Write).unwrap();
+    world.run(&mut guest, |guest| guest.socket().state() == State::CloseWait);
+    reset_on_close(&stream);
+    drop(stream);
+    world.run(&mut guest, |guest| guest.socket().state() == State::Closed);
+    world.run_until(&mut guest, |world, _| world.open_flows(Kind::Tcp) == 0);
+    // Both at once.
+    let (mut guest, mut stream) = connected(&mut world);
+    stream.write_all(b"last words").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    reset_on_close(&stream);
+    drop(stream);
+    world.run(&mut guest, |guest| guest.socket().state() == State::Closed);
+    world.run_until(&mut guest, |world, _| world.open_flows(Kind::Tcp) == 0);
 }
 
 #[test]

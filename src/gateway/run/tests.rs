@@ -6,6 +6,7 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::UdpSocket;
+use tokio::runtime::Handle;
 
 use super::*;
 use crate::gateway::nat::Policy;

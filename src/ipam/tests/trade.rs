@@ -110,6 +110,36 @@ fn a_24_is_used_to_the_last_address_and_says_so() {
 }
 
 #[test]
+fn what_is_kept_is_nobodys_until_it_is_kept_no_more() {
+    let mut cluster = Cluster::new(2, &space(29));
+    let web = cluster.attach(node(1), "web", None).unwrap();
+    let (virtual_one, elsewhere) = ("10.0.9.3".parse().unwrap(), "10.0.8.3".parse().unwrap());
+    let keep = |cluster: &mut Cluster, kept: &[IpAddr]| {
+        cluster
+            .pools
+            .values_mut()
+            .for_each(|pool| pool.keep(kept.iter().map(|&address| (address, "service s"))));
+    };
+    keep(&mut cluster, &[web, virtual_one, elsewhere]);
+    for number in [1, 2] {
+        let refused = cluster.attach(node(number), "db", Some("10.0.9.3")).unwrap_err();
+        assert_eq!(refused.to_string(), "10.0.9.3 is reserved: service s");
+    }
+    // Of .2 to .6 three are left.
+    let rest: BTreeSet<IpAddr> =
+        (0..3).map(|number| cluster.attach(node(2), &number.to_string(), None).unwrap()).collect();
+    assert!(!rest.contains(&virtual_one) && !rest.contains(&web), "{rest:?}");
+    assert_eq!(
+        cluster.attach(node(1), "db", None).unwrap_err().to_string(),
+        "10.0.9.0/29: 3 of 3 used, besides the gateway's and 2 virtual addresses"
+    );
+    cluster.release(node(1), "web");
+    assert!(cluster.attach(node(1), "db", None).is_err(), "released, but kept");
+    keep(&mut cluster, &[virtual_one]);
+    assert_eq!(cluster.attach(node(2), "db", None), Ok(web));
+}
+
+#[test]
 fn a_requested_address_comes_from_wherever_it_is() {
     let mut cluster = Cluster::new(3, &space(24));
     let fifty = "10.0.9.50".parse().unwrap();

@@ -1,8 +1,11 @@
 use super::super::names::{Lookup, NamesError};
 use super::super::page::{Fetched, Page, PageError};
 use super::super::plan::{EndpointPlan, Shape};
+use super::super::service::{Seen, Visit, Visitor};
 use super::super::throughput::{Flow, FlowError};
 use super::super::way_out::Errand;
+use std::net::IpAddr;
+
 use super::*;
 use crate::switch::wire::flow::IpVersion;
 
@@ -24,7 +27,18 @@ fn perfect(plan: &Plan) -> Findings {
     let membership = Some(Membership { sights: Vec::new(), faults: Vec::new() });
     let (page, sealed_page) = (Some(fetched((0, 2))), Some(fetched((1, 3))));
     let (names, way_out) = (Some(resolved(plan)), Some(led_out(plan)));
-    Findings { pairs: pairs.collect(), names, page, sealed_page, way_out, stream, sealed_stream, membership }
+    let service = Some(visited(plan));
+    Findings {
+        pairs: pairs.collect(),
+        names,
+        page,
+        sealed_page,
+        way_out,
+        service,
+        stream,
+        sealed_stream,
+        membership,
+    }
 }
 
 fn resolved(plan: &Plan) -> Names {
@@ -54,6 +68,22 @@ fn led_out(plan: &Plan) -> WayOut {
     };
     let errands = plan.endpoints().enumerate().map(errand).collect();
     WayOut { outside: plan.outside.address, errands }
+}
+
+/// Everybody finds the first endpoint of its network.
+fn visited(plan: &Plan) -> Service {
+    let endpoints: Vec<_> = plan.endpoints().map(|(_, endpoint)| endpoint).collect();
+    let seen = |task: &EndpointPlan, visitor: IpAddr| {
+        Ok(Seen { task: task.name.clone(), visitor, took: Duration::from_millis(3) })
+    };
+    let inside = |(from, own): (usize, &&EndpointPlan)| {
+        let task = endpoints.iter().find(|task| task.network == own.network).unwrap();
+        Visit { from: Visitor::Endpoint(from), outcome: seen(task, own.v4.into()) }
+    };
+    let outside =
+        |node| Visit { from: Visitor::Outside(node), outcome: seen(endpoints[0], plan.outside.address) };
+    let inside = endpoints.iter().enumerate().map(inside);
+    Service::new(inside.chain((0..plan.nodes.len()).map(outside)).collect(), plan)
 }
 
 fn names(findings: &mut Findings) -> &mut [Lookup] {
@@ -198,4 +228,32 @@ fn a_wire_is_described_with_its_faults() {
     plan.wire.faults.delay = Duration::from_millis(20);
     plan.wire.seed = 7;
     assert!(picture(&plan).contains("a simulated wire (loss 0.01, delay 20ms, seed 7)"));
+}
+
+#[test]
+fn a_service_answers_everybody_with_a_page_of_its_own_network() {
+    let plan = plan(3, false);
+    let right = perfect(&plan);
+    let said = findings(&plan, &right);
+    let first =
+        "Service: 6 of 6 visits to http://web/ led to 2 tasks, which see their visitors, median 3.0 ms";
+    assert!(said.contains(first), "{said}");
+    assert!(said.contains("Ports: 80 of 3 of 3 nodes leads to a task from outside"), "{said}");
+    let wrong = |visit: usize, change: fn(&mut Seen)| {
+        let mut service = visited(&plan);
+        change(service.visits[visit].outcome.as_mut().unwrap());
+        let found = Findings { service: Some(Service::new(service.visits, &plan)), ..perfect(&plan) };
+        assert!(!found.is_right() && document("lab", &plan, &found)["service"]["ok"] == false);
+        assert!(findings(&plan, &found).contains(", and a service does not answer everybody"));
+        faults(&plan, &found).join("\n")
+    };
+    assert_eq!(
+        wrong(2, |seen| seen.task = "n1b".into()),
+        "n2a gets a page of n1b, which is in another network"
+    );
+    assert_eq!(wrong(2, |seen| seen.task = "x".into()), "n2a gets a page of x, which is no task of web");
+    let seen_as = wrong(2, |seen| seen.visitor = [10, 1, 0, 1].into());
+    assert_eq!(seen_as, "n2a is seen by n1a as 10.1.0.1, not 10.1.2.1");
+    let behind = wrong(8, |seen| seen.visitor = [10, 1, 0, 1].into());
+    assert_eq!(behind, "outside, by node3 is seen by n1a as 10.1.0.1, not 198.18.255.254");
 }

@@ -82,7 +82,9 @@ impl Cluster {
             match self.acquire_from(&source, endpoint, wanted, deadline).await {
                 Ok(address) => return Ok(HostAddress::new(address, subnet.subnet.length())),
                 Err(Failure::Pool(error)) => return Err(internal(error)),
-                Err(Failure::NoAddress(reason)) => reasons.push(self.describe(&reason)),
+                Err(Failure::NoAddress(reason)) => {
+                    reasons.push(format!("network {}: {}", network.1.name, self.describe(&reason)));
+                }
             }
         }
         match (wanted, reasons.is_empty()) {

@@ -9,6 +9,9 @@
 //! - `share`: what each node tells all of its part, so that others know whom to ask and refusals have numbers.
 //! - `reclaim`: what removed nodes held is found and used again.
 //!
+//! Services have virtual addresses, which no pool leases as long as their records are there, whoever holds them: the node
+//! that makes a service leases them for the moment until then.
+//!
 //! A lease belongs to an endpoint by its id. It is on disk before the endpoint is, and released after it is gone
 //! from there: a crash between leaves a lease without an endpoint, which the next look finds.
 
@@ -20,6 +23,6 @@ mod reclaim;
 mod share;
 
 pub(super) use self::message::{AddressAnswer, AddressRequest};
-pub(super) use self::pools::{Pools, forget};
+pub(super) use self::pools::{Pools, Virtual, capacity, forget};
 pub(super) use self::reclaim::keep;
 pub(super) use self::share::SharesHeard;

@@ -58,13 +58,29 @@ impl Place {
     }
 }
 
+/// Virtual addresses of services by network, each with whose it is.
+pub(in crate::node) type Virtual = BTreeMap<String, Vec<(IpAddr, String)>>;
+
+/// How many endpoints and virtual addresses a subnet has room for.
+///
+/// # Errors
+/// If it is none.
+pub(in crate::node) fn capacity(subnet: &Subnet) -> Result<u128, SpaceError> {
+    Ok(space(subnet)?.capacity())
+}
+
 /// The addresses of a subnet, as its network's record has them.
-pub(super) fn space(subnet: &Subnet) -> Result<Space, SpaceError> {
+fn space(subnet: &Subnet) -> Result<Space, SpaceError> {
     let range = subnet.ip_range.map(|range| (range.first(), range.length()));
     let gateway = (subnet.gateway, "gateway".to_owned());
     let reserved = subnet.reserved.iter().map(|(name, &address)| (address, name.to_string()));
     let all: Vec<(IpAddr, String)> = reserved.chain([gateway]).collect();
     Space::new(subnet.subnet.first(), subnet.subnet.length(), range, all)
+}
+
+fn addresses<'v>(virtuals: &'v Virtual, network: &str) -> impl Iterator<Item = (IpAddr, &'v str)> {
+    let of = virtuals.get(network).into_iter().flatten();
+    of.map(|(address, what)| (*address, what.as_str()))
 }
 
 /// Removes what is kept.
@@ -80,6 +96,8 @@ pub(in crate::node) struct Pools {
     pools: Mutex<BTreeMap<Place, Kept>>,
     /// Endpoints that are being attached: they have addresses before they are there.
     coming: Mutex<BTreeSet<String>>,
+    /// What nobody leases, besides what networks' records have.
+    virtuals: Mutex<Virtual>,
     /// Networks that are being made: their pools are there before their records.
     founding: Mutex<BTreeSet<String>>,
 }
@@ -115,12 +133,33 @@ impl Pools {
     /// Those of node `me`, whose files are read when they are needed.
     pub(in crate::node) fn new(state: Arc<StateDir>, me: NodeId) -> Self {
         let pools = Mutex::default();
-        Self { state, me, pools, coming: Mutex::default(), founding: Mutex::default() }
+        let (coming, virtuals, founding) = Default::default();
+        Self { state, me, pools, coming, virtuals, founding }
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<Place, Kept>> {
         // A change is made to a copy, so that none is half done.
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn virtuals(&self) -> MutexGuard<'_, Virtual> {
+        self.virtuals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has these addresses leased to nobody from now on, in place of those of before.
+    pub(in crate::node) fn keep(&self, virtuals: Virtual) {
+        let mut pools = self.pools();
+        for (place, kept) in pools.iter_mut() {
+            kept.pool.keep(addresses(&virtuals, &place.network));
+        }
+        *self.virtuals() = virtuals;
+    }
+
+    /// The addresses of a subnet, without those that are kept for something.
+    pub(super) fn space(&self, place: &Place, subnet: &Subnet) -> Result<Space, SpaceError> {
+        let mut space = space(subnet)?;
+        space.keep(addresses(&self.virtuals(), &place.network));
+        Ok(space)
     }
 
     /// Notes that an endpoint is about to get addresses, which are its own even while it is not there.
@@ -158,7 +197,9 @@ impl Pools {
         let mut pools = self.pools();
         let (mut pool, before) = match pools.get(place) {
             Some(kept) => (kept.pool.clone(), Some(&kept.bytes)),
-            None => (self.load(place, subnet)?.unwrap_or(Pool::join(self.me, space(subnet)?)), None),
+            None => {
+                (self.load(place, subnet)?.unwrap_or(Pool::join(self.me, self.space(place, subnet)?)), None)
+            }
         };
         let outcome = act(&mut pool);
         let bytes = pool.save();
@@ -170,7 +211,7 @@ impl Pools {
     }
 
     fn load(&self, place: &Place, subnet: &Subnet) -> Result<Option<Pool>, PoolError> {
-        let (name, space) = (place.file()?, space(subnet)?);
+        let (name, space) = (place.file()?, self.space(place, subnet)?);
         let Some(bytes) = self.state.read(&name)? else { return Ok(None) };
         let pool = Pool::load(self.me, space, &bytes);
         Ok(Some(pool.map_err(|error: LoadError| self.state.corrupt(&name, error.to_string()))?))

@@ -5,14 +5,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tracing::warn;
-
 use super::super::cluster::Cluster;
 use super::super::records::{SharesRecord, gossip_id, node_id};
-use super::pools::{Network, Place, PoolError, space};
+use super::pools::{Network, Place, PoolError};
 use crate::api::{NodeUse, Subnet, SubnetUse};
 use crate::crypto::identity::NodeId;
-use crate::gossip::{self, SetError};
+use crate::gossip;
 use crate::ipam::{Other, Share};
 
 /// What nodes said last of each network, by its id.
@@ -21,24 +19,9 @@ pub(in crate::node) type SharesHeard = BTreeMap<(NodeId, String), Vec<Share>>;
 impl Cluster {
     /// Tells the others what this node holds, as far as they have not heard of it.
     pub(in crate::node) fn say_shares(&self) {
-        let wanted = self.addresses.shares();
-        let said = self.gossip.list::<SharesRecord>().into_iter();
-        let said: BTreeMap<String, SharesRecord> = said
-            .filter(|(owner, ..)| owner.map(node_id) == Some(self.id))
-            .map(|(_, network, record)| (network, record))
-            .collect();
-        let tell = || -> Result<(), SetError> {
-            for (network, shares) in &wanted {
-                if said.get(network).is_none_or(|said| said.shares != *shares) {
-                    self.gossip.set(network, &SharesRecord { shares: shares.clone() })?;
-                }
-            }
-            let gone = said.keys().filter(|network| !wanted.contains_key(*network));
-            gone.into_iter().try_for_each(|network| self.gossip.delete::<SharesRecord>(network))
-        };
-        if let Err(error) = tell() {
-            warn!("can't say how many addresses this node holds: {error}");
-        }
+        let record = |(network, shares)| (network, SharesRecord { shares });
+        let wanted = self.addresses.shares().into_iter().map(record).collect();
+        self.say(&wanted, "how many addresses this node holds");
     }
 
     /// Remembers what others say.
@@ -70,7 +53,7 @@ impl Cluster {
             };
             let mut nodes: Vec<_> = said.iter().filter_map(node).collect();
             nodes.sort_by(|one, other| one.node.cmp(&other.node));
-            let capacity = space(subnet).map_or(0, |space| count(space.capacity()));
+            let capacity = self.addresses.space(&place, subnet).map_or(0, |space| count(space.capacity()));
             SubnetUse { subnet: subnet.subnet, capacity, nodes }
         };
         Place::all(network).map(of).collect()
@@ -84,7 +67,7 @@ impl Cluster {
         subnet: &Subnet,
     ) -> Result<BTreeMap<gossip::NodeId, Other>, PoolError> {
         let own = self.addresses.change(place, subnet, |pool| pool.share())?;
-        let capacity = space(subnet)?.capacity();
+        let capacity = self.addresses.space(place, subnet)?.capacity();
         let alive: BTreeSet<NodeId> =
             self.peers().into_iter().filter(|(_, peer)| peer.alive).map(|(node, _)| node).collect();
         self.note_shares();

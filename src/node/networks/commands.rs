@@ -9,6 +9,7 @@ use tracing::{info, warn};
 use super::super::cluster::{Cluster, now_ms};
 use super::super::life::internal;
 use super::super::records::{EndpointRecord, NetworkRecord, Presence, gossip_id, node_id};
+use super::super::services::network_is_free;
 use super::conflict::mark;
 use super::create::{Around, settle};
 use super::lookup::{find_network, find_one, may_remove};
@@ -168,7 +169,9 @@ impl Cluster {
 
     pub(in crate::node) async fn remove_network(&self, wanted: &Name) -> Result<(), Refusal> {
         self.manages()?;
+        let _alone = self.creating.lock().await;
         let network = self.detail(find_one(&self.network_views(), wanted)?.clone());
+        network_is_free(&network.network, &self.service_views())?;
         may_remove(&network, &self.id.to_string())?;
         self.delete_network(&network.network.id).await.map_err(internal)
     }
@@ -176,9 +179,14 @@ impl Cluster {
     /// Removes the networks that nobody uses, but for the routing mesh's.
     pub(in crate::node) async fn prune_networks(&self, filter: &NetworkFilter) -> Result<Pruned, Refusal> {
         self.manages()?;
+        let _alone = self.creating.lock().await;
+        let services = self.service_views();
         let mut removed = Vec::new();
         for network in self.network_views() {
-            if network.options.ingress || !filter.admits(&network) {
+            if network.options.ingress
+                || network_is_free(&network, &services).is_err()
+                || !filter.admits(&network)
+            {
                 continue;
             }
             let network = self.detail(network);

@@ -4,7 +4,9 @@
 mod nodes;
 mod peers;
 
-pub(super) use nodes::{Member, Said, find_node, list_nodes, may_demote, may_remove, must_be_manager};
+pub(super) use nodes::{
+    Member, Said, find_node, list_nodes, may_demote, may_remove, must_be_manager, relabel,
+};
 pub(super) use peers::{PeerFacts, list_peers};
 
 use crate::api::{Code, Name, Refusal};

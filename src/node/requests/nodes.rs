@@ -1,10 +1,12 @@
 //! The members of the cluster.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{PeerFacts, conflict, find};
-use crate::api::{Liveness, Name, NodeFilter, NodeStatus, NodeView, Refusal};
+use crate::api::{Code, Liveness, Name, NodeFilter, NodeStatus, NodeUpdate, NodeView, Refusal};
 use crate::crypto::identity::{NodeId, Role};
+use crate::service::spec::check_labels;
 
 /// What stands for the node that is asked.
 const SELF: &str = "self";
@@ -20,6 +22,8 @@ pub(crate) struct Member {
     pub role: Role,
     /// Milliseconds since 1970 when it was let in.
     pub joined_ms: u64,
+    /// What managers have written on it.
+    pub labels: BTreeMap<String, String>,
     /// Its own record, if it has published one that is still there.
     pub said: Option<Said>,
 }
@@ -33,6 +37,8 @@ pub(crate) struct Said {
     pub door: Option<SocketAddr>,
     /// Where data for it goes.
     pub data: SocketAddr,
+    /// Whether it runs tasks of services.
+    pub tasks: bool,
 }
 
 /// The members that are wanted, by name and then by id. `own` is the node that is asked, which is always there;
@@ -59,6 +65,9 @@ pub(crate) fn list_nodes(
             door: member.said.as_ref().and_then(|said| said.door),
             data: member.said.as_ref().map(|said| said.data),
             version: member.said.as_ref().map(|said| said.version.clone()),
+            tasks: member.said.as_ref().is_some_and(|said| said.tasks),
+            labels: member.labels.clone(),
+            unbound: Vec::new(),
         }
     };
     let mut nodes: Vec<_> = members.iter().map(view).filter(|node| filter.admits(node)).collect();
@@ -89,6 +98,21 @@ pub(crate) fn must_be_manager(own: Role, managers: &[SocketAddr]) -> Result<(), 
     }
     let managers: Vec<_> = managers.iter().map(ToString::to_string).collect();
     Err(conflict(format!("this node is a worker: ask on a manager ({})", managers.join(", "))))
+}
+
+/// What is written on a node after a change.
+///
+/// # Errors
+/// If a label is to be taken off that it has not, or can't be one.
+pub(crate) fn relabel(node: &NodeView, update: &NodeUpdate) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut labels = node.labels.clone();
+    for key in &update.label_rm {
+        let gone = labels.remove(key);
+        gone.ok_or_else(|| conflict(format!("node {} has no label {key}", node.name)))?;
+    }
+    labels.extend(update.label_add.iter().cloned());
+    check_labels(&labels).map_err(|error| Refusal::new(Code::BadRequest, error.to_string()))?;
+    Ok(labels)
 }
 
 /// Whether a node may be removed from its cluster.
@@ -142,8 +166,14 @@ mod tests {
     }
 
     fn member(number: u8, name: &str, role: Role) -> Member {
-        let said = Said { version: "0.1.0".into(), door: None, data: ([192, 0, 2, number], 4789).into() };
-        Member { id: id(number), name: name.into(), role, joined_ms: 1, said: Some(said) }
+        let said = Said {
+            version: "0.1.0".into(),
+            door: None,
+            data: ([192, 0, 2, number], 4789).into(),
+            tasks: true,
+        };
+        let labels = [("zone".to_owned(), "a".to_owned())].into();
+        Member { id: id(number), name: name.into(), role, joined_ms: 1, labels, said: Some(said) }
     }
 
     fn cluster() -> Vec<NodeView> {
@@ -188,6 +218,27 @@ mod tests {
         let found = |own, wanted: &str| find_node(&members, id(own), &wanted.parse().unwrap()).unwrap().id;
         assert_eq!([found(1, "self"), found(1, "one"), found(2, "self")], [id(1), id(1), id(2)]);
         assert_eq!(found(1, &id(2).to_string()[..20]), id(2));
+    }
+
+    #[test]
+    fn labels_are_taken_off_and_put_on() {
+        let node = &cluster()[0];
+        let update = |rm: &[&str], add: &[(&str, &str)]| {
+            relabel(
+                node,
+                &NodeUpdate {
+                    label_rm: rm.iter().map(|&key| key.into()).collect(),
+                    label_add: add.iter().map(|&(key, value)| (key.into(), value.into())).collect(),
+                },
+            )
+        };
+        let shown = |labels: BTreeMap<String, String>| {
+            labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(update(&[], &[("disk", "ssd"), ("zone", "b")]).map(shown), Ok("disk=ssd,zone=b".into()));
+        assert_eq!(update(&["zone"], &[("a", "")]).map(shown), Ok("a=".into()));
+        assert_eq!(update(&["disk"], &[]).unwrap_err().message, "node a has no label disk");
+        assert_eq!(update(&[], &[("", "x")]).unwrap_err().code, Code::BadRequest);
     }
 
     #[test]

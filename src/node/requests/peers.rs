@@ -123,9 +123,16 @@ pub(super) mod tests {
     #[test]
     fn peers_have_the_names_of_members_and_both_ends_of_their_path() {
         let data = |number| SocketAddr::from(([198, 51, 100, number], 4789));
-        let said = Said { version: "0.1.0".into(), door: None, data: data(2) };
+        let said = Said { version: "0.1.0".into(), door: None, data: data(2), tasks: false };
         let id = NodeId::from_bytes([2; 16]);
-        let member = Member { id, name: "two".into(), role: Role::Worker, joined_ms: 0, said: Some(said) };
+        let member = Member {
+            id,
+            name: "two".into(),
+            role: Role::Worker,
+            joined_ms: 0,
+            labels: Default::default(),
+            said: Some(said),
+        };
         let quality = Quality { rtt_us: None, lost: 4, asked: 4 };
         let two = PeerFacts { data: Some(path(2, Probed::Blocked)), ..peer(2, Liveness::Alive) };
         let views = list_peers(&[member], &[peer(1, Liveness::Dead), two], Some(data(1)));

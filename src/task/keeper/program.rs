@@ -19,7 +19,7 @@ use crate::api::TaskState;
 use crate::namespace::init::Ended;
 use crate::namespace::room::Terminal;
 use crate::task::frame::{CHUNK_MAX, Frame, Size, Stream};
-use crate::task::kept::{NOT_EXECUTABLE, NOT_FOUND};
+use crate::task::kept::{NOT_EXECUTABLE, NOT_FOUND, NOT_STARTED};
 use crate::task::now_ms;
 use crate::task::stream::Waited;
 
@@ -79,7 +79,7 @@ impl Keeper {
     }
 
     fn spawn(self: &Rc<Self>, pumps: &mut JoinSet<()>) -> Result<(Pid, Waited), Refused> {
-        let system = |error: io::Error| Refused { code: NOT_EXECUTABLE, reason: error.to_string() };
+        let system = |error: io::Error| Refused { code: NOT_STARTED, reason: error.to_string() };
         let mut command = self.command().map_err(system)?;
         if let Some(folder) = command.get_current_dir().filter(|folder| !folder.is_dir()) {
             let reason = format!("there is no directory {} to work in", folder.display());
@@ -240,10 +240,51 @@ async fn finish(pumps: &mut JoinSet<()>) {
 
 fn refused(command: &[String], error: &io::Error) -> Refused {
     let name = command.first().map_or("", String::as_str);
-    match error.kind() {
-        io::ErrorKind::NotFound => {
-            Refused { code: NOT_FOUND, reason: format!("{name}: there is no such program") }
+    let code = code_of(error);
+    match code {
+        NOT_FOUND => Refused { code, reason: format!("{name}: there is no such program") },
+        _ => Refused { code, reason: format!("{name}: {error}") },
+    }
+}
+
+/// What is not the program's fault passes: memory, processes or descriptors are used up, or somebody is writing to its
+/// file (fork(2), execve(2)).
+fn code_of(error: &io::Error) -> u8 {
+    match Errno::from_io_error(error) {
+        Some(Errno::NOENT) => NOT_FOUND,
+        Some(
+            Errno::ACCESS
+            | Errno::PERM
+            | Errno::NOEXEC
+            | Errno::NOTDIR
+            | Errno::ISDIR
+            | Errno::LOOP
+            | Errno::NAMETOOLONG
+            | Errno::TOOBIG,
+        ) => NOT_EXECUTABLE,
+        _ => NOT_STARTED,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_stays_so_is_the_programs_fault() {
+        for (errno, code) in [
+            (Errno::NOENT, NOT_FOUND),
+            (Errno::ACCESS, NOT_EXECUTABLE),
+            (Errno::NOEXEC, NOT_EXECUTABLE),
+            (Errno::ISDIR, NOT_EXECUTABLE),
+            (Errno::TOOBIG, NOT_EXECUTABLE),
+            (Errno::AGAIN, NOT_STARTED),
+            (Errno::NOMEM, NOT_STARTED),
+            (Errno::TXTBSY, NOT_STARTED),
+            (Errno::MFILE, NOT_STARTED),
+        ] {
+            let refused = refused(&["x".into()], &errno.into());
+            assert!(refused.code == code && refused.reason.starts_with("x: "), "{errno}: {}", refused.code);
         }
-        _ => Refused { code: NOT_EXECUTABLE, reason: format!("{name}: {error}") },
     }
 }

@@ -18,12 +18,13 @@ use tracing::{info, warn};
 use super::networks::write_shared;
 use super::{TASKS_MAX, Task, Tasks, conflict, internal};
 use crate::api::{
-    Code, Name, PublishedPort, Refusal, TASK_NETWORKS_MAX, TaskCreate, TaskNetwork, TaskProgram, TaskState,
-    WORDS_MAX,
+    Code, Name, PublishedPort, Refusal, ServiceView, TASK_NETWORKS_MAX, TaskCreate, TaskNetwork, TaskProgram,
+    TaskService, TaskState,
 };
 use crate::crypto::identity::NodeId;
 use crate::namespace::init::THIS_PROGRAM;
 use crate::namespace::sandbox::is_privileged;
+use crate::service::spec::check_words;
 use crate::state::{StateDir, StateError};
 use crate::task::frame::Status;
 use crate::task::keeper::Announcement;
@@ -41,16 +42,22 @@ pub(super) struct Wanted {
     /// In the order of its places.
     pub(super) networks: Vec<TaskNetwork>,
     pub(super) published: Vec<PublishedPort>,
+    /// The service that it answers for, if it is made for one by hand.
+    pub(super) backend: Option<ServiceView>,
     /// The place by way of which it is reached from outside.
     pub(super) through: usize,
 }
 
 impl Tasks {
     /// Makes a task, ready to be started.
-    pub(super) async fn create(self: &Arc<Self>, request: TaskCreate) -> Result<Arc<Task>, Refusal> {
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        request: TaskCreate,
+        service: Option<TaskService>,
+    ) -> Result<Arc<Task>, Refusal> {
         check(&request)?;
         let _making = self.making.lock().await;
-        let (mut kept, wanted) = self.settle(request).await?;
+        let (mut kept, wanted) = self.settle(request, service).await?;
         StateDir::part(&self.folder).map_err(internal)?;
         let directory = self.folder.join(&kept.id);
         let made = self.build(&directory, &mut kept, wanted).await;
@@ -72,7 +79,18 @@ impl Tasks {
     }
 
     /// What the task will be, with all that was not given.
-    async fn settle(&self, request: TaskCreate) -> Result<(Kept, Wanted), Refusal> {
+    async fn settle(
+        &self,
+        mut request: TaskCreate,
+        service: Option<TaskService>,
+    ) -> Result<(Kept, Wanted), Refusal> {
+        let id = match &service {
+            Some(service) => {
+                request.name = Some(named(&name_of(service))?);
+                service.id.clone()
+            }
+            None => NodeId::random(&SystemRandom::new()).map_err(internal)?.to_string(),
+        };
         let names: Vec<String> = self.table().values().map(|task| task.kept.name.to_string()).collect();
         if names.len() >= TASKS_MAX {
             return Err(conflict(format!(
@@ -89,17 +107,21 @@ impl Tasks {
             Some(name) => name,
             None => named(&name::free(&mut fastrand::Rng::new(), is_taken))?,
         };
-        let id = NodeId::random(&SystemRandom::new()).map_err(internal)?.to_string();
         let hostname = match request.program.hostname.clone() {
             Some(hostname) => hostname,
             None => named(&id[..ID_SHORT])?,
         };
         let user = find_user(request.program.user.as_deref(), is_privileged());
         let user = user.map_err(|error| bad_request(error.to_string()))?;
-        let TaskCreate { program, networks, published, remove, .. } = request;
-        let (endpoints, way_out) = self.places(&networks).await?;
-        let wanted = Wanted { networks, published, through: way_out.unwrap_or_default() };
-        Ok((Kept { id, name, hostname, program, user, endpoints, remove, created_ms: now_ms() }, wanted))
+        let TaskCreate { program, networks, published, remove, service: backend, .. } = request;
+        let (endpoints, way_out) = self.places(&networks, service.is_some()).await?;
+        let backend = match backend {
+            Some(backend) => Some(self.service_of(backend, &endpoints).await?),
+            None => None,
+        };
+        let wanted = Wanted { networks, published, backend, through: way_out.unwrap_or_default() };
+        let created_ms = now_ms();
+        Ok((Kept { id, name, hostname, program, user, endpoints, remove, service, created_ms }, wanted))
     }
 
     /// Makes the directory, starts the keeper, and gives the task its places. If that fails, its keeper has been ended.
@@ -121,24 +143,10 @@ impl Tasks {
 /// What can be told of a request without looking around.
 fn check(request: &TaskCreate) -> Result<(), Refusal> {
     let TaskProgram { command, env, workdir, hostname, .. } = &request.program;
-    let too_many = |count: usize| count > WORDS_MAX;
-    if command.first().is_none_or(String::is_empty) {
+    if command.is_empty() {
         return Err(bad_request("there is no command to run"));
     }
-    if too_many(command.len()) || too_many(env.len()) {
-        return Err(bad_request(format!("a task has at most {WORDS_MAX} words and variables")));
-    }
-    if command.iter().chain(env).any(|text| text.contains('\0')) {
-        return Err(bad_request("words and variables hold no zero bytes"));
-    }
-    if let Some(variable) =
-        env.iter().find(|variable| variable.split_once('=').is_none_or(|(key, _)| key.is_empty()))
-    {
-        return Err(bad_request(format!("{variable:?} is no variable: want KEY=VALUE")));
-    }
-    if workdir.as_ref().is_some_and(|workdir| !workdir.is_absolute()) {
-        return Err(bad_request("the directory to work in has to be an absolute path"));
-    }
+    check_words(command, env, workdir.as_deref()).map_err(|error| bad_request(error.to_string()))?;
     if hostname.as_ref().is_some_and(|hostname| hostname.as_str().contains('_')) {
         return Err(bad_request("--hostname: letters, digits, '-' and '.' only"));
     }
@@ -210,6 +218,15 @@ fn process(id: u32) -> Option<Pid> {
     i32::try_from(id).ok().and_then(Pid::from_raw)
 }
 
+/// What a task of a service is called: `web.3.0123456789ab`, slots counted from 1 as in Docker.
+fn name_of(service: &TaskService) -> String {
+    let id: String = service.id.chars().take(ID_SHORT).collect();
+    match service.slot {
+        Some(slot) => format!("{}.{}.{id}", service.name, u32::from(slot) + 1),
+        None => format!("{}.{id}", service.name),
+    }
+}
+
 fn named(text: &str) -> Result<Name, Refusal> {
     text.parse().map_err(internal)
 }
@@ -223,7 +240,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::api::Publish;
+    use crate::api::{Publish, WORDS_MAX};
 
     fn request(command: &[&str], env: &[&str], workdir: Option<&str>) -> TaskCreate {
         let program = TaskProgram {
@@ -235,7 +252,22 @@ mod tests {
             tty: false,
             stdin: false,
         };
-        TaskCreate { name: None, program, networks: Vec::new(), published: Vec::new(), remove: false }
+        let (networks, published) = (Vec::new(), Vec::new());
+        TaskCreate { name: None, program, networks, published, remove: false, service: None }
+    }
+
+    #[test]
+    fn the_longest_name_of_a_service_leaves_room_for_its_tasks() {
+        let service = TaskService {
+            id: "0123456789abcdefghijklmno".into(),
+            service: "s".into(),
+            name: "x".repeat(crate::service::spec::SERVICE_NAME_MAX).parse().unwrap(),
+            slot: Some(crate::service::spec::REPLICAS_MAX - 1),
+            generation: 1,
+        };
+        let name = name_of(&service);
+        assert!(name.ends_with("xx.1000.0123456789ab") && named(&name).is_ok(), "{name}");
+        assert!(named(&name_of(&TaskService { slot: None, ..service })).is_ok());
     }
 
     #[test]
@@ -246,11 +278,12 @@ mod tests {
         assert!(nowhere.message.contains("--network"), "{nowhere}");
         for (request, part) in [
             (request(&[], &[], None), "no command"),
-            (request(&[""], &[], None), "no command"),
-            (request(&["a\0b"], &[], None), "zero bytes"),
+            (request(&[""], &[], None), "first word is empty"),
+            (request(&["a\0b"], &[], None), "NUL byte"),
             (request(&["sh"], &["A"], None), "KEY=VALUE"),
             (request(&["sh"], &["=b"], None), "KEY=VALUE"),
             (request(&["sh"], &[], Some("here")), "absolute"),
+            (request(&["sh"], &[], Some("/a\0b")), "NUL byte"),
             (request(&["x"; WORDS_MAX + 1], &[], None), "at most 1024"),
         ] {
             let refusal = check(&request).unwrap_err();

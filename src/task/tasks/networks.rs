@@ -12,7 +12,7 @@ use super::make::{Wanted, bad_request};
 use super::{Tasks, conflict, internal};
 use crate::api::{
     AttachRequest, Attached, Call, Code, ConnectRequest, DisconnectRequest, EndpointDevice, Name,
-    NetworkDetail, Refusal, TaskEndpoint, TaskNetwork,
+    NetworkDetail, Refusal, ServiceView, TaskEndpoint, TaskNetwork,
 };
 use crate::state::{StateDir, StateError};
 use crate::task::kept::{ID_SHORT, Kept, TASK};
@@ -25,12 +25,13 @@ impl Tasks {
     pub(super) async fn places(
         &self,
         wanted: &[TaskNetwork],
+        of_service: bool,
     ) -> Result<(Vec<TaskEndpoint>, Option<usize>), Refusal> {
         let (mut places, mut way_out): (Vec<TaskEndpoint>, _) = (Vec::new(), None);
         for (index, wanted) in wanted.iter().enumerate() {
             let answer = self.node.answer(Call::Network(wanted.network.clone())).await?;
             let network = serde_json::from_value::<NetworkDetail>(answer).map_err(internal)?.network;
-            if !network.options.attachable && !network.options.ingress {
+            if !of_service && !network.options.attachable && !network.options.ingress {
                 return Err(conflict(format!(
                     "network {} is not for single programs: it was made without --attachable",
                     network.name
@@ -53,6 +54,26 @@ impl Tasks {
         Ok((places, way_out))
     }
 
+    /// The service that a task with those places answers for.
+    pub(super) async fn service_of(
+        &self,
+        wanted: Name,
+        places: &[TaskEndpoint],
+    ) -> Result<ServiceView, Refusal> {
+        let answer = self.node.answer(Call::Service(wanted)).await?;
+        let service = serde_json::from_value::<ServiceView>(answer).map_err(internal)?;
+        if places.iter().any(|place| is_in(&service, place)) {
+            return Ok(service);
+        }
+        let networks: Vec<&str> = service.networks.iter().map(|place| place.name.as_str()).collect();
+        let of = match networks[..] {
+            [] => "it is in none".to_owned(),
+            _ => format!("it is in {}", networks.join(", ")),
+        };
+        let name = &service.spec.name;
+        Err(conflict(format!("service {name} is in no network of this task: {of}; name one by --network")))
+    }
+
     /// Gives a task its places, and writes what depends on them.
     pub(super) async fn join_networks(
         &self,
@@ -62,9 +83,12 @@ impl Tasks {
         pid: u32,
     ) -> Result<(), Refusal> {
         let short_id: Name = kept.id[..ID_SHORT].parse().map_err(internal)?;
-        let Wanted { networks, mut published, through } = wanted;
+        let Wanted { networks, mut published, backend, through } = wanted;
+        let backend = backend.as_ref();
         let mut all = Vec::new();
         for (index, (place, wanted)) in kept.endpoints.iter_mut().zip(networks).enumerate() {
+            let service = backend.filter(|service| is_in(service, place));
+            let service = service.map(|service| service.id.parse()).transpose().map_err(internal)?;
             let published = if index == through { std::mem::take(&mut published) } else { Vec::new() };
             let request = AttachRequest {
                 network: place.network.parse().map_err(internal)?,
@@ -74,9 +98,15 @@ impl Tasks {
                 mac: wanted.mac,
                 aliases: wanted.aliases.into_iter().chain([short_id.clone()]).collect(),
                 published,
+                service,
             };
-            let answer = self.node.answer(Call::Attach(request)).await?;
-            let attached = serde_json::from_value::<Attached>(answer).map_err(internal)?;
+            let attached = match kept.service {
+                Some(_) => self.node.attach_task(request).await?,
+                None => {
+                    let answer = self.node.answer(Call::Attach(request)).await?;
+                    serde_json::from_value::<Attached>(answer).map_err(internal)?
+                }
+            };
             place.endpoint = Some(attached.id.clone());
             place.addresses.clone_from(&attached.addresses);
             all.push(attached);
@@ -119,6 +149,10 @@ impl Tasks {
             }
         }
     }
+}
+
+fn is_in(service: &ServiceView, place: &TaskEndpoint) -> bool {
+    service.networks.iter().any(|other| other.network == place.network)
 }
 
 /// Writes what a task's programs know of names, by the places that it has; gives the directory.

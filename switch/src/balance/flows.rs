@@ -163,7 +163,15 @@ impl Flows {
     /// The flow with that key, seen from one side.
     pub(super) fn find(&self, key: &Key, side: Side) -> Option<Found<'_>> {
         let (bucket, tag) = self.place(key);
-        bucket.ways(tag).find_map(|way| bucket.read(way).filter(|found| found.is(key, side)))
+        // Not by adapters, through each of which what is found would be moved.
+        for way in bucket.ways(tag) {
+            if let Some(found) = bucket.read(way)
+                && found.is(key, side)
+            {
+                return Some(found);
+            }
+        }
+        None
     }
 
     /// The flow from a client, if it is there and not `stale`; else a new one, to the first of `candidates` that none of
@@ -276,7 +284,10 @@ impl Flows {
 
     fn tick(&self, now: Instant) -> u32 {
         let start = *self.start.get_or_init(|| now);
-        let ticks = now.saturating_duration_since(start).as_millis() / u128::from(1_000 / TICKS_PER_SECOND);
+        let passed = now.saturating_duration_since(start);
+        // Not by milliseconds at once, whose 128 bits divide slowly.
+        let part = u64::from(passed.subsec_millis() * TICKS_PER_SECOND / 1_000);
+        let ticks = passed.as_secs().saturating_mul(u64::from(TICKS_PER_SECOND)).saturating_add(part);
         u32::try_from(ticks).unwrap_or(u32::MAX)
     }
 }

@@ -83,8 +83,10 @@ pub(crate) fn to_task(
     frame: &mut Headers<'_>,
     now: Instant,
 ) -> Result<(), DropReason> {
-    let packet = frame.packet().filter(|packet| service.spec().addresses.contains(&packet.destination));
-    let packet = packet.ok_or(DropReason::NotBalanced)?;
+    let Some(packet) = frame.packet() else { return Err(DropReason::NotBalanced) };
+    if !service.spec().addresses.contains(&packet.destination) {
+        return Err(DropReason::NotBalanced);
+    }
     let client = Client { flows, service, vni, header: *frame.header, packet: &packet, now };
     let (found, role) = client.flow()?;
     flows.touch(&found, now);
@@ -98,10 +100,15 @@ pub(crate) fn to_task(
 
 /// Gives what a task says in a balanced flow the virtual address; leaves everything else as it is.
 pub(crate) fn to_client(flows: &Flows, vni: Vni, frame: &mut Headers<'_>, now: Instant) {
-    let Some(packet) = frame.packet().filter(|packet| packet.kind != Kind::EchoRequest) else { return };
+    let Some(packet) = frame.packet() else { return };
+    if matches!(packet.kind, Kind::EchoRequest) {
+        return;
+    }
     let task = packet.tuple.source;
-    let found = flows.find(&packet.tuple.answer_key(vni), Side::Task(task));
-    let Some(found) = found.filter(|found| !found.flow.is_hairpin()) else { return };
+    let Some(found) = flows.find(&packet.tuple.answer_key(vni), Side::Task(task)) else { return };
+    if found.flow.is_hairpin() {
+        return;
+    }
     flows.touch(&found, now);
     note(&found, &packet, Role::Task);
     if let Some(fragments) = packet.fragments {

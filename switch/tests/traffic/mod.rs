@@ -64,6 +64,8 @@ type Way = [(MacAddr, [u8; 4]); 2];
 const CLIENT: (MacAddr, [u8; 4]) = (HERE, [198, 51, 100, 1]);
 const SERVICE: (MacAddr, [u8; 4]) = (VIRTUAL, [198, 51, 100, 100]);
 const TASK: (MacAddr, [u8; 4]) = (THERE, [198, 51, 100, 3]);
+/// Behind the peer, too, but no task.
+const OTHER: (MacAddr, [u8; 4]) = (THERE, [198, 51, 100, 2]);
 
 /// Two stations, whose IP addresses only have to differ.
 fn way(from: MacAddr, to: MacAddr) -> Way {
@@ -114,10 +116,15 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         // 45 segments and their headers are more than one message takes.
         egress("super-frame", vec![super_frame(SEGMENT); 8], 16),
         egress("small frame for a service", vec![(for_service(), Offload::default()); 32], 32).served(),
+        egress("beginning of a connection to a service, and its end", beginnings(), 32).served(),
         egress("super-frame for a service", vec![super_frame_of([CLIENT, SERVICE], SEGMENT); 8], 16).served(),
         ingress("small frame, a datagram each", 32, singles, 1),
         ingress("small frame, joined datagrams", 32, joined, 1),
         ingress("small frame, a flow each", 32, mixed, 32),
+        ingress("acknowledgment", 32, acknowledgments(way(THERE, HERE), 0), 32),
+        ingress("acknowledgment of a service", 32, acknowledgments([TASK, CLIENT], 0), 32).served(),
+        ingress("acknowledgment, its network has a service", 32, acknowledgments([OTHER, CLIENT], 1), 32)
+            .served(),
         ingress("UDP datagram, one flow", RUN_SEGMENTS.into(), vec![udp_run()], 1),
         ingress("TCP segment, one flow", RUN_SEGMENTS.into(), vec![tcp_run(way(THERE, HERE), 1, SEGMENT)], 1),
         ingress(
@@ -366,6 +373,20 @@ fn opening() -> Vec<u8> {
     tcp_between([CLIENT, SERVICE], [5_201, 40_000], 1, &[])
 }
 
+/// SYN and reset of connection after connection to the service: in the next batch each begins anew.
+fn beginnings() -> Vec<(Vec<u8>, Offload)> {
+    let one = |flow: u16, is_reset: bool| {
+        let [from, to] = [CLIENT, SERVICE];
+        let builder =
+            PacketBuilder::ethernet2(from.0.0, to.0.0).ipv4(from.1, to.1, 64).tcp(50_000 + flow, 80, 1, 512);
+        let mut frame = Vec::new();
+        let builder = if is_reset { builder.rst() } else { builder.syn() };
+        builder.write(&mut frame, &[]).expect("a vector takes it");
+        (frame, Offload::default())
+    };
+    (0..16).flat_map(|flow| [one(flow, false), one(flow, true)]).collect()
+}
+
 /// A UDP frame of flow `flow`.
 fn udp_of([from, to]: Way, flow: u16, payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(from.0.0, to.0.0).ipv4(from.1, to.1, 64).udp(40_000 + flow, 5_300);
@@ -416,6 +437,14 @@ fn tcp_run(way: Way, flows: u16, segment: u16) -> (Vec<u8>, usize) {
     let run: Vec<u8> = segments.flatten().collect();
     let segment = run.len() / usize::from(RUN_SEGMENTS);
     (run, segment)
+}
+
+/// What a receiver sends back, each different: nothing joins them.
+fn acknowledgments(way: Way, flow: u16) -> Vec<(Vec<u8>, usize)> {
+    let one = |index| datagram(&tcp(way, flow, index, &[]));
+    let run: Vec<u8> = (0..32).flat_map(one).collect();
+    let segment = run.len() / 32;
+    vec![(run, segment)]
 }
 
 /// As many full datagrams of one flow as a run holds, with the bytes of each.

@@ -9,13 +9,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use vswitchd::namespace::netns::NetNs;
 
-use super::daemons::{Daemons, wait_until};
+use super::daemons::{Daemons, wait_until, with_daemons};
 use super::gateway::resolver;
 use super::host::Host;
-use super::tasks::with_tasks;
+use super::shown::addresses;
 use crate::fixture::{PATIENCE, iperf3, set, tool};
 
 /// The networks: one that leads out and is sealed, one that is internal.
@@ -30,7 +29,7 @@ const PAGE: usize = 300_000;
 const AT_ONCE: Duration = Duration::from_millis(1_000);
 
 pub(super) fn real() -> Result<()> {
-    with_tasks("clients", 3, |daemons| {
+    with_daemons("clients", 3, |daemons| {
         let tools = ["dig -v", "curl --version", "ping -V", "busybox true"];
         for line in tools {
             if tool(&daemons.hosts[WORLD].netns, line)?.is_none() {
@@ -84,9 +83,7 @@ fn begin(daemons: &Daemons) -> Result<Vec<IpAddr>> {
         two.say(&["run", "-d", "--name", task, "--network", network, "--", "sleep", "1d"])?;
     }
     let shown = one.json(&["ps", "--filter", "name=web"])?;
-    let addresses = shown[0]["endpoints"][0]["addresses"].as_array().context("a list")?;
-    let address = |own: &Value| own.as_str()?.split('/').next()?.parse().ok();
-    let addresses: Vec<IpAddr> = addresses.iter().filter_map(address).collect();
+    let addresses = addresses(&shown[0]["endpoints"][0])?;
     ensure!(addresses.len() == 2, "{shown:?}");
     wait_until("data gets there", || Ok(exec(two, "client", "ping -c 1 -W 1 web")?.status.success()))?;
     Ok(addresses)

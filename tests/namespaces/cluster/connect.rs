@@ -1,18 +1,17 @@
 //! More networks for a namespace that has an endpoint, and networks for the hosts themselves.
 
 use std::fs;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use vswitchd::api::HostAddress;
 use vswitchd::namespace::netlink::{Link, Netlink};
 use vswitchd::namespace::netns::NetNs;
 
 use super::daemons::{Daemons, wait_until, with_daemons};
 use super::host::refused;
 use super::overlay::wait_until_carried;
+use super::shown::{address, addresses};
 use crate::fixture::{tool, udp_both_ways};
 
 const NETWORKS: [&str; 2] = ["elder", "rowan"];
@@ -49,16 +48,6 @@ fn make(daemons: &Daemons) -> Result<()> {
     Ok(())
 }
 
-/// The addresses that something was given.
-fn addresses(attached: &Value) -> Result<Vec<IpAddr>> {
-    let list = attached["addresses"].as_array().context("a list")?;
-    list.iter().map(|own| Ok(own.as_str().context("text")?.parse::<HostAddress>()?.address())).collect()
-}
-
-fn first(attached: &Value) -> Result<IpAddr> {
-    addresses(attached)?.first().copied().context("it has an address")
-}
-
 fn link(netns: &NetNs, name: &str) -> Result<Option<Link>> {
     Ok(Netlink::open(netns)?.links()?.into_iter().find(|link| link.name == name))
 }
@@ -87,7 +76,7 @@ pub(super) fn exposed() -> Result<()> {
         ensure!(here["gateways"] == Value::Array(Vec::new()) && here["resolver"] == "10.81.0.1", "{here}");
         let there = expose(1, &["--name", "gate", "--interface", "gate0"], NETWORKS[0])?;
         wait_until_carried(daemons, &[0, 1])?;
-        udp_both_ways(&one, &two, first(&here)?, first(&there)?, PAYLOAD)?;
+        udp_both_ways(&one, &two, address(&here)?, address(&there)?, PAYLOAD)?;
         ensure!(way_out(&two)? == before, "the host's way out is its own");
         let both = expose(0, &[], NETWORKS[1])?;
         ensure!(addresses(&both)?.len() == 2 && both["mtu"] == 1_420, "{both}");
@@ -114,7 +103,7 @@ pub(super) fn exposed() -> Result<()> {
         daemons.wait_until_see(&[0, 1], &[0, 1], true)?;
         wait_until("it is there again", || Ok(link(&two, "gate0")?.is_some_and(|link| link.up)))?;
         wait_until_carried(daemons, &[0, 1])?;
-        udp_both_ways(&one, &two, first(&here)?, first(&there)?, PAYLOAD)?;
+        udp_both_ways(&one, &two, address(&here)?, address(&there)?, PAYLOAD)?;
         let host = &daemons.hosts[1];
         let shown: Value = serde_json::from_str(&host.say(&["network", "inspect", NETWORKS[0]])?)?;
         let names = shown[0]["Endpoints"].to_string();
@@ -151,7 +140,7 @@ pub(super) fn connected() -> Result<()> {
         for (here, there) in addresses(&web)?.into_iter().zip(addresses(&db)?) {
             udp_both_ways(&places[0], &places[1], here, there, PAYLOAD)?;
         }
-        udp_both_ways(&places[0], &places[1], first(&first_ones[0])?, first(&first_ones[1])?, PAYLOAD)?;
+        udp_both_ways(&places[0], &places[1], address(&first_ones[0])?, address(&first_ones[1])?, PAYLOAD)?;
         if let Some(way) = way_out(&places[0])? {
             ensure!(way.contains("via 10.81.0.1 dev eth0"), "the first network is the way out: {way}");
         }
@@ -191,7 +180,7 @@ pub(super) fn connected() -> Result<()> {
             Ok(there("eth0")? && there("eth1")?)
         })?;
         wait_until_carried(daemons, &[0, 1])?;
-        udp_both_ways(&places[0], &places[1], first(&back)?, first(&first_ones[1])?, PAYLOAD)
+        udp_both_ways(&places[0], &places[1], address(&back)?, address(&first_ones[1])?, PAYLOAD)
     })
 }
 

@@ -1,6 +1,7 @@
 //! A few daemons in namespaces on one underlay, whose links can be cut.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::thread;
@@ -14,10 +15,13 @@ use vswitchd::namespace::netns::NetNs;
 
 use super::host::{Host, said};
 use super::process::Process;
+use super::tasks::Left;
 use crate::fixture::{PATIENCE, shape};
 
 /// What hosts are called: words that nothing else on the wire says.
 const NAMES: [&str; 5] = ["quince-host", "medlar-host", "damson-host", "bullace-host", "sorb-host"];
+/// Managers and workers of the two halves of four hosts.
+pub(super) const HALVES: [[usize; 2]; 2] = [[0, 2], [1, 3]];
 /// The bridge of those that are cut off from the others.
 const ISLAND: &str = "br1";
 /// Between two looks at something that is waited for: commands are processes, and shared cores are few.
@@ -50,11 +54,14 @@ pub(super) fn with_daemons(
 
 /// Hosts on one underlay, each with a daemon if it was started.
 pub(super) struct Daemons {
-    // Dropped in this order: the daemons first.
+    // Dropped in this order: the daemons first, which would run tasks of services again that have ended.
     pub(super) hosts: Vec<Host>,
+    _left: Left,
     pub(super) lab: Lab,
     /// What each daemon is told besides.
     pub(super) arguments: Vec<String>,
+    /// The words of a program that each daemon is started by and that becomes it; none if it is started itself.
+    pub(super) starter: Vec<&'static str>,
     _scratch: Scratch,
 }
 
@@ -75,7 +82,9 @@ impl Daemons {
         };
         let hosts: Vec<Host> = lab.nodes().iter().zip(NAMES).map(host).collect();
         ensure!(hosts.len() == usize::from(count), "there are {} names only", NAMES.len());
-        let this = Self { hosts, lab, arguments: Vec::new(), _scratch: scratch };
+        let left = Left(hosts.iter().map(|host| host.state.clone()).collect());
+        let (arguments, starter) = (Vec::new(), Vec::new());
+        let this = Self { hosts, _left: left, lab, arguments, starter, _scratch: scratch };
         let mut links = Netlink::open(this.underlay()?)?;
         links.add_bridge(ISLAND, this.lab.plan().underlay_mtu)?;
         links.set_up(ISLAND)?;
@@ -95,7 +104,7 @@ impl Daemons {
         let host = &mut self.hosts[host];
         let mut arguments = vec!["--state-dir", text(&host.state)?, "--socket", text(&host.socket)?];
         arguments.extend(self.arguments.iter().map(String::as_str));
-        host.process = Some(Process::start(&self.lab, &host.netns, &arguments)?);
+        host.process = Some(Process::start(&self.lab, &host.netns, &self.starter, &arguments)?);
         Ok(())
     }
 
@@ -125,6 +134,12 @@ impl Daemons {
             self.join(host, &token, 0)?;
         }
         self.wait_until_all_see_all()
+    }
+
+    /// The same, and their daemons run tasks of services.
+    pub(super) fn form_with_tasks(&mut self, members: usize, managers: usize) -> Result<()> {
+        self.arguments.push("--allow-tasks".into());
+        self.form(members, managers)
     }
 
     /// Has a host join at a manager.
@@ -186,6 +201,13 @@ impl Daemons {
         self.plug(island, ISLAND)
     }
 
+    /// The same, and waits until neither of these sees any of the others.
+    pub(super) fn part(&self, those: &[usize], island: &[usize]) -> Result<()> {
+        self.split(island)?;
+        self.wait_until_see(those, island, false)?;
+        self.wait_until_see(island, those, false).map(drop)
+    }
+
     /// Puts them back.
     pub(super) fn unite(&self, island: &[usize]) -> Result<()> {
         self.plug(island, BRIDGE)
@@ -238,7 +260,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What is left of a failed test is in nobody's way.
-        let _left = fs::remove_dir_all(&self.0);
+        // Keepers of tasks that end with their namespaces may still write what has become of them. What is left of a failed test
+        // is in nobody's way.
+        let _left = wait_until("a scratch directory can be removed", || {
+            Ok(fs::remove_dir_all(&self.0)
+                .map_or_else(|error| error.kind() == ErrorKind::NotFound, |()| true))
+        });
     }
 }

@@ -12,6 +12,7 @@ use vswitchd::switch::wire::{MacAddr, Vni};
 use super::daemons::{Daemons, wait_until, with_daemons};
 use super::host::refused;
 use super::overlay::{DATA_PORT, NETWORKS, PLAIN, VNIS, endpoint, plug};
+use super::shown::address;
 use crate::fixture::{PATIENCE, SILENCE, tcp, tool, udp, udp_both_ways, udp_sizes};
 
 /// A second plain network, which nobody foreign is in.
@@ -78,8 +79,7 @@ fn make(daemons: &Daemons, foreign: IpAddr) -> Result<[IpAddr; 2]> {
     for (node, own) in inside.iter_mut().enumerate() {
         wait_until("the network is known", || Ok(daemons.hosts[node].networks()? == [NETWORKS[PLAIN]]))?;
         let attached = plug(daemons, node, PLAIN, NETWORKS[PLAIN])?;
-        let address = attached["addresses"][0].as_str().and_then(|own| own.split('/').next());
-        *own = address.context("an address")?.parse()?;
+        *own = address(&attached)?;
     }
     Ok(inside)
 }

@@ -131,8 +131,14 @@ pub(super) fn said(output: Output) -> Result<String> {
 /// That a command failed with one line that holds all of these.
 pub(super) fn refused(output: &Output, parts: &[&str]) -> Result<()> {
     let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(1), "{:?}: {said}", output.status);
     ensure!(said.lines().count() == 1, "more than a line: {said}");
+    failed(output, parts)
+}
+
+/// That a command failed and has said all of these.
+pub(super) fn failed(output: &Output, parts: &[&str]) -> Result<()> {
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1), "{:?}: {said}", output.status);
     match parts.iter().find(|&&part| !said.contains(part)) {
         Some(part) => Err(anyhow!("no {part:?} in {said}")),
         None => Ok(()),

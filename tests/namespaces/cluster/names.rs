@@ -1,6 +1,6 @@
 //! Names of endpoints: there on every node as soon as they are attached, and gone as soon as they are not.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::daemons::{Daemons, wait_until, with_daemons};
 use super::overlay::{endpoint, plug};
+use super::shown::{address, addresses};
 use crate::fixture::{PATIENCE, tool, udp};
 use crate::gateway::{lease, query, says};
 
@@ -24,8 +25,7 @@ struct Asker(UdpSocket);
 impl Asker {
     /// One at a node's first endpoint, which has been attached as `attached`.
     fn new(daemons: &Daemons, node: usize, attached: &Value) -> Result<Self> {
-        let address = address(attached)?.parse()?;
-        let socket = udp(endpoint(daemons, node, 0).netns(), address, 0)?;
+        let socket = udp(endpoint(daemons, node, 0).netns(), address(attached)?, 0)?;
         socket.connect(SocketAddr::from((GATEWAY, 53)))?;
         Ok(Self(socket))
     }
@@ -46,12 +46,6 @@ impl Asker {
         }
         Ok(Instant::now())
     }
-}
-
-/// The IPv4 address of what was attached.
-fn address(attached: &Value) -> Result<&str> {
-    let first = attached["addresses"][0].as_str().context("an address")?;
-    first.split('/').next().context("an address")
 }
 
 fn make(daemons: &Daemons) -> Result<()> {
@@ -119,9 +113,9 @@ fn measured(daemons: &Daemons, there: &Asker, here: &Asker, round: usize) -> Res
 
 /// What `dig` says of an endpoint.
 fn asked(daemons: &Daemons, node: usize, web: &Value) -> Result<()> {
-    let (address, id) = (address(web)?, web["id"].as_str().context("text")?);
-    let six = web["addresses"][1].as_str().and_then(|own| own.split('/').next()).context("an address")?;
-    let line = |address: &str| format!("{address}\n");
+    let [address, six] = addresses(web)?[..] else { anyhow::bail!("two addresses: {web}") };
+    let id = web["id"].as_str().context("text")?;
+    let line = |address: IpAddr| format!("{address}\n");
     let short = id.get(..12).context("ids are longer")?;
     let name = format!("Web.{NETWORK}.\n");
     for (question, expected) in [

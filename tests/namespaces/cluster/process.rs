@@ -37,10 +37,11 @@ struct Said {
 }
 
 impl Process {
-    /// Starts it and waits until it answers.
-    pub(super) fn start(lab: &Lab, netns: &NetNs, arguments: &[&str]) -> Result<Self> {
-        let mut command = netns.command(VSWITCHD);
-        command.arg("daemon").args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    /// Starts it and waits until it answers. `starter` is the words of a program that becomes it, or none.
+    pub(super) fn start(lab: &Lab, netns: &NetNs, starter: &[&str], arguments: &[&str]) -> Result<Self> {
+        let mut words = starter.iter().copied().chain([VSWITCHD, "daemon"]);
+        let mut command = netns.command(words.next().context("a program")?);
+        command.args(words).args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
         for name in [
             "VSWITCHD_CONFIG",
             "VSWITCHD_LOG_LEVEL",

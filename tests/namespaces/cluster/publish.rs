@@ -12,10 +12,9 @@ use vswitchd::lab::underlay::UPLINK;
 use vswitchd::namespace::netlink::Netlink;
 use vswitchd::namespace::netns::NetNs;
 
-use super::daemons::{Daemons, wait_until};
+use super::daemons::{Daemons, wait_until, with_daemons};
 use super::host::{Host, refused};
-use super::tasks::with_tasks;
-use crate::fixture::{PATIENCE, Pattern, tool};
+use crate::fixture::{PATIENCE, Pattern, bound, tool};
 
 /// The hosts' addresses besides those of the lab.
 const HOSTS_V6: [Ipv6Addr; 2] =
@@ -62,16 +61,16 @@ fn shown(host: &Host, name: &str) -> Result<Value> {
 }
 
 /// The namespace of a task, where this test listens in its program's place.
-fn inside(task: &Value) -> Result<NetNs> {
+pub(super) fn inside(task: &Value) -> Result<NetNs> {
     let netns = File::open(format!("/proc/{}/ns/net", task["pid"]))?;
     Ok(NetNs::from(OwnedFd::from(netns)))
 }
 
-fn listen(netns: &NetNs) -> Result<TcpListener> {
-    Ok(netns.run(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80)))??)
+pub(super) fn listen(netns: &NetNs) -> Result<TcpListener> {
+    bound(netns, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, 80)))
 }
 
-fn connect(from: &NetNs, to: SocketAddr) -> Result<TcpStream> {
+pub(super) fn connect(from: &NetNs, to: SocketAddr) -> Result<TcpStream> {
     let stream =
         from.run(|| TcpStream::connect_timeout(&to, PATIENCE))?.with_context(|| format!("to {to}"))?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -92,7 +91,7 @@ fn connection(
 }
 
 /// Sends a stream and checks it at the other end.
-fn stream(mut from: TcpStream, mut to: TcpStream) -> Result<()> {
+pub(super) fn stream(mut from: TcpStream, mut to: TcpStream) -> Result<()> {
     let pattern = Pattern::new();
     thread::scope(|scope| {
         let sender = scope.spawn(|| -> Result<()> {
@@ -107,7 +106,7 @@ fn stream(mut from: TcpStream, mut to: TcpStream) -> Result<()> {
 }
 
 pub(super) fn streams() -> Result<()> {
-    with_tasks("publish", 2, |daemons| {
+    with_daemons("publish", 2, |daemons| {
         prepare(daemons)?;
         let [host, outside] = [&daemons.hosts[0], &daemons.hosts[1]];
         let task = run(host, "web", "sorrel", &["8080:80", "127.0.0.1:8081:80"])?;
@@ -134,8 +133,14 @@ pub(super) fn streams() -> Result<()> {
 }
 
 fn no_listener(host: &Host, outside: &Host) -> Result<()> {
-    let mut client = connect(&outside.netns, SocketAddr::new(host.address, 8080))?;
-    let error = client.read(&mut [0; 1]).err().context("somebody has answered")?;
+    let to = SocketAddr::new(host.address, 8080);
+    // The reset may come before the client has seen that it is connected.
+    let outcome = outside.netns.run(|| {
+        let mut client = TcpStream::connect_timeout(&to, PATIENCE)?;
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.read(&mut [0; 1])
+    })?;
+    let error = outcome.err().context("somebody has answered")?;
     ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
     Ok(())
 }
@@ -204,7 +209,7 @@ fn as_the_gateway(host: &Host, outside: &Host, open: &NetNs) -> Result<()> {
 
 /// What the clients look like follows the way out of the task's namespace.
 pub(super) fn moved() -> Result<()> {
-    with_tasks("publishmoved", 2, |daemons| {
+    with_daemons("publishmoved", 2, |daemons| {
         prepare(daemons)?;
         let [host, outside] = [&daemons.hosts[0], &daemons.hosts[1]];
         host.say(&["network", "create", "--attachable", "--subnet", "10.7.0.0/24", "yarrow"])?;
@@ -231,7 +236,7 @@ pub(super) fn moved() -> Result<()> {
 
 /// Answers come from the address that was asked, whichever of the host's it is.
 pub(super) fn datagrams() -> Result<()> {
-    with_tasks("publishudp", 2, |daemons| {
+    with_daemons("publishudp", 2, |daemons| {
         prepare(daemons)?;
         let [host, outside] = [&daemons.hosts[0], &daemons.hosts[1]];
         let task = run(host, "echo", "sorrel", &["5353:53/udp"])?;
@@ -265,7 +270,7 @@ pub(super) fn datagrams() -> Result<()> {
 
 /// What can't be is said at once and leaves nothing.
 pub(super) fn not_to_be_had() -> Result<()> {
-    with_tasks("publishnot", 2, |daemons| {
+    with_daemons("publishnot", 2, |daemons| {
         prepare(daemons)?;
         let host = &daemons.hosts[0];
         run(host, "web", "sorrel", &["8080:80"])?;
@@ -298,7 +303,7 @@ pub(super) fn not_to_be_had() -> Result<()> {
 
 /// Ports outlive the daemon with their tasks, even if somebody else has them for a while; and no longer.
 pub(super) fn kept() -> Result<()> {
-    with_tasks("publishkept", 2, |daemons| {
+    with_daemons("publishkept", 2, |daemons| {
         prepare(daemons)?;
         let task = run(&daemons.hosts[0], "web", "sorrel", &["8080:80"])?;
         let listener = listen(&inside(&task)?)?;

@@ -1,7 +1,8 @@
 //! Programs in tasks: what they see, what is seen of them, and what outlives what.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -9,15 +10,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use vswitchd::task::connection;
-use vswitchd::task::frame::Request;
+use vswitchd::task::connection::{self, ConnectionError};
+use vswitchd::task::frame::{Frame, Request};
 
 use super::daemons::{Daemons, wait_until, with_daemons};
 use super::host::{Host, refused};
 use crate::fixture::VSWITCHD;
 
-/// Ends tasks that a failed test has left: they outlive their daemon.
-struct Left(Vec<PathBuf>);
+/// Ends tasks that a test has left: they outlive their daemon.
+pub(super) struct Left(pub(super) Vec<PathBuf>);
 
 impl Drop for Left {
     fn drop(&mut self) {
@@ -25,28 +26,22 @@ impl Drop for Left {
         let runtime = runtime.expect("descriptors are left");
         let folders = self.0.iter().filter_map(|state| fs::read_dir(state.join("tasks")).ok());
         for folder in folders.flatten().flatten() {
-            let stop = Request::Stop { number: 9, patience_ms: 0 };
             let directory = folder.path();
-            let stopped = async {
-                let stopped = connection::ask(&directory, stop);
-                tokio::time::timeout(Duration::from_secs(5), stopped).await
-            };
+            let stopped = async { tokio::time::timeout(Duration::from_secs(5), stop(&directory)).await };
             // It has ended already in a test that passed.
             let _ended = runtime.block_on(stopped);
         }
     }
 }
 
-/// Runs a test on daemons of its own, and ends what it has left.
-pub(super) fn with_tasks(
-    name: &str,
-    count: u16,
-    test: impl FnOnce(&mut Daemons) -> Result<()>,
-) -> Result<()> {
-    with_daemons(name, count, |daemons| {
-        let _left = Left(daemons.hosts.iter().map(|host| host.state.clone()).collect());
-        test(daemons)
-    })
+/// Ends a task, and waits until its keeper writes nothing to its directory any more.
+async fn stop(directory: &Path) -> Result<(), ConnectionError> {
+    let (mut receiver, mut sender) = connection::connect(directory).await?;
+    sender.send(&Frame::Request(Request::Watch)).await?;
+    connection::ask(directory, Request::Stop { number: 9, patience_ms: 0 }).await?;
+    loop {
+        receiver.reply().await?;
+    }
 }
 
 /// What `vswitchd run` with these words does, apart from all networks.
@@ -67,7 +62,7 @@ fn shown(host: &Host, name: &str) -> Result<Value> {
 }
 
 pub(super) fn programs() -> Result<()> {
-    with_tasks("tasks", 1, |daemons| {
+    with_daemons("tasks", 1, |daemons| {
         daemons.start(0)?;
         let host = &daemons.hosts[0];
         exit_codes(host)?;
@@ -82,6 +77,7 @@ fn exit_codes(host: &Host) -> Result<()> {
     ended(&run(&["sh", "-c", "kill -9 $$"], "")?, 137, "", "")?;
     ended(&run(&["/etc/passwd"], "")?, 126, "", "vswitchd: /etc/passwd: Permission denied (os error 13)\n")?;
     ended(&run(&["/no/such"], "")?, 127, "", "vswitchd: /no/such: there is no such program\n")?;
+    being_written(host)?;
     ended(&run(&["cat"], "all of it\n")?, 0, "all of it\n", "")?;
     much(host)?;
     let nobody = host.ask(&["run", "--network", "no-such", "true"], "")?;
@@ -89,6 +85,20 @@ fn exit_codes(host: &Host) -> Result<()> {
     let left = host.say(&["ps", "-aq"])?;
     ensure!(left.is_empty(), "--rm removes, and what can't be made leaves nothing: {left}");
     Ok(())
+}
+
+/// Whoever writes to a program's file is done some time: that is no fault of the program.
+fn being_written(host: &Host) -> Result<()> {
+    let path = host.state.with_extension("written");
+    fs::write(&path, "#!/bin/sh\n")?;
+    fs::set_permissions(&path, Permissions::from_mode(0o700))?;
+    let open = fs::File::options().append(true).open(&path)?;
+    let program = path.to_str().context("UTF-8")?;
+    let stderr = format!("vswitchd: {program}: Text file busy (os error 26)\n");
+    ended(&run(host, &["--rm"], &[program], "")?, 125, "", &stderr)?;
+    drop(open);
+    // A process that was forked meanwhile may have it open until it runs a program.
+    wait_until("nobody writes to it", || Ok(run(host, &["--rm"], &[program], "")?.status.success())).map(drop)
 }
 
 /// More than pipes and sockets hold, so that everybody has to wait for everybody.
@@ -164,7 +174,7 @@ fn follow(host: &Host, task: &str) -> Result<Child> {
 
 /// A signal to `vswitchd run` is the program's.
 pub(super) fn signals() -> Result<()> {
-    with_tasks("signals", 1, |daemons| {
+    with_daemons("signals", 1, |daemons| {
         daemons.start(0)?;
         let host = &daemons.hosts[0];
         let script = "trap 'exit 3' USR1; echo up; while :; do sleep 0.05; done";
@@ -182,7 +192,7 @@ pub(super) fn signals() -> Result<()> {
 
 /// Daemons come and go, tasks stay; keepers that are killed take their tasks along.
 pub(super) fn recovery() -> Result<()> {
-    with_tasks("recovery", 2, |daemons| {
+    with_daemons("recovery", 2, |daemons| {
         daemons.form(2, 1)?;
         daemons.hosts[0].say(&["network", "create", "--attachable", "--subnet", "10.9.0.0/24", "currant"])?;
         wait_until("the network is known", || Ok(daemons.hosts[1].networks()? == ["currant"]))?;
@@ -196,9 +206,42 @@ pub(super) fn recovery() -> Result<()> {
         daemons.start(0)?;
         ensure!(shown(&daemons.hosts[0], "one")?["state"] == "running");
         wait_until("they hear each other again", || ping(&daemons.hosts[0], "one", "10.9.0.12"))?;
+        keeper_silent(daemons)?;
         keeper_killed(&daemons.hosts[0])?;
         while_away(daemons)
     })
+}
+
+/// A keeper that does not answer the next daemon, here since it is stopped, still has its program: it is heard later.
+fn keeper_silent(daemons: &mut Daemons) -> Result<()> {
+    let pid = shown(&daemons.hosts[0], "one")?["pid"].as_u64().context("it has a first process")?;
+    let keeper = Pid::from_raw(parent(pid)?).context("a process id")?;
+    daemons.kill(0)?;
+    let stopped = Stopped::new(keeper)?;
+    daemons.start(0)?;
+    let host = &daemons.hosts[0];
+    let (state, of) = (shown(host, "one")?["state"].clone(), shown(host, "one")?["pid"].clone());
+    ensure!(state == "running" && of == pid, "{state} {of}");
+    drop(stopped);
+    wait_until("it is heard", || Ok(host.ask(&["exec", "one", "true"], "")?.status.success()))?;
+    wait_until("it is in its network", || ping(host, "one", "10.9.0.12")).map(drop)
+}
+
+/// A process that is stopped, until this goes.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: Pid) -> Result<Self> {
+        kill_process(pid, Signal::STOP)?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It has been ended by a test that failed.
+        let _gone = kill_process(self.0, Signal::CONT);
+    }
 }
 
 fn keeper_killed(host: &Host) -> Result<()> {
@@ -240,7 +283,7 @@ fn while_away(daemons: &mut Daemons) -> Result<()> {
 
 /// Stand-alone programs on two hosts, as the documentation's tutorial has them.
 pub(super) fn walkthrough() -> Result<()> {
-    with_tasks("walkthrough", 2, |daemons| {
+    with_daemons("walkthrough", 2, |daemons| {
         daemons.form(2, 1)?;
         let [one, two] = [&daemons.hosts[0], &daemons.hosts[1]];
         one.say(&["network", "create", "--subnet", "10.8.0.0/24", "closed"])?;

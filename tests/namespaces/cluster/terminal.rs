@@ -5,8 +5,8 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::daemons::with_daemons;
 use super::host::Host;
-use super::tasks::with_tasks;
 use crate::fixture::VSWITCHD;
 use crate::typist::{Typist, resize};
 
@@ -18,7 +18,7 @@ fn at(host: &Host, arguments: &[&str]) -> Result<Typist> {
 }
 
 pub(super) fn shell() -> Result<()> {
-    with_tasks("terminal", 1, |daemons| {
+    with_daemons("terminal", 1, |daemons| {
         daemons.start(0)?;
         let host = &daemons.hosts[0];
         let run = ["run", "-it", "--name", "shell", "--network", "none", "--env", "PS1=$ ", "--", "sh"];
@@ -58,7 +58,7 @@ fn jobs(typist: &mut Typist) -> Result<()> {
 }
 
 pub(super) fn detached() -> Result<()> {
-    with_tasks("detached", 1, |daemons| {
+    with_daemons("detached", 1, |daemons| {
         daemons.start(0)?;
         let host = &daemons.hosts[0];
         let run = ["run", "-it", "--name", "shell", "--network", "none", "--env", "PS1=$ ", "--", "sh"];

@@ -11,10 +11,12 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 
+use crate::gateway::addresses::Addresses;
 use crate::gateway::door::Door;
+use crate::gateway::entrance::{Entrance, Resident};
 use crate::gateway::frame::{Back, Ends};
 use crate::gateway::nat::carry::FlowLimits;
-use crate::gateway::nat::{Count, Inlet, Kind, Nat, Outside, Policy, Token, Way};
+use crate::gateway::nat::{Count, Inlet, Kind, Listing, Nat, Outside, Policy, Token, Way};
 use crate::gateway::packets::Packets;
 use crate::gateway::station::Carried;
 use crate::gateway::streams::add_way_back;
@@ -108,8 +110,23 @@ impl World {
         let ways: Vec<Way> =
             gateways.iter().map(|&own| way(Ends::of(own, inside(own)).unwrap(), inside(own))).collect();
         let inlet = |door: &Arc<Door>| Inlet { door: Arc::clone(door), ways: ways.clone() };
-        self.nat.board().write(doors.iter().map(inlet).collect());
-        // Until the list has been taken.
+        let inlets = doors.iter().map(inlet).collect();
+        self.list(Listing { inlets, endpoints: Default::default() });
+    }
+
+    /// Has endpoints of these ids, each of them the guest, for whoever has connections and datagrams for them.
+    pub(super) fn entrances<const N: usize>(&mut self, ids: [&str; N]) -> [Entrance; N] {
+        let ids = ids.map(Arc::<str>::from);
+        self.list(Listing { inlets: Vec::new(), endpoints: ids.iter().cloned().collect() });
+        let (at, ways_out) = (Addresses::new(&GATEWAY).unwrap(), GATEWAY.to_vec());
+        let resident =
+            Resident { id: "".into(), mac: CLIENT, addresses: GATEWAY.map(inside).into(), ways_out };
+        ids.map(|id| Entrance::new(Resident { id, ..resident.clone() }, at.clone(), self.nat.board()))
+    }
+
+    /// Until the list has been taken.
+    fn list(&mut self, listing: Listing) {
+        self.nat.board().write(listing);
         self.until(|world| world.nat.board().is_taken());
     }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use etherparse::{PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 use smoltcp::socket::tcp::State;
 use tokio::sync::Semaphore;
 
 use super::guest::{CLIENT, GATEWAY, Guest, OWN, PATIENCE, World, inside};
-use super::{BULK, LOOPBACK, is_reset, pattern, told};
+use super::{BULK, LOOPBACK, is_reset, pattern, timer, told};
 use crate::api::{IpPrefix, Protocol, PublishedPort};
 use crate::gateway::door::Door;
 use crate::gateway::frame::{Back, Ends};
@@ -107,7 +108,7 @@ fn resets_pass_both_ways_and_who_is_refused_is_reset() {
         world.run_until(&mut guest, |world, _| world.open_flows(Kind::TcpIn) == 0);
         assert!(is_reset(&mut client));
         let (client, mut guest) = connected(&mut world, at);
-        super::super::connection::reset_on_close(&client);
+        super::reset_on_close(&client);
         drop(client);
         world.run(&mut guest, |guest| guest.socket().state() == State::Closed);
         assert_eq!(world.count(Count::InwardRefused), 0);
@@ -117,6 +118,25 @@ fn resets_pass_both_ways_and_who_is_refused_is_reset() {
         world.run_until(&mut guest, |world, _| world.count(Count::InwardRefused) == 1);
         assert!(is_reset(&mut client));
         assert_eq!((world.count(Count::Inward), world.open_flows(Kind::TcpIn)), (3, 0));
+    }
+}
+
+#[test]
+fn who_is_outside_is_asked_whether_it_is_still_there_when_it_has_been_quiet() {
+    /// Of the timers, that of keep-alive.
+    const KEEP_ALIVE: u8 = 2;
+    let mut world = World::open();
+    let (_doors, at) = published(&mut world, LOOPBACK[0], Protocol::Tcp);
+    let (client, _guest) = connected(&mut world, at);
+    let (_other, server) = super::connected(&mut world);
+    for outside in [client, server] {
+        let mut left = Duration::ZERO;
+        world.until(|_| {
+            let (which, time) = timer(outside.peer_addr().unwrap(), outside.local_addr().unwrap());
+            left = time;
+            which == KEEP_ALIVE
+        });
+        assert!(left <= Duration::from_secs(600), "{left:?}");
     }
 }
 
@@ -133,9 +153,67 @@ fn who_is_not_answered_is_reset_after_a_while_and_who_leaves_is_forgotten() {
     assert!(is_reset(&mut client));
     let client = connect(at);
     world.until(|world| world.open_flows(Kind::TcpIn) == 1);
-    super::super::connection::reset_on_close(&client);
+    super::reset_on_close(&client);
     drop(client);
     world.until(|world| world.open_flows(Kind::TcpIn) == 0);
+}
+
+/// The TCP header of a frame.
+fn segment(frame: &[u8]) -> TcpHeader {
+    match SlicedPacket::from_ethernet(frame).unwrap().transport {
+        Some(TransportSlice::Tcp(tcp)) => tcp.to_header(),
+        other => panic!("{other:?} is not TCP"),
+    }
+}
+
+/// What the guest says to a segment instead of an answer: that it has heard something else.
+fn late(at: SocketAddr, first: &TcpHeader, known: u32) -> Vec<u8> {
+    let mut header = TcpHeader::new(first.destination_port, first.source_port, 1, 1_000);
+    (header.ack, header.acknowledgment_number) = (true, known);
+    let ends = Ends::of(inside(at.ip()), at.ip()).unwrap();
+    let (IpAddr::V4(from), IpAddr::V4(to)) = (inside(at.ip()), at.ip()) else { unreachable!("it is IPv4") };
+    let mut packet = Vec::new();
+    PacketBuilder::ipv4(from.octets(), to.octets(), 64).tcp_header(header).write(&mut packet, &[]).unwrap();
+    Back { own_mac: CLIENT, mac: OWN, ends }.frame(&packet)
+}
+
+#[test]
+fn who_says_anything_but_an_answer_is_waited_for_no_longer() {
+    let mut world = World::open();
+    let (_doors, at) = published(&mut world, LOOPBACK[0], Protocol::Tcp);
+    let mut client = connect(at);
+    let first = segment(&world.next_frame());
+    let late = late(at, &first, first.sequence_number.wrapping_add(1_000_000));
+    for _ in 0..30 {
+        assert_eq!(world.open_flows(Kind::TcpIn), 1);
+        world.handle(&late);
+        world.pass(ANSWER_PATIENCE / 30);
+        world.frames();
+    }
+    assert_eq!((world.open_flows(Kind::TcpIn), world.count(Count::InwardRefused)), (0, 1));
+    assert!(is_reset(&mut client));
+}
+
+#[test]
+fn who_remembers_a_connection_of_the_same_ports_is_asked_again_at_once() {
+    let mut world = World::open();
+    let (_doors, at) = published(&mut world, LOOPBACK[0], Protocol::Tcp);
+    let _client = connect(at);
+    let first = segment(&world.next_frame());
+    assert!(first.syn && !first.ack);
+    // What TIME-WAIT says: it acknowledges the other connection's end.
+    let known = first.sequence_number.wrapping_add(1_000_000);
+    let late = late(at, &first, known);
+    world.handle(&late);
+    let told: Vec<TcpHeader> = world.frames().iter().map(|frame| segment(frame)).collect();
+    assert_eq!(told.len(), 2);
+    assert!(told[0].rst && told[0].sequence_number == known, "so that it forgets: {told:?}");
+    let ports = |header: &TcpHeader| (header.source_port, header.destination_port);
+    assert!(told[1].syn && !told[1].ack && ports(&told[1]) == ports(&first), "{told:?}");
+    // Once: who never answers otherwise is not asked for ever.
+    world.handle(&late);
+    let told: Vec<TcpHeader> = world.frames().iter().map(|frame| segment(frame)).collect();
+    assert!(told.len() == 1 && told[0].rst, "{told:?}");
 }
 
 #[test]

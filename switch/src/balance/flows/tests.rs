@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::thread::ScopedJoinHandle;
 
 use proptest::prelude::*;
 
@@ -216,36 +218,50 @@ proptest! {
 #[test]
 fn what_is_read_was_written_at_once() {
     const PORTS: u16 = 64;
+    const READERS: usize = 2;
+    const ROUNDS: usize = 20_000;
+    // Far more than there are while a writer waits for its turn between two flows.
+    const LOOKS_MAX: u64 = 10_000_000;
     let (flows, now, stop) = (Flows::new(16), start(), AtomicBool::new(false));
+    let (begin, have_read) = (Barrier::new(READERS + 1), AtomicUsize::new(0));
     let task = |port: u16| u8::try_from(port % 50).unwrap() + 10;
     let vip = |port: u16| u8::try_from(port % 40).unwrap() + 100;
+    let read = || {
+        let (mut seen, mut looks) = (0_u64, 0_u64);
+        begin.wait();
+        while !stop.load(Ordering::Relaxed) {
+            looks += 1;
+            assert!(seen > 0 || looks < LOOKS_MAX, "there was never anything to read");
+            for port in 0..PORTS {
+                let found = flows.find(&key(UDP, 2, port), Side::Task(ip(task(port))));
+                let Some(found) = found else { continue };
+                assert_eq!((found.flow.vip, found.flow.vip_mac), (ip(vip(port)), mac(vip(port))));
+                assert_eq!(found.flow.task_mac, mac(task(port)));
+                if seen == 0 {
+                    have_read.fetch_add(1, Ordering::Relaxed);
+                }
+                seen += 1;
+            }
+        }
+    };
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..2)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut seen = 0_u64;
-                    while !stop.load(Ordering::Relaxed) {
-                        for port in 0..PORTS {
-                            let found = flows.find(&key(UDP, 2, port), Side::Task(ip(task(port))));
-                            let Some(found) = found else { continue };
-                            assert_eq!((found.flow.vip, found.flow.vip_mac), (ip(vip(port)), mac(vip(port))));
-                            assert_eq!(found.flow.task_mac, mac(task(port)));
-                            seen += 1;
-                        }
-                    }
-                    seen
-                })
-            })
-            .collect();
-        for round in 0..20_000_u16 {
-            let port = round % PORTS;
+        let readers = [(); READERS].map(|()| scope.spawn(read));
+        begin.wait();
+        // A reader that has ended has failed.
+        let is_awaited = || {
+            have_read.load(Ordering::Relaxed) < READERS && !readers.iter().any(ScopedJoinHandle::is_finished)
+        };
+        for (round, port) in (0..PORTS).cycle().enumerate() {
+            if round >= ROUNDS && !is_awaited() {
+                break;
+            }
             open(&flows, &key(UDP, 2, port), vip(port), &[task(port)], now).unwrap();
             if round % 100 == 0 {
                 (0..flows.buckets()).for_each(|bucket| flows.sweep(bucket, |_| false));
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let seen: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
-        assert!(seen > 0, "nobody has read anything");
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
     });
+    assert_eq!(have_read.into_inner(), READERS, "each has read something meanwhile");
 }
