@@ -25,7 +25,8 @@ case $command in
   up)
     : >pids
     tb_up && sys_up || { echo "$system did not come up" >&2; exit 1; }
-    wait_for "$READY_SECS" inA ping -c1 -W1 -q $OV_B || { echo "$system: the overlay carries nothing" >&2; exit 1; }
+    echo "$TARGET" >target
+    wait_for "$READY_SECS" inA ping -c1 -W1 -q "$TARGET" || { echo "$system: the overlay carries nothing" >&2; exit 1; }
     ;;
   down)
     sys_down

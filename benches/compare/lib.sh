@@ -9,6 +9,7 @@ NS_A=${BENCH_PREFIX}A NS_B=${BENCH_PREFIX}B
 UL_IF=ul0                               # the veth, at both ends
 UL_A=198.18.0.1 UL_B=198.18.0.2 UL_LEN=24   # RFC 2544: addresses for benchmarks
 OV_A=198.19.0.1 OV_B=198.19.0.2 OV_LEN=24
+TARGET=$OV_B                            # what load goes to; a system may have it otherwise
 TOOLS=$BENCH_DIR/tools/bin
 
 inA() { ip netns exec "$NS_A" "$@"; }
@@ -94,6 +95,28 @@ nat_up() {
   ip netns exec "$NS_HOST" sysctl -qw net.ipv4.ping_group_range="0 2147483647"
 }
 nat_down() { ip netns del "$NS_HOST" 2>/dev/null; }
+
+# A service instead of one server: host B has several addresses, and load goes to one that stands for them all. The same
+# servers listen at each, because iperf3's connections of one test have to come to one server.
+SVC_TASKS="198.19.0.2 198.19.0.3 198.19.0.4 198.19.0.5"
+SVC_VIP=198.19.0.100 SVC_PROXY=198.19.0.10
+SVC_PORTS="80 5201 5400"                # of run.py's servers
+NS_PROXY=${NS_B}p                       # for a proxy that is an endpoint of its own, on host B
+tcp_bound() { [ -n "$(ip netns exec "$1" ss -Hltn "sport = :$2")" ]; } # NAMESPACE PORT
+# svc_hosts NAMESPACE...: as who has many short connections sets them, and with several interfaces in one subnet.
+svc_hosts() {
+  local ns
+  for ns; do
+    ip netns exec "$ns" sysctl -qw net.ipv4.ip_local_port_range="1024 65535" net.ipv4.tcp_tw_reuse=1 \
+      net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 || return
+  done
+}
+svc_mac() { printf '02:42:%02x:%02x:%02x:%02x' ${1//./ }; } # ADDRESS
+# svc_task INTERFACE ADDRESS: one of host B's; what is sent from that address leaves by that interface.
+svc_task() {
+  addr "$NS_B" "$1" "$2" && ip -n "$NS_B" rule add from "$2" table "${2##*.}" &&
+    ip -n "$NS_B" route add "${2%.*}.0/$OV_LEN" dev "$1" table "${2##*.}"
+}
 
 alive() { # whether any recorded process is
   local pid name

@@ -33,7 +33,8 @@ CC = os.environ.get("BENCH_CC", "cubic")  # TCP congestion control; empty: the m
 QUIET = float(os.environ.get("BENCH_QUIET", "0.25"))  # cores busy with other work that are let pass
 QUIET_WAIT = float(os.environ.get("BENCH_QUIET_WAIT", "90"))  # seconds to wait for that
 HZ = os.sysconf("SC_CLK_TCK")
-IPERF_PORT, PPS_PORT, SOCKPERF_PORT = 5201, 5300, 5400
+CONNECTIONS = int(os.environ.get("BENCH_CONNECTIONS", "64"))  # cps: how many at once
+WEB_PORT, IPERF_PORT, PPS_PORT, SOCKPERF_PORT = 80, 5201, 5300, 5400
 
 
 def within(netns, *command):
@@ -42,6 +43,11 @@ def within(netns, *command):
 
 def bench(command, system):
     return subprocess.run([HERE / "bench.sh", command, system], capture_output=True, text=True, timeout=120)
+
+
+def target(system):
+    """What load goes to."""
+    return (WORK / system / "target").read_text().strip()
 
 
 # CPU time
@@ -149,7 +155,8 @@ def client(seconds, *command):
 def iperf(system, seconds, *options):
     with Server("tcp", IPERF_PORT, "iperf3", "-s", "-1", "-p", IPERF_PORT):
         with Cpu(system) as cpu:
-            output = client(seconds, "iperf3", "-c", OV_B, "-p", IPERF_PORT, "-t", seconds, "-J", *(["-C", CC] if CC else []), *options)
+            output = client(seconds, "iperf3", "-c", target(system), "-p", IPERF_PORT, "-t", seconds, "-J",
+                            *(["-C", CC] if CC else []), *options)
     end = json.loads(output)["end"]
     received = end["sum_received"]["bytes"]
     if "--bidir" in options:
@@ -161,7 +168,7 @@ def iperf(system, seconds, *options):
 def datagrams(system, rate, seconds):
     with Server("udp", PPS_PORT, PPS, "recv", PPS_PORT, 700, stdout=subprocess.PIPE) as receiver:
         with Cpu(system) as cpu:
-            sent = json.loads(client(seconds, PPS, "send", OV_B, PPS_PORT, UDP_LEN, rate, seconds))
+            sent = json.loads(client(seconds, PPS, "send", target(system), PPS_PORT, UDP_LEN, rate, seconds))
         received = json.loads(receiver.communicate(timeout=30)[0])
     pps = received["packets"] / received["secs"] if received["secs"] else 0.0
     loss = 1 - received["packets"] / max(sent["packets"], 1)
@@ -183,11 +190,25 @@ def no_drop_rate(system):
     return best
 
 
+def connections(system):
+    """New connections one after the other, each for one request of HTTP: how many, and how many of them failed."""
+    web = ("nginx", "-e", "stderr", "-p", WORK / system, "-c", HERE / "tools/web.conf")
+    load = ("wrk", "--threads", min(2, CONNECTIONS), "--connections", CONNECTIONS, "--duration", int(SECS_SHORT),
+            "--header", "Connection: close", f"http://{target(system)}:{WEB_PORT}/")
+    with Server("tcp", WEB_PORT, *web):
+        with Cpu(system) as cpu:
+            output = client(SECS_SHORT, *load)
+    failed = sum(map(int, re.findall(r"(?:connect|read|write|timeout|responses:) (\d+)", output)))
+    return {"per_second": float(re.search(r"Requests/sec:\s+([\d.]+)", output)[1]), "failed": failed, **cpu.figures()}
+
+
 def ping_pong(system, *options):
-    with Server(options[0][2:] if options else "udp", SOCKPERF_PORT, "sockperf", "server", "-i", OV_B,
+    # Which of a service's addresses is asked, its balancer decides; datagrams have to be answered from the same.
+    own = "0.0.0.0" if options else OV_B
+    with Server(options[0][2:] if options else "udp", SOCKPERF_PORT, "sockperf", "server", "-i", own,
                 "-p", SOCKPERF_PORT, *options):
         with Cpu(system) as cpu:
-            output = client(SECS_SHORT, "sockperf", "ping-pong", "-i", OV_B, "-p", SOCKPERF_PORT,
+            output = client(SECS_SHORT, "sockperf", "ping-pong", "-i", target(system), "-p", SOCKPERF_PORT,
                             "-t", int(SECS_SHORT), "-m", UDP_LEN, "--full-rtt", *options)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
     percentile = {key: float(value) for key, value in re.findall(r"percentile ([\d.]+)\s*=\s*([\d.]+)", plain)}
@@ -217,6 +238,7 @@ METRICS = {
     "ndr": no_drop_rate,
     "rr": ping_pong,
     "rrtcp": lambda system: ping_pong(system, "--tcp"),
+    "cps": connections,
 }
 COLUMNS = [  # title, metric, figure, factor, decimals, whether a ratio to the reference makes sense
     ("TCP x1 Gbit/s", "tcp1", "gbps", 1, 2, True),
@@ -229,6 +251,9 @@ COLUMNS = [  # title, metric, figure, factor, decimals, whether a ratio to the r
     ("RR p50 us", "rr", "p50_us", 1, 1, True),
     ("RR p99 us", "rr", "p99_us", 1, 1, True),
     ("TCP RR p50 us", "rrtcp", "p50_us", 1, 1, True),
+    ("TCP RR p99 us", "rrtcp", "p99_us", 1, 1, True),
+    ("connections/s", "cps", "per_second", 1, 0, True),
+    ("failed", "cps", "failed", 1, 0, False),
     ("CPU s/GB", "tcp1", "cpu_s_per_gb", 1, 2, True),
     ("switch CPU s/GB", "tcp1", "switch_cpu_s_per_gb", 1, 2, False),
     ("cores busy", "tcp1", "busy", 1, 2, False),
@@ -323,7 +348,8 @@ def measure(system, round_, metrics, errors):
 
 
 def progress(run):
-    picks = [("tcp1", "gbps"), ("tcp4", "gbps"), ("ndr", "pps"), ("rr", "p50_us")]
+    picks = [("tcp1", "gbps"), ("tcp4", "gbps"), ("ndr", "pps"), ("rr", "p50_us"), ("rrtcp", "p50_us"),
+             ("cps", "per_second")]
     figures = [f"{metric} {run['m'][metric][figure]:.4g}" for metric, figure in picks if figure in run["m"].get(metric, {})]
     print(time.strftime("%T"), f"round {run['round']} {run['system']:24}", *figures,
           f"foreign {run['foreign_busy']:.2f}", flush=True)
@@ -356,7 +382,9 @@ def run_rounds(arguments, systems, metrics):
 
 
 def list_of(text, known, what):
-    chosen = [name for name in text.split(",") if name] or known
+    # Ways out and services are compared among themselves.
+    overlays = [name for name in known if not name.startswith(("nat-", "svc-"))]
+    chosen = [name for name in text.split(",") if name] or overlays
     for name in chosen:
         if name.split("@")[0] not in known:
             sys.exit(f"no {what} {name}; there are: {', '.join(known)}")
@@ -366,7 +394,7 @@ def list_of(text, known, what):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--systems", default="", help="NAME or NAME@PROFILE, separated by commas [all]")
+    parser.add_argument("--systems", default="", help="NAME or NAME@PROFILE, separated by commas [all overlays]")
     parser.add_argument("--metrics", default="idle,tcp1,tcp4,bidir,udp,ndr,rr", help="of " + ",".join(METRICS))
     parser.add_argument("--reference", default="vxlan-kernel", help="system that ratios are taken to")
     parser.add_argument("--out", default="results.json")
