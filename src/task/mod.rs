@@ -27,7 +27,7 @@ pub mod frame;
 mod keeper;
 pub mod kept;
 pub mod log;
-mod name;
+pub(crate) mod name;
 mod stream;
 mod tasks;
 mod user;

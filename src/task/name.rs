@@ -1,4 +1,4 @@
-//! Names for tasks that were given none: a colour and a bird.
+//! Names for tasks and services that were given none: a colour and a bird.
 
 const COLOURS: [&str; 32] = [
     "amber", "ash", "auburn", "azure", "beige", "black", "blue", "brown", "buff", "copper", "coral", "cream",
@@ -14,7 +14,7 @@ const BIRDS: [&str; 32] = [
 const PLAIN_TRIES: u32 = 8;
 
 /// A name that is not taken.
-pub(super) fn free(random: &mut fastrand::Rng, is_taken: impl Fn(&str) -> bool) -> String {
+pub(crate) fn free(random: &mut fastrand::Rng, is_taken: impl Fn(&str) -> bool) -> String {
     for tried in 0_u32.. {
         let (colour, bird) = (COLOURS[random.usize(..COLOURS.len())], BIRDS[random.usize(..BIRDS.len())]);
         let name = if tried < PLAIN_TRIES {
@@ -26,7 +26,7 @@ pub(super) fn free(random: &mut fastrand::Rng, is_taken: impl Fn(&str) -> bool) 
             return name;
         }
     }
-    unreachable!("there are more names than tasks")
+    unreachable!("there are more names than anybody has")
 }
 
 #[cfg(test)]

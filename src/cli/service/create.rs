@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::options::{self, Condition, Endpoint, Order, Ports};
 use super::wait::Wait;
-use crate::api::{Call, Name, ServiceCreated};
+use crate::api::{Call, Name, ServiceCreated, ServiceView};
 use crate::cli::duration::milliseconds;
 use crate::cli::label::label;
 use crate::cli::printable::printable;
@@ -14,6 +14,7 @@ use crate::cli::remote::Remote;
 use crate::cli::task::options::{variables, words};
 use crate::cli::{failed, say};
 use crate::service::{Constraint, Mode, RestartPolicy, ServiceNetwork, ServiceSpec, SpecParts, UpdatePolicy};
+use crate::task::name;
 
 /// Make a service; on a manager
 #[derive(Debug, clap::Args)]
@@ -38,9 +39,9 @@ pub(super) struct Create {
     #[command(flatten)]
     remote: Remote,
 
-    /// Its name, one of a kind in the cluster
+    /// Its name, one of a kind in the cluster [default: a random one]
     #[arg(long, value_parser = options::service_name)]
-    name: Name,
+    name: Option<Name>,
 
     /// Whether it has a number of tasks, or one on each node
     #[arg(long, value_parser = ["replicated", "global"], default_value = "replicated")]
@@ -161,8 +162,8 @@ impl Policies {
 
 impl Create {
     pub(super) fn run(self) -> ExitCode {
-        let (remote, wait) = (self.remote.clone(), self.wait);
-        let spec = match self.spec() {
+        let (remote, wait, is_named) = (self.remote.clone(), self.wait, self.name.is_some());
+        let mut spec = match self.spec() {
             Ok(spec) => spec,
             Err(message) => {
                 eprintln!("vswitchd: {}", printable(&message));
@@ -173,6 +174,15 @@ impl Create {
             Ok(daemon) => daemon,
             Err(code) => return code,
         };
+        if !is_named {
+            let services = match daemon.ask::<Vec<ServiceView>>(&Call::Services) {
+                Ok(services) => services,
+                Err(error) => return failed(&error),
+            };
+            let name = random_name(|name| services.iter().any(|service| service.spec.name.as_str() == name));
+            let parts = SpecParts { name, ..SpecParts::clone(&spec) };
+            spec = ServiceSpec::new(parts).expect("a name like the one before");
+        }
         match daemon.ask::<ServiceCreated>(&Call::CreateService(Box::new(spec))) {
             Ok(made) => match say(&format!("{}\n", printable(&made.id))) {
                 Ok(()) => wait.until_settled(&daemon, &[made.id]),
@@ -190,7 +200,7 @@ impl Create {
             }
             (_, replicas) => Mode::Replicated(replicas.unwrap_or(1)),
         };
-        let default = SpecParts::new(self.name);
+        let default = SpecParts::new(self.name.unwrap_or_else(|| random_name(|_| false)));
         let parts = SpecParts {
             mode,
             command: words(self.command).map_err(|error| error.to_string())?,
@@ -209,6 +219,11 @@ impl Create {
         };
         ServiceSpec::new(parts).map_err(|error| error.to_string())
     }
+}
+
+/// A name that is not taken.
+fn random_name(is_taken: impl Fn(&str) -> bool) -> Name {
+    name::free(&mut fastrand::Rng::new(), is_taken).parse().expect("a colour and a bird")
 }
 
 #[cfg(test)]

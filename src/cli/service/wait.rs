@@ -230,7 +230,9 @@ impl Waiter {
             (0, left) => format!("{name}: {left} tasks are left"),
             (wanted, _) => format!("{name}: {} of {wanted} tasks are there", progress.done),
         };
-        if self.quiet || line == self.shown || (self.shown.is_empty() && progress.is_over()) {
+        // Nobody waits for none.
+        let nothing = self.shown.is_empty() && progress.wanted == 0 && progress.is_over();
+        if self.quiet || nothing || line == self.shown {
             return;
         }
         let mut error = io::stderr().lock();

@@ -45,8 +45,9 @@ fn settles(daemons: &Daemons) -> Result<()> {
     let scaled = asked(daemons, &["service", "scale", "web=1"])?;
     ensure!(scaled.stdout == b"web scaled to 1\n" && all(daemons, 1)?, "{scaled:?}");
     ensure!(generation(daemons, "web")? == after, "none is replaced");
-    asked(daemons, &["service", "create", "--name", "once", "--restart-condition", "none", "--", "true"])?;
-    asked(daemons, &["service", "rm", "web", "once"])?;
+    let once = asked(daemons, &["service", "create", "--restart-condition", "none", "--", "true"])?;
+    ensure!(String::from_utf8_lossy(&once.stderr).contains(": 1 of 1 tasks are there"), "{once:?}");
+    asked(daemons, &["service", "rm", "web", String::from_utf8(once.stdout)?.trim()])?;
     for host in &daemons.hosts {
         ensure!(host.say(&["ps", "-aq"])?.is_empty(), "{} has none left", host.name);
     }
