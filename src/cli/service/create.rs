@@ -39,7 +39,7 @@ pub(super) struct Create {
     #[command(flatten)]
     remote: Remote,
 
-    /// Its name, one of a kind in the cluster [default: a random one]
+    /// Its name, one of a kind in the cluster; needed without a COMMAND [default: a random one]
     #[arg(long, value_parser = options::service_name)]
     name: Option<Name>,
 
